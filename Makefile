@@ -1,0 +1,54 @@
+# Every target makes its own virtual environment from requirements.lock; it needs python3 >= 3.11 and a package index.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+# One thread for linear algebra: results do not depend on the number of cores.
+export OMP_NUM_THREADS := 1
+export OPENBLAS_NUM_THREADS := 1
+export MKL_NUM_THREADS := 1
+export MPLBACKEND := Agg
+
+.PHONY: help demo test lint types format bench twin lock clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+$(INSTALLED): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "deepprofile needs Python 3.11 or newer; set PYTHON=")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: $(INSTALLED)  ## fuse the real series of Hawaii (or the twin, where they are absent) and draw the result
+	$(BIN)/python examples/hawaii.py --output demo-output
+
+test: $(INSTALLED)  ## all tests that need no cluster and no network
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED)  ## format, lint, and the order of imports between modules
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+
+types: $(INSTALLED)  ## mypy, strict on the library
+	$(BIN)/mypy
+
+format: $(INSTALLED)  ## rewrite the sources in the project's format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(INSTALLED)  ## speed and memory, as ratios taken in one run
+	$(BIN)/python -m benchmarks
+
+twin: $(INSTALLED)  ## accuracy on six twins whose truth is known, and on two with unequal parents
+	$(BIN)/python -m benchmarks.accuracy
+
+lock: $(INSTALLED)  ## resolve requirements.lock again (needs uv)
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip compile --universal --no-header --no-annotate --no-emit-index-url --no-emit-find-links --all-extras \
+		--upgrade pyproject.toml --output-file requirements.lock --quiet
+
+clean:  ## remove what the other targets made
+	rm -rf $(VENV) demo-output .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
