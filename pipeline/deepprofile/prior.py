@@ -8,6 +8,8 @@ a remainder that the basis cannot express. Both are kept: observations respond t
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Final
 
 import numpy as np
 import xarray as xr
@@ -17,7 +19,9 @@ from deepprofile.basis import basis_at, basis_mean
 
 Array = NDArray[np.float64]
 
-_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(48)
+_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(24)
+# Layers thinner than this are points.
+POINT: Final = 1e-9
 
 
 @dataclass(frozen=True)
@@ -54,8 +58,23 @@ class Prior:
 
 
 @dataclass(frozen=True)
+class Kernel:
+    """A vertical covariance of unit variance at the surface: exp(-|z - z'| / length) exp(-(z + z') / decay), lengths in m.
+
+    An infinite ``decay`` leaves the same variance at all depths.
+    """
+
+    length: float
+    decay: float = float("inf")
+
+
+# What the anomalies' covariance is made of: a short and a long range, at all depths or fading below the surface layer.
+KERNELS: Final = (Kernel(0.1), Kernel(1.0), Kernel(0.1, 0.15), Kernel(1.0, 0.15))
+
+
+@dataclass(frozen=True)
 class PriorModel:
-    """Second moments of the prior for a given basis and set of layers, in units of ``std**2``.
+    """Second moments of a zero-mean process of unit variance for a basis and a set of layers.
 
     ``coefficients`` (d, d): covariance of the projection c; ``coefficients_layers`` (d, n): of c with the layer means;
     ``layers`` (n, n): of the layer means, remainder included.
@@ -66,79 +85,85 @@ class PriorModel:
     layers: Array
 
 
-def prior_model(top: Array, bottom: Array, order: int, length: float) -> PriorModel:
-    """Moments of an exponential prior of unit variance for layer means (m) and a basis of this order."""
+def _key(values: Array) -> tuple[float, ...]:
+    return tuple(float(v) for v in np.atleast_1d(values))
+
+
+def prior_model(kernel: Kernel, top: Array, bottom: Array, order: int) -> PriorModel:
+    """Moments of a kernel for layer means (m; layers without thickness are points) and a basis of this order."""
+    return _prior_model(kernel, _key(top), _key(bottom), order)
+
+
+@lru_cache(maxsize=256)
+def _prior_model(kernel: Kernel, top: tuple[float, ...], bottom: tuple[float, ...], order: int) -> PriorModel:
+    edges = np.array(sorted({*top, *bottom, 0.0, 1.0}))
     norm = 2.0 * np.arange(order + 1) + 1.0
-    whole = _smoothed_basis(_nodes(0.0, 1.0)[0], order, length)
-    z, weight = _nodes(0.0, 1.0)
-    coefficients = norm[:, None] * norm * np.einsum("q,qk,ql->kl", weight, basis_at(z, order), whole)
-    columns = [_layer_with_coefficients(a, b, order, length) * norm for a, b in zip(top, bottom, strict=True)]
-    n = len(top)
-    layers = np.empty((n, n))
-    for i in range(n):
-        for j in range(n):
-            layers[i, j] = layer_correlation(top[i], bottom[i], top[j], bottom[j], length)
-    return PriorModel(
-        coefficients=0.5 * (coefficients + coefficients.T),
-        coefficients_layers=np.array(columns).reshape(n, order + 1).T.copy(),
-        layers=layers,
-    )
+    depth, weight = _panels(0.0, 1.0, edges)
+    smoothed = _smoothed(kernel, depth, order, top, bottom)
+    coefficients = norm[:, None] * np.einsum("q,qk,ql->kl", weight, basis_at(depth, order), smoothed[:, : order + 1] * norm)
+    cross = norm[:, None] * np.einsum("q,qk,qn->kn", weight, basis_at(depth, order), smoothed[:, order + 1 :])
+    layers = np.empty((len(top), len(top)))
+    for i, (a, b) in enumerate(zip(top, bottom, strict=True)):
+        if b - a < POINT:
+            layers[i] = _smoothed(kernel, np.array([a]), order, top, bottom)[0, order + 1 :]
+        else:
+            node, w = _panels(a, b, edges)
+            layers[i] = w @ _smoothed(kernel, node, order, top, bottom)[:, order + 1 :] / (b - a)
+    model = PriorModel(0.5 * (coefficients + coefficients.T), cross, 0.5 * (layers + layers.T))
+    for part in (model.coefficients, model.coefficients_layers, model.layers):
+        part.flags.writeable = False
+    return model
 
 
-def remainder_variance(top: Array, bottom: Array, order: int, length: float) -> Array:
-    """Variance of the mean of r(z) between depths (m; equal depths: at a point), in units of ``std**2``."""
+def kernel_covariance(kernel: Kernel, top: Array, bottom: Array) -> Array:
+    """Covariance of layer means (m) under a kernel of unit variance; shape (n, n)."""
+    return prior_model(kernel, top, bottom, 0).layers
+
+
+def remainder_variance(kernel: Kernel, top: Array, bottom: Array, order: int) -> Array:
+    """Variance of the mean of r(z) between depths (m; equal depths: at a point), for a kernel of unit variance."""
     top, bottom = np.atleast_1d(top), np.atleast_1d(bottom)
-    model = prior_model(top, bottom, order, length)
+    model = prior_model(kernel, top, bottom, order)
     design = basis_mean(top, bottom, order)
     expressed = np.einsum("nk,kl,nl->n", design, model.coefficients, design)
     shared = np.einsum("nk,kn->n", design, model.coefficients_layers)
     return np.asarray(np.clip(np.diag(model.layers) + expressed - 2.0 * shared, 0.0, None))
 
 
-def layer_correlation(top: float, bottom: float, other_top: float, other_bottom: float, length: float) -> float:
-    """Covariance of two layer means under exp(-|z - z'| / length), in closed form; layers without thickness are points."""
-    if bottom - top < 1e-9:
-        if other_bottom - other_top < 1e-9:
-            return float(np.exp(-abs(top - other_top) / length))
-        return float(_primitive(top, other_top, other_bottom, length) / (other_bottom - other_top))
-    if other_bottom - other_top < 1e-9:
-        return float(_primitive(other_top, top, bottom, length) / (bottom - top))
-
-    # The second antiderivative of exp(-|d| / length) is length^2 exp(-|d| / length) + length |d|.
-    def second(distance: float) -> float:
-        return length**2 * np.expm1(-abs(distance) / length) + length * abs(distance)
-
-    total = second(bottom - other_top) + second(top - other_bottom) - second(bottom - other_bottom) - second(top - other_top)
-    return float(total / ((bottom - top) * (other_bottom - other_top)))
+def _panels(top: float, bottom: float, edges: Array) -> tuple[Array, Array]:
+    """Gauss-Legendre nodes and weights on [top, bottom], panel by panel between the edges inside."""
+    inner = edges[(edges > top + POINT) & (edges < bottom - POINT)]
+    bounds = np.concatenate([[top], inner, [bottom]])
+    half = 0.5 * np.diff(bounds)
+    middle = 0.5 * (bounds[1:] + bounds[:-1])
+    return (middle[:, None] + half[:, None] * _NODES).ravel(), (half[:, None] * _WEIGHTS).ravel()
 
 
-def _primitive(z: float, top: float, bottom: float, length: float) -> float:
-    """Integral over z' in [top, bottom] of exp(-|z - z'| / length)."""
+def _smoothed(kernel: Kernel, depth: Array, order: int, top: tuple[float, ...], bottom: tuple[float, ...]) -> Array:
+    """Integral over z' of the kernel times each basis polynomial, then its mean over each layer; (depth, order + 1 + n).
 
-    def signed(distance: float) -> float:
-        return float(-np.sign(distance) * length * np.expm1(-abs(distance) / length))
+    Integrals are split at the kernel's kink; beyond forty lengths the kernel is below 1e-17.
+    """
+    out = np.zeros((depth.size, order + 1 + len(top)))
+    reach = 40.0 * kernel.length
+    z = depth[:, None]
 
-    return signed(bottom - z) - signed(top - z)
+    def integrate(a: float, b: float, highest: int) -> Array:
+        total = np.zeros((depth.size, highest + 1))
+        for low, high in (
+            (np.maximum(a, depth - reach), np.minimum(b, depth)),
+            (np.maximum(a, depth), np.minimum(b, depth + reach)),
+        ):
+            half = 0.5 * np.maximum(high - low, 0.0)[:, None]
+            node = 0.5 * (low + high)[:, None] + half * _NODES
+            value = half * _WEIGHTS * np.exp(-np.abs(node - z) / kernel.length - (node + z) / kernel.decay)
+            total += np.einsum("zq,zqk->zk", value, basis_at(node, highest))
+        return total
 
-
-def _nodes(top: float, bottom: float) -> tuple[Array, Array]:
-    return top + (bottom - top) * 0.5 * (_NODES + 1.0), _WEIGHTS * 0.5 * (bottom - top)
-
-
-def _smoothed_basis(z: Array, order: int, length: float) -> Array:
-    """Integral over z' in [0, 1] of exp(-|z - z'| / length) P_k(z'); shape (z, k). Split at the kink of the kernel."""
-    out = np.zeros((z.size, order + 1))
-    # Beyond forty lengths the kernel is below 1e-17.
-    for i, depth in enumerate(z):
-        for a, b in ((max(0.0, depth - 40.0 * length), depth), (depth, min(1.0, depth + 40.0 * length))):
-            if b > a:
-                node, weight = _nodes(a, b)
-                out[i] += (weight * np.exp(-np.abs(node - depth) / length)) @ basis_at(node, order)
+    out[:, : order + 1] = integrate(0.0, 1.0, order)
+    for n, (a, b) in enumerate(zip(top, bottom, strict=True)):
+        if b - a < POINT:
+            out[:, order + 1 + n] = np.exp(-np.abs(a - depth) / kernel.length - (a + depth) / kernel.decay)
+        else:
+            out[:, order + 1 + n] = integrate(a, b, 0)[:, 0] / (b - a)
     return out
-
-
-def _layer_with_coefficients(top: float, bottom: float, order: int, length: float) -> Array:
-    if bottom - top < 1e-9:
-        return _smoothed_basis(np.array([top]), order, length)[0]
-    node, weight = _nodes(top, bottom)
-    return np.asarray(weight @ _smoothed_basis(node, order, length) / (bottom - top))

@@ -1,0 +1,269 @@
+"""The nearest profile that keeps its bounds at every depth.
+
+Minimise (c - c0)' P^-1 (c - c0) subject to low <= sum_k c_k P_k(2 z - 1) <= high for every z in [0, 1], with P the
+covariance of the unconstrained estimate c0: the constrained maximum of the posterior. It is a semi-infinite quadratic
+programme in a few unknowns: an exchange method (Hettich and Kortanek 1993, doi 10.1137/1035089) adds the depth of the
+worst violation, the dual active-set method of Goldfarb and Idnani (1983, doi 10.1007/BF02591962) makes it hold, and so on
+until no depth is left.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from deepprofile.basis import MAX_ORDER
+
+Array = NDArray[np.float64]
+
+# What a profile may break a bound by. Coefficients are stored as float32 with an error of about 1e-7.
+TOLERANCE: Final = 2.0e-7
+GRID: Final = 48
+_MAX_DEGREE: Final = MAX_ORDER
+_MOST_ACTIVE: Final = _MAX_DEGREE + 1
+_ROUNDS: Final = 60
+
+# Chebyshev points: dense at the ends, where polynomials turn fastest.
+_X: Final = -np.cos(np.pi * np.arange(GRID + 1) / GRID)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+def legendre_row(x: float, degree: int, row: Array) -> None:
+    """Values of P_0 ... P_degree at x in [-1, 1]."""
+    row[0] = 1.0
+    if degree > 0:
+        row[1] = x
+    for k in range(1, degree):
+        row[k + 1] = ((2.0 * k + 1.0) * x * row[k] - k * row[k - 1]) / (k + 1.0)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+def _value_and_slopes(c: Array, x: float) -> tuple[float, float, float]:
+    """Value, first and second derivative in x."""
+    p0, p1 = 1.0, x
+    d0, d1 = 0.0, 1.0
+    e0, e1 = 0.0, 0.0
+    value, first, second = c[0], 0.0, 0.0
+    if c.size > 1:
+        value += c[1] * x
+        first += c[1]
+    for k in range(1, c.size - 1):
+        p2 = ((2.0 * k + 1.0) * x * p1 - k * p0) / (k + 1.0)
+        d2 = (2.0 * k + 1.0) * p1 + d0
+        e2 = (2.0 * k + 1.0) * d1 + e0
+        value += c[k + 1] * p2
+        first += c[k + 1] * d2
+        second += c[k + 1] * e2
+        p0, p1, d0, d1, e0, e1 = p1, p2, d1, d2, e1, e2
+    return value, first, second
+
+
+@njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+def extremes(c: Array) -> tuple[float, float, float, float]:
+    """Smallest and largest value of the profile and where (x in [-1, 1]): low, x_low, high, x_high."""
+    low = high = c[0]
+    x_low = x_high = 0.0
+    if c.size == 1:
+        return low, x_low, high, x_high
+    before, here, _ = 0.0, 0.0, 0.0
+    low, high = np.inf, -np.inf
+    slope_before = 0.0
+    for g in range(GRID + 1):
+        x = _X[g]
+        here, slope, _ = _value_and_slopes(c, x)
+        if here < low:
+            low, x_low = here, x
+        if here > high:
+            high, x_high = here, x
+        if g > 0 and slope_before * slope < 0.0:
+            # An extremum between two nodes: bracketed Newton on the slope.
+            a, b = _X[g - 1], x
+            rising = slope > 0.0
+            m = a + (b - a) * slope_before / (slope_before - slope)
+            for _ in range(30):
+                value, s1, s2 = _value_and_slopes(c, m)
+                if (s1 > 0.0) == rising:
+                    b = m
+                else:
+                    a = m
+                step = m - s1 / s2 if s2 != 0.0 else 0.5 * (a + b)
+                if not a < step < b:
+                    step = 0.5 * (a + b)
+                if abs(step - m) < 1e-10:
+                    break
+                m = step
+            value, _, _ = _value_and_slopes(c, m)
+            if value < low:
+                low, x_low = value, m
+            if value > high:
+                high, x_high = value, m
+        slope_before = slope
+        before = here
+    return low, x_low, high, x_high
+
+
+@njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+def _solve(matrix: Array, right: Array, n: int) -> bool:
+    """Gaussian elimination with pivoting in place; the solution is left in ``right``. False where it is singular."""
+    scale = 0.0
+    for i in range(n):
+        scale = max(scale, abs(matrix[i, i]))
+    for k in range(n):
+        pivot = k
+        for i in range(k + 1, n):
+            if abs(matrix[i, k]) > abs(matrix[pivot, k]):
+                pivot = i
+        if abs(matrix[pivot, k]) <= 1e-13 * scale:
+            return False
+        if pivot != k:
+            for j in range(k, n):
+                matrix[k, j], matrix[pivot, j] = matrix[pivot, j], matrix[k, j]
+            right[k], right[pivot] = right[pivot], right[k]
+        for i in range(k + 1, n):
+            factor = matrix[i, k] / matrix[k, k]
+            for j in range(k, n):
+                matrix[i, j] -= factor * matrix[k, j]
+            right[i] -= factor * right[k]
+    for k in range(n - 1, -1, -1):
+        for j in range(k + 1, n):
+            right[k] -= matrix[k, j] * right[j]
+        right[k] /= matrix[k, k]
+    return True
+
+
+@njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+def _enter(c: Array, covariance: Array, x: float, sign: float, bound: float, active: int, work: Array) -> int:
+    """Add the constraint sign * (theta(x) - bound) >= 0 to the active set, dropping those that no longer hold the profile.
+
+    One major iteration of Goldfarb and Idnani. Returns the new number of active constraints.
+    """
+    d = c.size
+    rows, spread, matrix = work[0:8], work[8:16], work[16:24]
+    force, right, normal, drift = work[24], work[25], work[26], work[27]
+    legendre_row(x, d - 1, normal)
+    own = 0.0
+    gap = -bound
+    for k in range(d):
+        normal[k] *= sign
+        gap += sign * normal[k] * c[k]
+    gap *= sign
+    for k in range(d):
+        total = 0.0
+        for m in range(d):
+            total += covariance[k, m] * normal[m]
+        drift[k] = total
+        own += normal[k] * total
+    new_force = 0.0
+    for _ in range(4 * _MOST_ACTIVE):
+        for i in range(active):
+            total = 0.0
+            for k in range(d):
+                total += spread[i, k] * normal[k]
+            right[i] = total
+            for j in range(active):
+                total = 0.0
+                for k in range(d):
+                    total += rows[i, k] * spread[j, k]
+                matrix[i, j] = total
+        if active and not _solve(matrix, right, active):
+            # Two active depths have run into one: the older one goes, and its force with it.
+            new_force += force[0]
+            active = _leave(0, active, rows, spread, force)
+            continue
+        room = own
+        for i in range(active):
+            for k in range(d):
+                room -= right[i] * spread[i, k] * normal[k]
+        drop, partial = -1, np.inf
+        for i in range(active):
+            if right[i] > 0.0 and force[i] / right[i] < partial:
+                drop, partial = i, force[i] / right[i]
+        full = -gap / room if room > 1e-11 * own and active < d else np.inf
+        step = min(partial, full)
+        if step == np.inf:
+            return active
+        if full < np.inf:
+            for k in range(d):
+                move = drift[k]
+                for i in range(active):
+                    move -= right[i] * spread[i, k]
+                c[k] += step * move
+            gap += step * room
+        for i in range(active):
+            force[i] -= step * right[i]
+        new_force += step
+        if full <= partial:
+            for k in range(d):
+                rows[active, k], spread[active, k] = normal[k], drift[k]
+            force[active] = new_force
+            return active + 1
+        active = _leave(drop, active, rows, spread, force)
+    return active
+
+
+@njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+def _leave(drop: int, active: int, rows: Array, spread: Array, force: Array) -> int:
+    for j in range(drop, active - 1):
+        rows[j], spread[j] = rows[j + 1], spread[j + 1]
+        force[j] = force[j + 1]
+    return active - 1
+
+
+@njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+def keep_bounds(c: Array, covariance: Array, low: float, high: float, work: Array) -> int:
+    """Move a profile to the nearest one within the bounds, in place.
+
+    Parameters
+    ----------
+    c
+        Coefficients, shape (d,); every one of them is free, so a profile of lower degree is handed in with fewer.
+    covariance
+        Of the unconstrained estimate, shape (d, d), positive definite.
+    low, high
+        Bounds on theta(z), low < high.
+    work
+        Scratch of shape (28, 8) or larger.
+
+    Returns
+    -------
+    1 where the lower bound was met, 2 the upper, 3 both, 0 where nothing had to move.
+    """
+    least, x_least, most, x_most = extremes(c)
+    if least >= low and most <= high:
+        return 0
+    # Aim a little inside, so that rounding to float32 stays within the tolerance.
+    inner_low, inner_high = low + TOLERANCE, high - TOLERANCE
+    sides = 0
+    active = 0
+    for _ in range(_ROUNDS):
+        too_low, too_high = inner_low - least, most - inner_high
+        if max(too_low, too_high) <= TOLERANCE:
+            break
+        if too_low >= too_high:
+            active = _enter(c, covariance, x_least, 1.0, inner_low, active, work)
+            sides |= 1
+        else:
+            active = _enter(c, covariance, x_most, -1.0, inner_high, active, work)
+            sides |= 2
+        least, x_least, most, x_most = extremes(c)
+    if least < low or most > high:
+        # What is left after many rounds is drawn in towards a uniform profile, which keeps the bounds exactly.
+        uniform = min(max(c[0], low + 0.01 * (high - low)), high - 0.01 * (high - low))
+        share = 0.0
+        if least < low:
+            share = max(share, (low - least) / (uniform - least))
+        if most > high:
+            share = max(share, (most - high) / (most - uniform))
+        c[0] += share * (uniform - c[0])
+        for k in range(1, c.size):
+            c[k] *= 1.0 - share
+    return sides
+
+
+def worst_violation(c: NDArray[Any], low: float, high: float) -> float:
+    """By how much a profile breaks its bounds at the worst depth; 0 where it keeps them."""
+    least, _, most, _ = extremes(np.ascontiguousarray(c, dtype=np.float64))
+    return float(max(low - least, most - high, 0.0))

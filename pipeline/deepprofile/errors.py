@@ -1,0 +1,455 @@
+"""The error model: how far each layer of each product is to be trusted, in each cell.
+
+Triple collocation layer by layer: the other two members of a triplet are averaged over the very layer by overlap, so that
+all three stand for the same depths. Estimates of single cells are noisy; their moments are drawn towards those of the
+neighbourhood before they are used. Random errors and biases are kept apart: triple collocation speaks of the first, the
+differences between the products' time means of the second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any, Final
+
+import numpy as np
+import xarray as xr
+from numba import njit
+from numpy.typing import NDArray
+from scipy.ndimage import convolve1d
+
+from deepprofile.collocation import MOMENTS, Moments, collocate, critical_correlation, triple_moments
+from deepprofile.layers import OBSERVATION, Layout, Stack, overlap_weights, stack_products
+from deepprofile.prior import KERNELS, kernel_covariance
+
+Array = NDArray[np.float64]
+
+DEPENDENT: Final = (("smap_l3", "smap_l4"),)
+# Share of a layer that another product has to cover to stand for it: SMAP near-surface (0-0.05 m) down to 0.1 m.
+MIN_COVERAGE: Final = 0.5
+# Days of record at which a cell's own moments weigh as much as its neighbourhood's: soil moisture decorrelates in weeks,
+# and a ratio of three covariances of fifty independent samples is still uncertain by tens of percent.
+SHRINKAGE_DAYS: Final = 2000.0
+WINDOW: Final = 21
+# Triple collocation errors are relative to a product's own signal: what a damped response loses it does not see.
+UNSEEN_SHARE: Final = 0.1
+EQUAL_ERROR: Final = 0.045**2
+EQUAL_BIAS: Final = 0.03**2
+# Number of cells at which the biases of a neighbourhood are believed as much as EQUAL_BIAS.
+BIAS_CELLS: Final = 4.0
+# Products agree on less than the whole signal, each being damped or late in its own way.
+SIGNAL_INFLATION: Final = 1.5
+SIGNAL_DAYS: Final = 600.0
+SMALLEST_ERROR: Final = 0.005**2
+SMALLEST_BIAS: Final = 0.01**2
+
+OWN, NEIGHBOURS, EQUAL, ABSENT = 0, 1, 2, 3
+STATUS_MEANINGS: Final = "triple_collocation neighbours equal_weights no_data"
+
+
+@dataclass(frozen=True)
+class Triplet:
+    """One observation with two averages of other products over its layer; indices into the list of series."""
+
+    observation: int
+    series: tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Design:
+    """Which series are made and which of them are compared.
+
+    ``weights`` (series, observation): each series as a combination of observations; the first ones are the observations.
+    ``groups`` (group, 3): the series of each group of moments: every observation alone, the triplets, then pairs of
+    observations of independent products.
+    """
+
+    weights: Array
+    groups: NDArray[np.int64]
+    triplets: tuple[Triplet, ...]
+    pairs: NDArray[np.int64]
+
+
+def plan_comparisons(layout: Layout, dependent: Sequence[tuple[str, str]]) -> Design:
+    """Triplets and pairs for a list of observations; a dependent pair of products never stands together."""
+    excluded = layout.dependent_matrix(dependent)
+    n = layout.size
+    rows = list(np.eye(n))
+    known: dict[tuple[float, ...], int] = {tuple(row): i for i, row in enumerate(rows)}
+    triplets = []
+    for i in range(n):
+        p = layout.product_index[i]
+        averages = {}
+        for q in range(len(layout.products)):
+            if excluded[p, q]:
+                continue
+            own = np.flatnonzero(layout.product_index == q)
+            weights, covered = overlap_weights(layout.top[own], layout.bottom[own], layout.top[i], layout.bottom[i])
+            if covered < MIN_COVERAGE - 1e-9:
+                continue
+            row = np.zeros(n)
+            row[own] = weights
+            if tuple(row) not in known:
+                known[tuple(row)] = len(rows)
+                rows.append(row)
+            averages[q] = known[tuple(row)]
+        for q, r in combinations(averages, 2):
+            if not excluded[q, r]:
+                triplets.append(Triplet(i, (i, averages[q], averages[r])))
+    pairs = [
+        (i, j) for i, j in combinations(range(n), 2) if not excluded[layout.product_index[i], layout.product_index[j]]
+    ]
+    groups = [(i, i, i) for i in range(n)] + [t.series for t in triplets] + [(i, j, j) for i, j in pairs]
+    return Design(
+        np.array(rows),
+        np.array(groups, dtype=np.int64).reshape(-1, 3),
+        tuple(triplets),
+        np.array(pairs, dtype=np.int64).reshape(-1, 2),
+    )
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _combine(observed: Array, weights: Array, out: Array) -> None:
+    """Series of one cell: out (series, time) = weights (series, observation) of observed (observation, time)."""
+    for s in range(weights.shape[0]):
+        out[s] = 0.0
+        for i in range(weights.shape[1]):
+            if weights[s, i] != 0.0:
+                for t in range(observed.shape[1]):
+                    out[s, t] += weights[s, i] * observed[i, t]
+
+
+def series_moments(arrays: Sequence[NDArray[Any]], design: Design) -> Array:
+    """Moments of every group of a block of cells.
+
+    ``arrays``: one of shape (..., time, layer) for each product, on common days. Returns (..., group, 10).
+    """
+    shape, days = arrays[0].shape[:-2], arrays[0].shape[-2]
+    cells = int(np.prod(shape))
+    flat = [a.reshape(cells, days, a.shape[-1]) for a in arrays]
+    out = np.zeros((cells, len(design.groups), MOMENTS))
+    observed = np.empty((len(design.weights[0]), days))
+    series = np.empty((len(design.weights), days))
+    groups = design.groups
+    for cell in range(cells):
+        at = 0
+        for product in flat:
+            observed[at : at + product.shape[-1]] = product[cell].T
+            at += product.shape[-1]
+        _combine(observed, design.weights, series)
+        out[cell] = triple_moments(series[groups[:, 0]], series[groups[:, 1]], series[groups[:, 2]])
+    return out.reshape(*shape, len(groups), MOMENTS)
+
+
+def pool(moments: NDArray[Any], axes: Sequence[int], window: int) -> NDArray[Any]:
+    """Sums over a neighbourhood: a window along one or two axes (direct sums, so that blocks with a halo agree)."""
+    out = np.asarray(moments, dtype=np.float64)
+    for axis in axes:
+        out = convolve1d(out, np.ones(window), axis=axis, mode="constant", cval=0.0)
+    return out
+
+
+def _sums_to_pool(moments: Array, design: Design) -> Array:
+    """What a neighbourhood adds up, (..., k): co-moments with their degrees of freedom, and squared differences of means."""
+    parts = Moments.from_array(moments)
+    freedom = np.maximum(parts.count - 1.0, 0.0)
+    n = len(design.weights[0])
+    triplets = slice(n, n + len(design.triplets))
+    mean = parts.mean[..., triplets, :]
+    enough = (parts.count[..., triplets] >= 10.0)[..., None]
+    differences = np.stack([mean[..., 0] - mean[..., 1], mean[..., 0] - mean[..., 2], mean[..., 1] - mean[..., 2]], axis=-1)
+    squares = np.where(enough, differences**2, 0.0)
+    spread = np.where(enough, np.var(mean, axis=-1, ddof=1)[..., None], 0.0)
+    bias = np.concatenate([squares, spread, enough.astype(np.float64)], axis=-1)
+    within = np.concatenate([freedom[..., None], parts.comoment], axis=-1)
+    flat = (*moments.shape[:-2], -1)
+    return np.concatenate([within.reshape(flat), bias.reshape(flat)], axis=-1)
+
+
+def _estimate(
+    moments: Array, sums: Array, top: Array, bottom: Array, *, design: Design, min_samples: int
+) -> tuple[Array, ...]:
+    """Error model of each cell from its own moments (..., group, 10) and the sums of its neighbourhood (..., k)."""
+    shape = moments.shape[:-2]
+    groups, n, count = len(design.groups), len(design.weights[0]), len(design.triplets)
+    moments = moments.reshape(-1, groups, MOMENTS)
+    cells = len(moments)
+    sums = sums.reshape(cells, -1)
+    within = sums[:, : 7 * groups].reshape(cells, groups, 7)
+    bias = sums[:, 7 * groups :].reshape(cells, count, 5)
+    own = Moments.from_array(moments)
+    triplets = slice(n, n + count)
+
+    def divide(a: Array, b: Array) -> Array:
+        return np.divide(a, b, out=np.full(np.broadcast_shapes(a.shape, b.shape), np.nan), where=b > 0)
+
+    near = divide(within[..., 1:], within[..., :1])
+    here = own.covariance()
+    weight = (own.count / (own.count + SHRINKAGE_DAYS))[..., None]
+    critical = critical_correlation(int(max(own.count.max(initial=0.0), 2.0)))
+    own_valid = _valid(here[:, triplets], own.count[:, triplets], critical, min_samples)
+    near_count = within[:, triplets, 0]
+    near_valid = _valid(near[:, triplets], near_count, critical, min_samples)
+    lent = near_valid[..., None] & np.isfinite(near[:, triplets])
+    # A cell without enough days of its own takes its neighbourhood's moments whole, and the other way round.
+    share = np.where(own_valid[..., None], np.where(lent, weight[:, triplets], 1.0), 0.0)
+    blend = np.where(share > 0, share * np.nan_to_num(here[:, triplets]), 0.0)
+    blend = blend + np.where(share < 1, (1.0 - share) * np.nan_to_num(near[:, triplets]), 0.0)
+    result = collocate(blend)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        r_squared = result.signal_variance[..., 0] / (result.signal_variance[..., 0] + result.error_variance[..., 0])
+    good = (own_valid | near_valid) & (r_squared > 0.0) & (r_squared < 1.0)
+
+    error, bias_variance = np.full((n, cells), EQUAL_ERROR), np.full((n, cells), EQUAL_BIAS)
+    r2 = np.full((n, cells), np.nan)
+    samples, status = np.zeros((n, cells)), np.full((n, cells), EQUAL)
+    observation = np.array([t.observation for t in design.triplets], dtype=np.int64)
+    for i in range(n):
+        members = np.flatnonzero(observation == i)
+        if not members.size:
+            continue
+        samples[i] = own.count[:, n + members].max(axis=1)
+        used = good[:, members]
+        number = used.sum(axis=1).astype(np.float64)
+
+        def mean(values: Array, used: NDArray[np.bool_] = used, number: Array = number) -> Array:
+            return divide(np.where(used, values, 0.0).sum(axis=1), number)
+
+        # All three as they vary over this layer; the reference is what the members agree on.
+        total = result.signal_variance[:, members] + result.error_variance[:, members]
+        signals = np.clip(result.signal_variance[:, members], 0.0, total)
+        own_signal, reference = mean(signals[..., 0]), mean(signals.mean(axis=-1))
+        relative = mean(result.error_variance[:, members, 0])
+        damping = np.clip(divide(reference, own_signal), 0.25, 4.0)
+        found = number > 0
+        error[i] = np.where(found, relative * damping + UNSEEN_SHARE * reference, error[i])
+        r2[i] = np.where(found, mean(r_squared[:, members]), np.nan)
+        status[i] = np.where(found, np.where((used & own_valid[:, members]).any(axis=1), OWN, NEIGHBOURS), EQUAL)
+        bias_variance[i] = _bias(bias[:, members])
+    days = own.count[:, :n].T
+    absent = days == 0
+    error = np.where(absent, np.nan, np.maximum(error, SMALLEST_ERROR))
+    bias_variance = np.where(absent, np.nan, np.maximum(bias_variance, SMALLEST_BIAS))
+    status = np.where(absent, ABSENT, status)
+    time_mean = np.where(absent, np.nan, own.mean[:, :n, 0].T)
+    signal, prior_weight = _signal(near[:, n + count :], within[:, n + count :, 0], top, bottom, design.pairs)
+    observed = (error, bias_variance, time_mean, 1.0 - r2, r2, samples.astype(np.int64), status.astype(np.int8))
+    return (
+        *(np.moveaxis(v, 0, -1).reshape(*shape, n) for v in observed),
+        signal.reshape(*shape, -1),
+        prior_weight.reshape(shape),
+    )
+
+
+def _valid(covariance: Array, count: Array, critical: Array, min_samples: int) -> NDArray[np.bool_]:
+    """Enough complete triples, and three positive, significant correlations."""
+    number = np.clip(count, 0, len(critical) - 1).astype(np.int64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        correlation = np.stack(
+            [
+                covariance[..., 3] / np.sqrt(covariance[..., 0] * covariance[..., 1]),
+                covariance[..., 4] / np.sqrt(covariance[..., 0] * covariance[..., 2]),
+                covariance[..., 5] / np.sqrt(covariance[..., 1] * covariance[..., 2]),
+            ]
+        )
+    return np.asarray((count >= min_samples) & (correlation >= critical[number]).all(axis=0))
+
+
+def _bias(sums: Array) -> Array:
+    """Bias variance of the first member of triplets from sums (cell, triplet, 5) over a neighbourhood.
+
+    The three-cornered hat on the mean-square differences of time means (Gray and Allan 1974, doi
+    10.1109/FREQ.1974.200027), tempered by the members' mean spread: with a handful of independent cells the hat alone
+    is erratic.
+    """
+    xy, xz, yz, spread, number = (sums[..., k].sum(axis=1) for k in range(5))
+    least = np.maximum(number, 1.0)
+    hat = np.maximum(0.5 * (xy + xz - yz), 0.0) / least
+    found = 0.5 * hat + 0.5 * spread / least
+    cells = number / max(sums.shape[1], 1)
+    return np.asarray((cells * found + BIAS_CELLS * EQUAL_BIAS) / (cells + BIAS_CELLS))
+
+
+def _signal(covariance: Array, freedom: Array, top: Array, bottom: Array, pairs: NDArray[np.int64]) -> tuple[Array, Array]:
+    """Variance of each kernel in the anomalies' covariance, and the weight that is left to the prior.
+
+    What independent products share is signal: their covariances between layers are fitted by a non-negative sum of kernels
+    (four of them, so every subset is tried). Returns (cell, kernel) and (cell,).
+    """
+    cells = len(covariance)
+    if not len(pairs):
+        return np.zeros((cells, len(KERNELS))), np.ones(cells)
+    design = np.stack([kernel_covariance(kernel, top, bottom)[pairs[:, 0], pairs[:, 1]] for kernel in KERNELS], axis=-1)
+    # y and z of a pair's group are the same series: the co-moment of x and y is the pair's.
+    target = covariance[..., 3]
+    usable = np.isfinite(target)
+    weight = np.where(usable, 1.0 / np.maximum(np.nan_to_num(target), 1e-5), 0.0)
+    normal = np.einsum("cp,pk,pl->ckl", weight, design, design)
+    right = np.einsum("cp,pk,cp->ck", weight, design, np.nan_to_num(target))
+    best, chosen = np.zeros(cells), np.zeros((cells, len(KERNELS)))
+    for bits in range(1, 2 ** len(KERNELS)):
+        subset = [k for k in range(len(KERNELS)) if bits >> k & 1]
+        block = normal[:, subset][:, :, subset] + 1e-12 * np.eye(len(subset))
+        solution = np.linalg.solve(block, right[:, subset][..., None])[..., 0]
+        gain = np.einsum("ck,ck->c", solution, right[:, subset])
+        better = (solution >= 0.0).all(axis=1) & (gain > best)
+        best = np.where(better, gain, best)
+        candidate = np.zeros((cells, len(KERNELS)))
+        candidate[:, subset] = solution
+        chosen = np.where(better[:, None], candidate, chosen)
+    days = np.where(usable, freedom, 0.0).max(axis=1)
+    trust = np.where(best > 0.0, days / (days + SIGNAL_DAYS), 0.0)
+    return SIGNAL_INFLATION * trust[:, None] * chosen, 1.0 - trust
+
+
+def estimate_errors(
+    products: Mapping[str, xr.DataArray],
+    *,
+    dependent: Sequence[tuple[str, str]] = DEPENDENT,
+    min_samples: int = 100,
+    window: int = WINDOW,
+) -> xr.Dataset:
+    """Estimate the error model of each layer of each product in each cell.
+
+    Parameters
+    ----------
+    products
+        Soil moisture in m3 m-3 by product name, each with the dimensions ``time``, ``layer`` and any others, and the
+        coordinates ``layer_top`` and ``layer_bottom`` (m) along ``layer``; NaN where missing.
+    dependent
+        Pairs of products whose errors are not independent: they never stand in one triplet.
+    min_samples
+        Complete triples that a triplet needs.
+    window
+        Cells along each side of the neighbourhood, where the cells lie on ``y`` and ``x``; odd. All cells are one
+        neighbourhood where they are a list.
+
+    Returns
+    -------
+    Dataset with the dimension ``observation`` (coordinates ``product``, ``layer_top``, ``layer_bottom``) and the cells':
+
+    - ``error_variance``: random error variance, (m3 m-3)^2, in the range on which the products agree, and including a
+      tenth of the signal's variance for what triple collocation cannot see;
+    - ``bias_variance``: mean-square bias, (m3 m-3)^2;
+    - ``mean``: time mean, m3 m-3; ``r_squared`` with the truth and ``fmse`` = 1 - r_squared;
+    - ``n_samples``: days of the largest triplet; ``status``: 0 triple collocation, 1 the neighbourhood's, 2 equal weights,
+      3 no data;
+    - ``signal_variance`` (dimension ``kernel``) and ``prior_weight``: the vertical covariance of the anomalies that
+      independent products share, and what is left to the prior.
+
+    Lazy where a product is backed by dask.
+
+    Raises
+    ------
+    ValueError
+        For one product only, no common day, or products that do not fit together (see ``deepprofile.fuse``).
+
+    Notes
+    -----
+    Extended triple collocation (McColl et al. 2014, doi 10.1002/2014GL061322), layer by layer as in Zhu et al. (2026, doi
+    10.1016/j.rse.2026.115408) for two depth bands.
+    """
+    stack = stack_products(products)
+    if len(stack.layout.products) < 2:
+        raise ValueError(
+            f"only the product {stack.layout.products[0]!r} is given: errors are estimated from the differences between "
+            "products. Give three or more, or pass known error variances to deepprofile.invert"
+        )
+    if min_samples < 3:
+        raise ValueError(f"min_samples is {min_samples}; a correlation needs at least 3")
+    if window < 1 or window % 2 == 0:
+        raise ValueError(f"window is {window}; it has to be odd and at least 1")
+    _check_common_days(stack)
+    return estimate_from_stack(stack, dependent, min_samples, window)
+
+
+def _check_common_days(stack: Stack) -> None:
+    presence = np.array([position >= 0 for position in stack.day_positions()])
+    if not (presence.sum(axis=0) >= 2).any():
+        raise ValueError(
+            f"the products {', '.join(map(repr, stack.layout.products))} have no day in common: errors are estimated from days "
+            "on which at least two products are there (are their time coordinates right?)"
+        )
+
+
+def estimate_from_stack(stack: Stack, dependent: Sequence[tuple[str, str]], min_samples: int, window: int) -> xr.Dataset:
+    """``estimate_errors`` on products that are checked already."""
+    layout, cell_dims = stack.layout, list(stack.cell_dims)
+    design = plan_comparisons(layout, dependent)
+    aligned = [
+        _drop_coords(s.chunk({"time": -1, "layer": -1}) if s.chunks is not None else s).rename(layer=f"layer_{p}")
+        for p, s in enumerate(stack.aligned())
+    ]
+    moments = xr.apply_ufunc(
+        lambda *arrays: series_moments(arrays, design),
+        *aligned,
+        input_core_dims=[["time", f"layer_{p}"] for p in range(len(aligned))],
+        output_core_dims=[["group", "moment"]],
+        join="override",
+        dask="parallelized",
+        output_dtypes=[np.float64],
+        dask_gufunc_kwargs={"output_sizes": {"group": len(design.groups), "moment": MOMENTS}},
+    )
+    pairs_and_triplets = moments.isel(group=slice(layout.size, None), moment=0)
+    if not stack.lazy and not bool((pairs_and_triplets > 0).any()):
+        raise ValueError("the products have no day in common on which two of them hold values: all are NaN there")
+    sums = xr.apply_ufunc(
+        _sums_to_pool,
+        moments,
+        kwargs={"design": design},
+        input_core_dims=[["group", "moment"]],
+        output_core_dims=[["sum"]],
+        dask="parallelized",
+        output_dtypes=[np.float64],
+        dask_gufunc_kwargs={"output_sizes": {"sum": 7 * len(design.groups) + 5 * len(design.triplets)}},
+    )
+    pooled = _pool_cells(sums, cell_dims, window)
+    out = xr.apply_ufunc(
+        _estimate,
+        moments,
+        pooled,
+        kwargs={"top": layout.top, "bottom": layout.bottom, "design": design, "min_samples": min_samples},
+        input_core_dims=[["group", "moment"], ["sum"]],
+        output_core_dims=[[OBSERVATION]] * 7 + [["kernel"], []],
+        dask="parallelized",
+        output_dtypes=[np.float64] * 5 + [np.int64, np.int8, np.float64, np.float64],
+        dask_gufunc_kwargs={"output_sizes": {OBSERVATION: layout.size, "kernel": len(KERNELS)}},
+    )
+    names = ("error_variance", "bias_variance", "mean", "fmse", "r_squared", "n_samples", "status")
+    dataset = xr.Dataset(dict(zip((*names, "signal_variance", "prior_weight"), out, strict=True)))
+    dataset = dataset.transpose(OBSERVATION, "kernel", *cell_dims).assign_coords(layout.coordinates())
+    dataset = dataset.assign_coords(dict(stack.cell_coords)).assign_coords(
+        kernel_length=("kernel", [k.length for k in KERNELS], {"units": "m"}),
+        kernel_decay=("kernel", [k.decay for k in KERNELS], {"units": "m"}),
+    )
+    for name in ("error_variance", "bias_variance", "signal_variance"):
+        dataset[name].attrs["units"] = "m6 m-6"
+    dataset["mean"].attrs["units"] = "m3 m-3"
+    dataset["status"].attrs = {"flag_values": [OWN, NEIGHBOURS, EQUAL, ABSENT], "flag_meanings": STATUS_MEANINGS}
+    return dataset
+
+
+def _drop_coords(series: xr.DataArray) -> xr.DataArray:
+    return series.drop_vars(list(series.coords))
+
+
+def _pool_cells(sums: xr.DataArray, cell_dims: list[Hashable], window: int) -> xr.DataArray:
+    """Sums over each cell's neighbourhood: a window along y and x, everything along the other dimensions."""
+    moving = [dim for dim in ("y", "x") if {"y", "x"} <= set(cell_dims)]
+    fixed = [dim for dim in cell_dims if dim not in moving]
+    total = sums.sum(fixed) if fixed else sums
+    if moving:
+        axes = [total.get_axis_num(dim) for dim in moving]
+        if total.chunks is None:
+            total = total.copy(data=pool(total.values, axes, window))
+        else:
+            import dask.array as da
+
+            data = da.map_overlap(
+                pool, total.data, depth=dict.fromkeys(axes, window // 2), boundary=0.0, axes=axes, window=window, dtype=float
+            )
+            total = total.copy(data=data)
+    # One neighbourhood serves many cells.
+    whole = total.broadcast_like(sums) if fixed else total
+    return whole.transpose(*sums.dims)
