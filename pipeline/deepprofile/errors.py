@@ -351,6 +351,12 @@ def estimate_errors(
     10.1016/j.rse.2026.115408) for two depth bands.
     """
     stack = stack_products(products)
+    check_collocatable(stack, min_samples, window)
+    return estimate_from_stack(stack, dependent, min_samples, window)
+
+
+def check_collocatable(stack: Stack, min_samples: int, window: int) -> None:
+    """Raise a ValueError where no errors can be estimated from these products."""
     if len(stack.layout.products) < 2:
         raise ValueError(
             f"only the product {stack.layout.products[0]!r} is given: errors are estimated from the differences between "
@@ -360,11 +366,6 @@ def estimate_errors(
         raise ValueError(f"min_samples is {min_samples}; a correlation needs at least 3")
     if window < 1 or window % 2 == 0:
         raise ValueError(f"window is {window}; it has to be odd and at least 1")
-    _check_common_days(stack)
-    return estimate_from_stack(stack, dependent, min_samples, window)
-
-
-def _check_common_days(stack: Stack) -> None:
     presence = np.array([position >= 0 for position in stack.day_positions()])
     if not (presence.sum(axis=0) >= 2).any():
         raise ValueError(

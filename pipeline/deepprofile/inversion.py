@@ -1,0 +1,614 @@
+"""From layer means to a profile: ``invert`` and, with the error model before it, ``fuse``."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from deepprofile import kernels
+from deepprofile.basis import MAX_ORDER, basis_mean, bernstein_from_legendre
+from deepprofile.errors import DEPENDENT, EQUAL, OWN, WINDOW, estimate_from_stack
+from deepprofile.errors import check_collocatable as _check_collocatable
+from deepprofile.layers import OBSERVATION, Layout, Stack, stack_products
+from deepprofile.prior import KERNELS, Kernel, Prior, prior_model
+
+Array = NDArray[np.float64]
+Method = Literal["map", "wls"]
+Bound = float | xr.DataArray
+
+METHODS: Final = {"map": kernels.MAP, "wls": kernels.WLS}
+DEFAULT_ORDER: Final = {"map": 5, "wls": 2}
+# Errors of two layers of one product: what a model gets wrong at one depth it gets wrong nearby.
+ERROR_CORRELATION_LENGTH_M: Final = 0.25
+MOST_PATTERNS: Final = 64
+_PATTERN_CAPACITY: Final = 65_535
+# Profiles that are worked on at a time: their observations and coefficients stay in the cache.
+_PROFILES: Final = 16_384
+
+GENERAL_FLAGS: Final = {
+    "no_observation": kernels.NO_OBSERVATION,
+    "at_lower_bound": kernels.AT_LOWER_BOUND,
+    "at_upper_bound": kernels.AT_UPPER_BOUND,
+    "lower_order": kernels.LOWER_ORDER,
+    "fallback_errors": kernels.FALLBACK_ERRORS,
+    "partial_product": kernels.PARTIAL_PRODUCT,
+    "subset_covariance": kernels.SUBSET_COVARIANCE,
+}
+
+
+@dataclass(frozen=True)
+class Model:
+    """Everything of an inversion that is the same in every cell."""
+
+    layout: Layout
+    method: int
+    order: int
+    prior: Prior
+    two_scales: bool
+    design: Array
+    layers: Array
+    cross: Array
+    coefficients: Array
+    correlation: Array
+    control: Array
+
+    @classmethod
+    def build(cls, layout: Layout, method: str, order: int, prior: Prior, two_scales: bool) -> Model:
+        """Integrals of the basis and moments of the kernels for these layers."""
+        all_kernels = (*KERNELS, Kernel(prior.correlation_length))
+        models = [prior_model(kernel, layout.top, layout.bottom, order) for kernel in all_kernels]
+        centre = 0.5 * (layout.top + layout.bottom)
+        same = layout.product_index[:, None] == layout.product_index
+        decay = np.exp(-np.abs(centre[:, None] - centre) / ERROR_CORRELATION_LENGTH_M)
+        return cls(
+            layout=layout,
+            method=METHODS[method],
+            order=order,
+            prior=prior,
+            two_scales=two_scales,
+            design=basis_mean(layout.top, layout.bottom, order),
+            layers=np.stack([m.layers for m in models]),
+            cross=np.stack([m.coefficients_layers for m in models]),
+            coefficients=np.stack([m.coefficients for m in models]),
+            correlation=np.where(same, decay, 0.0) if two_scales else np.eye(layout.size),
+            control=bernstein_from_legendre(order),
+        )
+
+
+@dataclass
+class PatternBook:
+    """The patterns of available observations that have been met, as bit masks, in the order of their first appearance."""
+
+    listed: NDArray[np.int64] = field(default_factory=lambda: np.zeros(_PATTERN_CAPACITY, np.int64))
+    count: int = 0
+
+
+def product_patterns(layout: Layout) -> NDArray[np.int64]:
+    """Bit masks of every combination of whole products, sorted; all single observations too where they are few.
+
+    This list does not depend on the data: it serves where the data are not there yet.
+    """
+    if layout.size <= 6:
+        return np.arange(2**layout.size, dtype=np.int64)
+    masks = [int(sum(1 << int(i) for i in np.flatnonzero(layout.product_index == p))) for p in range(len(layout.products))]
+    codes = {0}
+    for mask in masks[:8]:
+        codes |= {code | mask for code in codes}
+    for mask in masks[8:]:
+        codes |= {mask, max(codes) | mask}
+    return np.array(sorted(codes), dtype=np.int64)
+
+
+# Axes of a parameter beside those of the cells: error, bias, mean, kernel variance, prior mean, bounds, fallback.
+_OWN_AXES: Final = (1, 1, 1, 1, 0, 0, 0, 1)
+
+
+def _rows(array: NDArray[Any], own_axes: int, shape: tuple[int, ...], part: slice, dtype: Any = np.float64) -> NDArray[Any]:
+    """A parameter of some of the cells as a contiguous array (cell, k) or (cell,); cells without it share what there is."""
+    whole = np.broadcast_to(array, (*shape, *array.shape[array.ndim - own_axes :]))
+    index = np.unravel_index(np.arange(part.start, part.stop), shape) if shape else (None,)
+    return np.ascontiguousarray(whole[index], dtype=dtype)
+
+
+def _invert_block(*arrays: NDArray[Any], model: Model, dtype: Any, listed: Array | None, book: PatternBook | None) -> Any:
+    """Invert arrays of one block: one of (*cells, time, layer) for each product, then the parameters of the cells."""
+    count = len(model.layout.products)
+    series, parameters = arrays[:count], arrays[count:]
+    shape, days = series[0].shape[:-2], series[0].shape[-2]
+    cells, n, d = int(np.prod(shape)), model.layout.size, model.order + 1
+    # Cells are merged into one axis without a copy wherever the layout in memory allows it.
+    flat = [s.reshape(cells, days, s.shape[-1]) for s in series]
+    coefficients = np.empty((cells, days, d), dtype=dtype)
+    flags, pattern = np.empty((cells, days), np.uint32), np.empty((cells, days), np.uint16)
+    if book is None:
+        assert listed is not None
+        known, n_known, growing = listed.astype(np.int64), len(listed), False
+    else:
+        known, n_known, growing = book.listed, book.count, True
+    step = max(1, _PROFILES // max(days, 1))
+    for start in range(0, cells, step):
+        part = slice(start, min(start + step, cells))
+        observed = np.empty((part.stop - start, days, n), dtype=dtype)
+        at = 0
+        for product in flat:
+            observed[:, :, at : at + product.shape[-1]] = product[part]
+            at += product.shape[-1]
+        error, bias, mean, variance, prior_mean, low, high, fallback = (
+            _rows(p, axes, shape, part, p.dtype) for p, axes in zip(parameters, _OWN_AXES, strict=True)
+        )
+        n_known = kernels.invert_cells(
+            observed,
+            model.method,
+            model.design,
+            model.layers,
+            model.cross,
+            model.coefficients,
+            variance,
+            model.prior.std**2,
+            error,
+            bias,
+            model.correlation,
+            mean,
+            model.two_scales,
+            prior_mean,
+            low,
+            high,
+            model.control,
+            fallback,
+            model.layout.product_index,
+            known,
+            n_known,
+            growing,
+            coefficients[part],
+            flags[part],
+            pattern[part],
+        )
+    if book is not None:
+        book.count = n_known
+    return (
+        coefficients.reshape(*shape, days, d),
+        flags.reshape(*shape, days),
+        pattern.reshape(*shape, days),
+    )
+
+
+def _covariance_block(*parameters: NDArray[Any], model: Model, dtype: Any, listed: NDArray[np.int64]) -> NDArray[Any]:
+    """Posterior covariance for each cell and listed pattern, from the parameters of the cells."""
+    shape = np.broadcast_shapes(*(p.shape[:-1] for p in parameters))
+    cells, d = int(np.prod(shape)), model.order + 1
+    error, bias, mean, variance = (_rows(p, 1, shape, slice(0, cells)) for p in parameters)
+    out = np.empty((cells, len(listed), d, d), dtype=dtype)
+    kernels.cell_covariances(
+        model.method,
+        model.design,
+        model.layers,
+        model.cross,
+        model.coefficients,
+        variance,
+        model.prior.std**2,
+        error,
+        bias,
+        model.correlation,
+        mean,
+        model.two_scales,
+        listed,
+        out,
+    )
+    return out.reshape(*shape, len(listed), d, d)
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """The error model in the order of the observations, with their own dimensions of the cells."""
+
+    error: xr.DataArray
+    bias: xr.DataArray
+    mean: xr.DataArray
+    kernel_variance: xr.DataArray
+    prior_mean: xr.DataArray
+    low: xr.DataArray
+    high: xr.DataArray
+    fallback: xr.DataArray
+    two_scales: bool
+
+
+def _match_observations(errors: xr.Dataset | xr.DataArray, layout: Layout) -> xr.Dataset | xr.DataArray:
+    """The error model's observations in the order of the products' layers."""
+    needed = ("product", "layer_top", "layer_bottom")
+    if OBSERVATION not in errors.dims or any(name not in errors.coords for name in needed):
+        raise ValueError(
+            f"errors needs the dimension 'observation' with the coordinates {', '.join(needed)}; deepprofile.estimate_errors "
+            "returns it so"
+        )
+    given = [
+        (str(p), round(float(a), 6), round(float(b), 6))
+        for p, a, b in zip(*(errors[name].values for name in needed), strict=True)
+    ]
+    missing = [key for key in layout.keys() if key not in given]
+    if missing:
+        name, top, bottom = missing[0]
+        raise ValueError(
+            f"errors has nothing for the layer {top:g} to {bottom:g} m of {name!r}; it has "
+            + ", ".join(f"{p} {a:g}-{b:g}" for p, a, b in given)
+        )
+    return errors.isel({OBSERVATION: [given.index(key) for key in layout.keys()]})
+
+
+def _parameters(
+    stack: Stack, errors: xr.Dataset | xr.DataArray, prior: Prior, bounds: tuple[Bound, Bound]
+) -> Parameters:
+    layout = stack.layout
+    errors = _match_observations(errors, layout)
+    plain = isinstance(errors, xr.DataArray)
+    if not plain and "error_variance" not in errors:
+        raise ValueError("errors has no variable 'error_variance'; deepprofile.estimate_errors returns it")
+    variance = errors if plain else errors["error_variance"]
+    _check_cell_dims("errors", variance, stack, {OBSERVATION})
+    variance = _bare(variance).astype(np.float64)
+    if variance.chunks is None and bool((variance <= 0.0).any()):
+        raise ValueError("errors holds error variances that are negative or zero; a variance is positive (inf: not used)")
+    fallback = xr.zeros_like(variance, dtype=bool)
+    names = () if plain else errors.data_vars
+    two_scales = "bias_variance" in names and "mean" in names
+    bias = _bare(errors["bias_variance"]) if two_scales else xr.zeros_like(variance)
+    if two_scales and bias.chunks is None and bool((bias < 0.0).any()):
+        raise ValueError("errors holds bias variances that are negative")
+    usable = np.isfinite(variance)
+    if two_scales:
+        mean = _bare(errors["mean"]).astype(np.float64)
+        usable = usable & np.isfinite(mean) & np.isfinite(bias)
+    elif prior.mean is None:
+        mean = _time_mean(stack)
+    else:
+        mean = xr.zeros_like(variance)
+    if "status" in names:
+        fallback = _bare(errors["status"]) != OWN
+        fallback = fallback & usable
+    error = variance.where(usable)
+    if prior.mean is None:
+        weight = (1.0 / (variance + bias)).where(usable & np.isfinite(mean), 0.0)
+        total = weight.sum(OBSERVATION)
+        # Where nothing is known, half of the way between the bounds of most soils; nothing can be inverted there.
+        prior_mean = ((weight * mean.fillna(0.0)).sum(OBSERVATION) / total.where(total > 0)).fillna(0.25)
+    elif isinstance(prior.mean, xr.DataArray):
+        _check_cell_dims("prior.mean", prior.mean, stack, set())
+        prior_mean = _bare(prior.mean).astype(np.float64)
+    else:
+        prior_mean = xr.DataArray(float(prior.mean))
+    if "signal_variance" in names:
+        signal = _bare(errors["signal_variance"]).astype(np.float64)
+        rest = _bare(errors["prior_weight"]).astype(np.float64) * prior.std**2
+        kernel_variance = xr.concat([signal, rest.expand_dims("kernel")], "kernel", coords="minimal", compat="override")
+        # Every kernel has unit variance at the surface: the prior's is the most that their sum may have.
+        total = kernel_variance.sum("kernel")
+        kernel_variance = kernel_variance * np.minimum(1.0, prior.std**2 / total)
+    else:
+        alone = np.zeros(len(KERNELS) + 1)
+        alone[-1] = prior.std**2
+        kernel_variance = xr.DataArray(alone, dims="kernel")
+    low, high = _check_bounds(bounds, stack)
+    return Parameters(error, bias, mean, kernel_variance, prior_mean, low, high, fallback, two_scales)
+
+
+def _time_mean(stack: Stack) -> xr.DataArray:
+    """Time mean of every observation, without copying a product."""
+    means = [
+        _bare(s).mean("time", dtype=np.float64, skipna=True).rename(layer=OBSERVATION) for s in stack.series
+    ]
+    return xr.concat(means, OBSERVATION, join="override")
+
+
+def _bare(array: xr.DataArray) -> xr.DataArray:
+    return array.drop_vars(list(array.coords))
+
+
+def _check_cell_dims(name: str, array: xr.DataArray, stack: Stack, beside: set[Hashable]) -> None:
+    extra = set(array.dims) - set(stack.cell_dims) - beside
+    if extra:
+        raise ValueError(f"{name} has the dimensions {sorted(map(str, extra))}, which the products do not have")
+    for dim in set(array.dims) & set(stack.cell_dims):
+        size = stack.series[0].sizes[dim]
+        if array.sizes[dim] != size:
+            raise ValueError(f"{name} has {array.sizes[dim]} cells along {dim!r}, the products have {size}")
+        if dim in array.coords and dim in stack.cell_coords and not array.get_index(dim).equals(
+            stack.series[0].get_index(dim)
+        ):
+            raise ValueError(f"{name} and the products have different coordinates along {dim!r}")
+
+
+def _check_bounds(bounds: tuple[Bound, Bound], stack: Stack) -> tuple[xr.DataArray, xr.DataArray]:
+    if len(bounds) != 2:
+        raise ValueError(f"bounds is (lowest, highest) soil moisture in m3 m-3, not {bounds!r}")
+    out = []
+    for name, bound in zip(("bounds[0]", "bounds[1]"), bounds, strict=True):
+        if isinstance(bound, xr.DataArray):
+            _check_cell_dims(name, bound, stack, set())
+            out.append(_bare(bound).astype(np.float64))
+        elif np.ndim(bound) == 0:
+            out.append(xr.DataArray(float(bound)))
+        elif np.shape(bound) == stack.cell_shape:
+            out.append(xr.DataArray(np.asarray(bound, dtype=np.float64), dims=stack.cell_dims))
+        else:
+            raise ValueError(f"{name} has the shape {np.shape(bound)}, the products' cells have {stack.cell_shape}")
+    low, high = out
+    if low.chunks is None and high.chunks is None:
+        # A cell without a porosity (NaN) has no soil: it is not inverted.
+        if bool((high <= low).any()):
+            raise ValueError("bounds: the lower bound is at or above the upper one in some cell")
+        if float(low.min()) < 0.0 or float(high.max()) > 1.0:
+            raise ValueError("bounds lie between 0 and 1 m3 m-3")
+    return low, high
+
+
+def invert(
+    products: Mapping[str, xr.DataArray],
+    errors: xr.Dataset | xr.DataArray,
+    *,
+    method: Method = "map",
+    order: int | None = None,
+    bounds: tuple[Bound, Bound] = (0.0, 0.8),
+    prior: Prior | None = None,
+) -> xr.Dataset:
+    """Invert the layer means of several products into one profile for each cell and day.
+
+    Parameters
+    ----------
+    products
+        As for ``deepprofile.fuse``.
+    errors
+        What ``deepprofile.estimate_errors`` returned for these products; or error variances, (m3 m-3)^2, along
+        ``observation`` with the coordinates ``product``, ``layer_top``, ``layer_bottom`` (infinite or NaN: not used).
+        Variances alone mean one scale: independent errors and no bias.
+    method
+        ``"map"``: maximum of the posterior under a Gaussian prior. ``"wls"``: weighted least squares, of a lower degree
+        where the available layers have a lower rank.
+    order
+        Highest degree of the polynomial, at most 7. None: 5 for map, 2 for wls.
+    bounds
+        Lowest and highest soil moisture at every depth, m3 m-3: numbers, or arrays over the cells (porosity).
+    prior
+        See ``deepprofile.Prior``. Where ``errors`` knows the vertical covariance of the anomalies, that takes the place of
+        the prior's, up to the prior's variance.
+
+    Returns
+    -------
+    Dataset with ``coefficients`` (..., time, degree) of shifted Legendre polynomials, ``flags`` and ``pattern`` (..., time),
+    ``posterior_covariance`` (..., availability, degree, degree_2), ``observed`` (availability, observation), and what the
+    accessor ``.deepprofile`` needs. A day without observations has NaN and a flag. Lazy where a product is backed by dask.
+
+    Raises
+    ------
+    ValueError
+        For an unknown method, an order outside 0..7, bounds that cross, variances that are not positive, errors that lack
+        a layer, or products that do not fit together.
+
+    Notes
+    -----
+    The model equation of an observation is the integral of the profile over its layer divided by the layer's thickness (Zhu
+    et al. 2026, doi 10.1016/j.rse.2026.115408). With map, ``mean`` and anomalies are inverted apart: the first with the
+    bias variances as errors, the second with the random ones.
+    """
+    prior = _check_choices(method, order, prior)
+    stack = stack_products(products)
+    return _invert_stack(stack, errors, method, order, bounds, prior)
+
+
+def _check_choices(method: str, order: int | None, prior: Prior | None) -> Prior:
+    if method not in METHODS:
+        raise ValueError(f"method is {method!r}; it is 'map' (maximum a posteriori) or 'wls' (weighted least squares)")
+    if order is not None and not (isinstance(order, int | np.integer) and 0 <= order <= MAX_ORDER):
+        raise ValueError(f"order is {order!r}; it is a whole number from 0 to {MAX_ORDER}, or None for the default")
+    if prior is not None and not isinstance(prior, Prior):
+        raise TypeError(f"prior is a {type(prior).__name__}; give a deepprofile.Prior")
+    return prior or Prior()
+
+
+def _invert_stack(
+    stack: Stack,
+    errors: xr.Dataset | xr.DataArray,
+    method: str,
+    order: int | None,
+    bounds: tuple[Bound, Bound],
+    prior: Prior,
+) -> xr.Dataset:
+    layout = stack.layout
+    degree = DEFAULT_ORDER[method] if order is None else int(order)
+    parameters = _parameters(stack, errors, prior, bounds)
+    model = Model.build(layout, method, degree, prior, parameters.two_scales)
+    dtype = np.result_type(np.float32, *(s.dtype for s in stack.series))
+    lazy = stack.lazy or any(
+        p.chunks is not None for p in vars(parameters).values() if isinstance(p, xr.DataArray)
+    )
+    book = None if lazy else PatternBook()
+    listed = product_patterns(layout) if lazy else None
+    series = [
+        _bare(s.chunk(layer=-1) if s.chunks is not None else s).rename(layer=f"layer_{p}")
+        for p, s in enumerate(stack.aligned())
+    ]
+    # NaN bounds mark cells without soil.
+    error = parameters.error.where(np.isfinite(parameters.low) & np.isfinite(parameters.high))
+    per_cell = (error, parameters.bias, parameters.mean, parameters.kernel_variance)
+    single = (parameters.prior_mean, parameters.low, parameters.high)
+    core: list[list[Hashable]] = [[f"layer_{p}"] for p in range(len(series))]
+    outputs: list[list[Hashable]] = [["degree"], [], []]
+    if not lazy:
+        core, outputs = [["time", *c] for c in core], [["time", *c] for c in outputs]
+    core += [[OBSERVATION]] * 3 + [["kernel"]] + [[]] * 3 + [[OBSERVATION]]
+    coefficients, flags, pattern = xr.apply_ufunc(
+        _invert_days if lazy else _invert_block,
+        *series,
+        *per_cell,
+        *single,
+        parameters.fallback,
+        kwargs={"model": model, "dtype": dtype, "listed": listed, "book": book},
+        input_core_dims=core,
+        output_core_dims=outputs,
+        join="override",
+        dask="parallelized",
+        output_dtypes=[dtype, np.uint32, np.uint16],
+        dask_gufunc_kwargs={"output_sizes": {"degree": degree + 1}},
+    )
+    if book is not None:
+        listed, flags, pattern = _settle(book, layout, flags, pattern)
+    assert listed is not None
+    covariance = xr.apply_ufunc(
+        _covariance_block,
+        *per_cell,
+        kwargs={"model": model, "dtype": dtype, "listed": listed},
+        input_core_dims=[[OBSERVATION]] * 3 + [["kernel"]],
+        output_core_dims=[["availability", "degree", "degree_2"]],
+        join="override",
+        dask="parallelized",
+        output_dtypes=[dtype],
+        dask_gufunc_kwargs={
+            "output_sizes": {"availability": len(listed), "degree": degree + 1, "degree_2": degree + 1}
+        },
+    )
+    return _assemble(stack, model, parameters, prior, method, listed, coefficients, flags, pattern, covariance)
+
+
+def _invert_days(*arrays: NDArray[Any], model: Model, **kwargs: Any) -> Any:
+    """``_invert_block`` where time is an axis of the blocks: parameters with axes of the cells have one of length one for it."""
+    count = len(model.layout.products)
+    parameters = []
+    for array, axes in zip(arrays[count:], _OWN_AXES, strict=True):
+        loop = array.ndim - axes
+        parameters.append(array.squeeze(axis=loop - 1) if loop else array)
+    return _invert_block(*arrays[:count], *parameters, model=model, **kwargs)
+
+
+def _settle(
+    book: PatternBook, layout: Layout, flags: xr.DataArray, pattern: xr.DataArray
+) -> tuple[NDArray[np.int64], xr.DataArray, xr.DataArray]:
+    """Sort the patterns that were met, so that the result does not depend on who came first, and shorten a long list."""
+    met = book.listed[: book.count]
+    listed = np.unique(met)
+    if len(listed) > MOST_PATTERNS:
+        listed = product_patterns(layout)
+    every = (1 << layout.size) - 1
+    rank = np.array([kernels.best_listed(code, every, listed) for code in met], dtype=np.uint16)
+    exact = listed[rank] == met if len(met) else np.zeros(0, dtype=bool)
+    if len(met) and not (np.array_equal(rank, np.arange(len(met))) and exact.all()):
+        inexact = np.where(exact, 0, kernels.SUBSET_COVARIANCE).astype(np.uint32)
+        values, bits = pattern.values.reshape(-1), flags.values.reshape(-1)
+        for start in range(0, values.size, 1_000_000):
+            part = slice(start, start + 1_000_000)
+            if not exact.all():
+                bits[part] |= inexact[values[part]]
+            values[part] = rank[values[part]]
+    return listed, flags, pattern
+
+
+def _assemble(
+    stack: Stack,
+    model: Model,
+    parameters: Parameters,
+    prior: Prior,
+    method: str,
+    listed: NDArray[np.int64],
+    coefficients: xr.DataArray,
+    flags: xr.DataArray,
+    pattern: xr.DataArray,
+    covariance: xr.DataArray,
+) -> xr.Dataset:
+    layout = stack.layout
+    bits = np.array([[bool(code >> i & 1) for i in range(layout.size)] for code in listed.tolist()])
+    kernel_variance = parameters.kernel_variance if method == "map" else 0.0 * parameters.kernel_variance
+    dataset = xr.Dataset(
+        {
+            "coefficients": coefficients,
+            "flags": flags,
+            "pattern": pattern,
+            "posterior_covariance": covariance,
+            "kernel_variance": kernel_variance.astype(covariance.dtype),
+            "prior_mean": parameters.prior_mean.astype(covariance.dtype),
+            "lower_bound": parameters.low,
+            "upper_bound": parameters.high,
+        }
+    )
+    meanings = [*GENERAL_FLAGS, *(f"uses_{name}" for name in layout.products)]
+    masks = [*GENERAL_FLAGS.values(), *(1 << (kernels.FIRST_PRODUCT_BIT + p) for p in range(len(layout.products)))]
+    shown = [(name, mask) for name, mask in zip(meanings, masks, strict=True) if mask < 2**32]
+    dataset["flags"].attrs = {
+        "long_name": "what each profile was made from",
+        "flag_masks": [mask for _, mask in shown],
+        "flag_meanings": " ".join(name.replace(" ", "_") for name, _ in shown),
+    }
+    dataset["coefficients"].attrs = {"long_name": "coefficients of shifted Legendre polynomials", "units": "m3 m-3"}
+    dataset["pattern"].attrs = {"long_name": "position along availability"}
+    dataset["posterior_covariance"].attrs = {"units": "m6 m-6"}
+    lengths = [k.length for k in KERNELS] + [prior.correlation_length]
+    decays = [k.decay for k in KERNELS] + [float("inf")]
+    dataset = dataset.assign_coords(dict(stack.cell_coords)).assign_coords(
+        time=stack.time,
+        degree=np.arange(model.order + 1),
+        observed=(("availability", OBSERVATION), bits),
+        kernel_length=("kernel", lengths, {"units": "m"}),
+        # Zero stands for no decay: infinity does not survive every format.
+        kernel_decay=("kernel", [0.0 if np.isinf(v) else v for v in decays], {"units": "m"}),
+        observation_product=(OBSERVATION, layout.product_index),
+        layer_top=(OBSERVATION, layout.top, {"units": "m"}),
+        layer_bottom=(OBSERVATION, layout.bottom, {"units": "m"}),
+    )
+    dataset.attrs = {
+        "method": method,
+        "order": model.order,
+        "products": list(layout.products),
+        "prior_std": prior.std,
+        "prior_correlation_length": prior.correlation_length,
+        "prior_mean": "of the products" if prior.mean is None else "given",
+        "basis": "shifted Legendre polynomials on [0, 1] m",
+        "source": "DeepProfile (Zhu et al. 2026, doi 10.1016/j.rse.2026.115408)",
+    }
+    return dataset
+
+
+def fuse(
+    products: Mapping[str, xr.DataArray],
+    *,
+    method: Method = "map",
+    order: int | None = None,
+    bounds: tuple[Bound, Bound] = (0.0, 0.8),
+    prior: Prior | None = None,
+    dependent: Sequence[tuple[str, str]] = DEPENDENT,
+    min_samples: int = 100,
+) -> xr.Dataset:
+    """Fuse several soil-moisture products into one profile from 0 to 1 m for each cell and day.
+
+    Parameters
+    ----------
+    products
+        Soil moisture in m3 m-3 by product name (names are free), each a DataArray with the dimensions ``time``, ``layer``
+        and any others (the same for all), and the coordinates ``layer_top`` and ``layer_bottom`` (m) along ``layer``. NaN
+        where missing. Times are floored to the UTC day and joined; products may lack layers and days.
+    method, order, bounds, prior
+        See ``deepprofile.invert``.
+    dependent, min_samples
+        See ``deepprofile.estimate_errors``.
+
+    Returns
+    -------
+    The profile: see ``deepprofile.invert`` and its accessor ``.deepprofile``.
+
+    Raises
+    ------
+    ValueError, TypeError
+        With what to do about it: one product only, no common day, a layer that is upside down or reaches below 1 m, a missing
+        coordinate, values in percent, a day that comes twice, cells that differ.
+
+    Examples
+    --------
+    >>> import deepprofile as dp
+    >>> profile = dp.fuse(products)  # doctest: +SKIP
+    >>> profile.deepprofile.mean(0.1, 0.4), profile.deepprofile.std_mean(0.1, 0.4)  # doctest: +SKIP
+    """
+    prior = _check_choices(method, order, prior)
+    stack = stack_products(products)
+    _check_collocatable(stack, min_samples, WINDOW)
+    errors = estimate_from_stack(stack, dependent, min_samples, WINDOW)
+    return _invert_stack(stack, errors, method, order, bounds, prior)
