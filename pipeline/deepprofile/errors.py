@@ -29,8 +29,9 @@ DEPENDENT: Final = (("smap_l3", "smap_l4"),)
 # Share of a layer that another product has to cover to stand for it: SMAP near-surface (0-0.05 m) down to 0.1 m.
 MIN_COVERAGE: Final = 0.5
 # Days of record at which a cell's own moments weigh as much as its neighbourhood's: soil moisture decorrelates in weeks,
-# and a ratio of three covariances of fifty independent samples is still uncertain by tens of percent.
-SHRINKAGE_DAYS: Final = 2000.0
+# so that four years are some fifty independent samples, and a ratio of three covariances of those is uncertain by tens of
+# percent.
+SHRINKAGE_DAYS: Final = 8000.0
 WINDOW: Final = 21
 # Triple collocation errors are relative to a product's own signal: what a damped response loses it does not see.
 UNSEEN_SHARE: Final = 0.1
@@ -260,13 +261,13 @@ def _bias(sums: Array) -> Array:
     """Bias variance of the first member of triplets from sums (cell, triplet, 5) over a neighbourhood.
 
     The three-cornered hat on the mean-square differences of time means (Gray and Allan 1974, doi
-    10.1109/FREQ.1974.200027), tempered by the members' mean spread: with a handful of independent cells the hat alone
-    is erratic.
+    10.1109/FREQ.1974.200027) plus the members' mean spread: with a handful of independent cells the hat alone is erratic,
+    and a bias that products share does not show in their differences.
     """
     xy, xz, yz, spread, number = (sums[..., k].sum(axis=1) for k in range(5))
     least = np.maximum(number, 1.0)
     hat = np.maximum(0.5 * (xy + xz - yz), 0.0) / least
-    found = 0.5 * hat + 0.5 * spread / least
+    found = hat + spread / least
     cells = number / max(sums.shape[1], 1)
     return np.asarray((cells * found + BIAS_CELLS * EQUAL_BIAS) / (cells + BIAS_CELLS))
 

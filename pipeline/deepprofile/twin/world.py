@@ -225,7 +225,7 @@ def _simulate_model(
     clay = np.clip(clay + field(10.0), 3.0, 58.0)
     soil = Soil.from_texture(sand.ravel()[:, None], clay.ravel()[:, None])
     layers = len(model.edges) - 1
-    porosity = soil.porosity + field(0.03).ravel()[:, None] + factor * 0.02 * rng.standard_normal()
+    porosity = soil.porosity + field(0.045).ravel()[:, None] + factor * 0.03 * rng.standard_normal()
     conductivity = soil.conductivity * np.exp(field(0.7)).ravel()[:, None]
     soil = Soil(*(np.repeat(p, layers, axis=1) for p in (porosity, soil.pore_index, conductivity, soil.suction)))
     vegetation = Vegetation(
