@@ -25,6 +25,8 @@ METHODS: Final = {"map": kernels.MAP, "wls": kernels.WLS}
 DEFAULT_ORDER: Final = {"map": 5, "wls": 2}
 # Errors of two layers of one product: what a model gets wrong at one depth it gets wrong nearby.
 ERROR_CORRELATION_LENGTH_M: Final = 0.25
+# Errors at the same depth of two products: they share forcing and structure more than triple collocation can see.
+SHARED_ERROR: Final = 0.2
 MOST_PATTERNS: Final = 64
 _PATTERN_CAPACITY: Final = 65_535
 # Profiles that are worked on at a time: their observations and coefficients stay in the cache.
@@ -75,7 +77,7 @@ class Model:
             layers=np.stack([m.layers for m in models]),
             cross=np.stack([m.coefficients_layers for m in models]),
             coefficients=np.stack([m.coefficients for m in models]),
-            correlation=np.where(same, decay, 0.0) if two_scales else np.eye(layout.size),
+            correlation=np.where(same, 1.0, SHARED_ERROR) * decay if two_scales else np.eye(layout.size),
             control=bernstein_from_legendre(order),
         )
 
