@@ -151,19 +151,24 @@ def pool(moments: NDArray[Any], axes: Sequence[int], window: int) -> NDArray[Any
     return out
 
 
-def _sums_to_pool(moments: Array, design: Design) -> Array:
-    """What a neighbourhood adds up, (..., k): co-moments with their degrees of freedom, and squared differences of means."""
+def _sums_to_pool(moments: Array, *, design: Design, min_samples: int) -> Array:
+    """What a neighbourhood adds up, (..., k): co-moments with their degrees of freedom, and squared differences of means.
+
+    A cell that has too few complete triples for itself has none to lend.
+    """
     parts = Moments.from_array(moments)
-    freedom = np.maximum(parts.count - 1.0, 0.0)
     n = len(design.weights[0])
     triplets = slice(n, n + len(design.triplets))
+    lent = np.ones(len(design.groups))
+    lent = np.where((np.arange(len(lent)) >= n) & (parts.count < min_samples), 0.0, lent)
+    freedom = lent * np.maximum(parts.count - 1.0, 0.0)
     mean = parts.mean[..., triplets, :]
     enough = (parts.count[..., triplets] >= 10.0)[..., None]
     differences = np.stack([mean[..., 0] - mean[..., 1], mean[..., 0] - mean[..., 2], mean[..., 1] - mean[..., 2]], axis=-1)
     squares = np.where(enough, differences**2, 0.0)
     spread = np.where(enough, np.var(mean, axis=-1, ddof=1)[..., None], 0.0)
     bias = np.concatenate([squares, spread, enough.astype(np.float64)], axis=-1)
-    within = np.concatenate([freedom[..., None], parts.comoment], axis=-1)
+    within = np.concatenate([freedom[..., None], lent[..., None] * parts.comoment], axis=-1)
     flat = (*moments.shape[:-2], -1)
     return np.concatenate([within.reshape(flat), bias.reshape(flat)], axis=-1)
 
@@ -399,7 +404,7 @@ def estimate_from_stack(stack: Stack, dependent: Sequence[tuple[str, str]], min_
     sums = xr.apply_ufunc(
         _sums_to_pool,
         moments,
-        kwargs={"design": design},
+        kwargs={"design": design, "min_samples": min_samples},
         input_core_dims=[["group", "moment"]],
         output_core_dims=[["sum"]],
         dask="parallelized",

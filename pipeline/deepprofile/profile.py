@@ -135,11 +135,10 @@ class ProfileAccessor:
         variance = variance + xr.dot(self._data["kernel_variance"], remainder, dim="kernel")
         pattern = self._data["pattern"]
         picked = xr.apply_ufunc(
-            lambda v, p: np.take_along_axis(v, p.astype(np.int64), axis=-1),
+            _pick,
             variance,
             pattern,
-            input_core_dims=[["availability"], ["time"]],
-            output_core_dims=[["time"]],
+            input_core_dims=[["availability"], []],
             dask="parallelized",
             output_dtypes=[covariance.dtype],
             dask_gufunc_kwargs={"allow_rechunk": True},
@@ -158,6 +157,14 @@ class ProfileAccessor:
         lower.attrs = {"units": "m3 m-3", "long_name": f"lower end of the {level:.0%} interval"}
         upper.attrs = {"units": "m3 m-3", "long_name": f"upper end of the {level:.0%} interval"}
         return xr.Dataset({"lower": lower, "upper": upper})
+
+
+def _pick(values: NDArray[Any], position: NDArray[Any]) -> NDArray[Any]:
+    """values (..., availability) at position (...), with the leading axes broadcast against each other."""
+    shape = np.broadcast_shapes(values.shape[:-1], position.shape)
+    every = np.broadcast_to(values, (*shape, values.shape[-1]))
+    index = np.broadcast_to(position, shape).astype(np.int64)[..., None]
+    return np.take_along_axis(every, index, axis=-1)[..., 0]
 
 
 def _as_depth(values: Depth, what: str) -> xr.DataArray:

@@ -225,7 +225,7 @@ def _simulate_model(
     clay = np.clip(clay + field(10.0), 3.0, 58.0)
     soil = Soil.from_texture(sand.ravel()[:, None], clay.ravel()[:, None])
     layers = len(model.edges) - 1
-    porosity = soil.porosity + field(0.045).ravel()[:, None] + factor * 0.03 * rng.standard_normal()
+    porosity = soil.porosity + field(0.055, 3.0).ravel()[:, None] + factor * 0.015 * rng.standard_normal()
     conductivity = soil.conductivity * np.exp(field(0.7)).ravel()[:, None]
     soil = Soil(*(np.repeat(p, layers, axis=1) for p in (porosity, soil.pore_index, conductivity, soil.suction)))
     vegetation = Vegetation(
@@ -266,7 +266,7 @@ def _retrieve(rng: np.random.Generator, surface: NDArray[np.float32], weather: W
     footprint = _box(surface.astype(np.float64), 3)
     climatology = footprint.mean(axis=0)
     gain = np.clip(1.0 + 0.15 * smooth_field(rng, shape, 5.0), 0.6, 1.5)
-    bias = 0.022 * smooth_field(rng, shape, 5.0) + 0.008 * rng.standard_normal()
+    bias = 0.012 * smooth_field(rng, shape, 4.0) + 0.004 * rng.standard_normal()
     slow = 0.02 * smooth_fields(rng, days, shape, 4.0, persistence=0.97)
     noise = 0.028 * smooth_fields(rng, days, shape, 1.2) + 0.02 * rng.standard_normal(surface.shape)
     value = climatology + bias + gain * (footprint - climatology) + slow + noise

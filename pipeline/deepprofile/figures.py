@@ -1,0 +1,136 @@
+"""Figures of profiles against sensors. Each function returns a matplotlib figure; nothing is written here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import matplotlib.dates as mdates
+import numpy as np
+import pandas as pd
+import xarray as xr
+from matplotlib.figure import Figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+FUSED: Final = "#0b4f6c"
+BAND: Final = "#8fc1d9"
+SENSOR: Final = "#1a1a1a"
+# Colours that stay apart in the common forms of colour blindness.
+OTHERS: Final = ("#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#7f7f7f")
+UNIT: Final = "soil moisture (m³ m⁻³)"
+
+
+def profiles_figure(
+    profile: xr.Dataset,
+    sensors: xr.Dataset,
+    days: Sequence[pd.Timestamp],
+    layers: Mapping[str, xr.DataArray],
+    title: str,
+) -> Figure:
+    """theta(z) with its 90 % interval on some days, the products' layers as steps, and the sensors.
+
+    ``profile`` and ``layers`` are of one cell (dimension time, and layer), ``sensors`` of one station.
+    """
+    depth = np.linspace(0.0, 1.0, 101)
+    figure = Figure(figsize=(2.9 * len(days) + 0.4, 4.9), layout="constrained")
+    axes = figure.subplots(1, len(days), sharey=True, sharex=True, squeeze=False)[0]
+    for axis, day in zip(axes, days, strict=True):
+        today = profile.sel(time=[day])
+        interval = today.deepprofile.interval(0.9, depth=depth)
+        theta = today.deepprofile.at(depth)
+        axis.fill_betweenx(
+            depth, interval.lower.squeeze(), interval.upper.squeeze(), color=BAND, alpha=0.6, lw=0, label="90 % interval"
+        )
+        axis.plot(theta.squeeze(), depth, color=FUSED, lw=2.0, label="fused profile")
+        for colour, (name, series) in zip(OTHERS, layers.items(), strict=False):
+            _draw_steps(axis, series, day, colour, name)
+        seen = sensors.sel(time=day)
+        middle = np.minimum(0.5 * (seen.depth_top + seen.depth_bottom), 1.0)
+        axis.plot(seen.soil_moisture, middle, "o", color=SENSOR, ms=6, mec="white", mew=0.8, zorder=5, label="sensor")
+        axis.set_title(f"{day:%-d %b %Y}", fontsize=10)
+        axis.set_xlabel(UNIT, fontsize=9)
+        axis.grid(alpha=0.25)
+    axes[0].set_ylim(1.02, 0.0)
+    axes[0].set_xlim(left=0.0)
+    axes[0].set_ylabel("depth (m)")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 6), fontsize=8, frameon=False)
+    figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def _draw_steps(axis: Axes, series: xr.DataArray, day: pd.Timestamp, colour: str, name: str) -> None:
+    label: str | None = name
+    if day not in series.get_index("time"):
+        axis.plot([], [], color=colour, lw=1.6, label=label)
+        return
+    today = series.sel(time=day)
+    for layer in range(today.sizes["layer"]):
+        one = today.isel(layer=layer)
+        axis.plot([one, one], [one.layer_top, one.layer_bottom], color=colour, lw=1.6, label=label)
+        label = None
+
+
+def section_figure(profile: xr.Dataset, title: str) -> Figure:
+    """Time by depth section of theta(z), and of its standard deviation, of one cell."""
+    depth = np.linspace(0.0, 1.0, 51)
+    theta = profile.deepprofile.at(depth).transpose("depth", "time")
+    deviation = profile.deepprofile.std(depth).transpose("depth", "time")
+    figure = Figure(figsize=(9.5, 5.2), layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True)
+    time = profile.get_index("time")
+    for axis, field, colours, name in (
+        (upper, theta, "YlGnBu", UNIT),
+        (lower, deviation, "magma_r", "standard deviation (m³ m⁻³)"),
+    ):
+        mesh = axis.pcolormesh(time, depth, field, cmap=colours, shading="nearest", rasterized=True)
+        figure.colorbar(mesh, ax=axis, label=name, pad=0.01)
+        axis.set_ylim(1.0, 0.0)
+        axis.set_ylabel("depth (m)")
+    _format_dates(lower)
+    figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def series_figure(
+    estimates: Mapping[str, xr.DataArray], interval: xr.Dataset | None, sensors: xr.Dataset, title: str
+) -> Figure:
+    """Time series at each sensor of one station.
+
+    ``estimates`` by name, each (sensor, time), the fused one first; ``interval`` its lower and upper ends.
+    """
+    count = sensors.sizes["sensor"]
+    figure = Figure(figsize=(9.5, 1.75 * count + 0.8), layout="constrained")
+    axes = figure.subplots(count, 1, sharex=True, squeeze=False)[:, 0]
+    for number, axis in enumerate(axes):
+        if interval is not None:
+            one = interval.isel(sensor=number)
+            axis.fill_between(one.get_index("time"), one.lower, one.upper, color=BAND, alpha=0.5, lw=0, label="90 % interval")
+        for colour, (name, values) in zip((FUSED, *OTHERS), estimates.items(), strict=False):
+            one = values.isel(sensor=number)
+            if bool(np.isfinite(one).any()):
+                axis.plot(one.get_index("time"), one, color=colour, lw=1.8 if colour == FUSED else 1.0, label=name)
+        seen = sensors.isel(sensor=number)
+        axis.plot(seen.get_index("time"), seen.soil_moisture, color=SENSOR, lw=1.2, label="sensor")
+        axis.set_ylabel(_depth_label(float(seen.depth_top), float(seen.depth_bottom)), fontsize=9)
+        axis.grid(alpha=0.25)
+    handles: dict[str, Any] = {}
+    for axis in axes:
+        handles |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=6, fontsize=8, frameon=False)
+    figure.supylabel(UNIT, fontsize=10)
+    _format_dates(axes[-1])
+    figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def _depth_label(top: float, bottom: float) -> str:
+    return f"{100 * top:.0f} cm" if bottom - top < 1e-6 else f"{100 * top:.0f}-{100 * bottom:.0f} cm"
+
+
+def _format_dates(axis: Axes) -> None:
+    locator = mdates.AutoDateLocator()
+    axis.xaxis.set_major_locator(locator)
+    axis.xaxis.set_major_formatter(mdates.ConciseDateFormatter(locator))
