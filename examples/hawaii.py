@@ -18,24 +18,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import deepprofile as dp
 import numpy as np
 import pandas as pd
 import xarray as xr
-from rich.console import Console
-from rich.table import Table
-
-import deepprofile as dp
 from deepprofile import twin
 from deepprofile.comparison import plain_average, step_function_mean
 from deepprofile.figures import profiles_figure, section_figure, series_figure
 from deepprofile.metrics import score_all, summarise
 from deepprofile.stations import reaches_profile, read_scan, sensor_estimate
+from rich.console import Console
+from rich.table import Table
 
 STATIONS = ("2097", "2099", "2103")
 PIXEL = (19.42553, -155.53941)
 FROZEN_K = 274.15
 MAX_SWE = 1.0  # kg m-2
-BANDS = ((0.0, 0.08), (0.08, 0.3), (0.3, 0.7), (0.7, 1.05))
+BANDS: tuple[tuple[float, float], ...] = ((0.0, 0.08), (0.08, 0.3), (0.3, 0.7), (0.7, 1.05))
 GLDAS_LAYERS = {"SoilMoi0_10cm_inst": (0.0, 0.1), "SoilMoi10_40cm_inst": (0.1, 0.4), "SoilMoi40_100cm_inst": (0.4, 1.0)}
 
 
@@ -58,9 +57,7 @@ def default_data() -> Path:
 
 def _nearest(dataset: xr.Dataset, places: Sequence[tuple[float, float]]) -> list[int]:
     scale = np.cos(np.radians(20.0))
-    return [
-        int(np.argmin((dataset.lat.values - lat) ** 2 + (scale * (dataset.lon.values - lon)) ** 2)) for lat, lon in places
-    ]
+    return [int(np.argmin((dataset.lat.values - lat) ** 2 + (scale * (dataset.lon.values - lon)) ** 2)) for lat, lon in places]
 
 
 def _layers(values: Sequence[xr.DataArray], layers: Sequence[tuple[float, float]]) -> xr.DataArray:
@@ -72,9 +69,7 @@ def _layers(values: Sequence[xr.DataArray], layers: Sequence[tuple[float, float]
     return array
 
 
-def read_products(
-    folder: Path, places: Sequence[tuple[float, float]], *, recommended_only: bool
-) -> dict[str, xr.DataArray]:
+def read_products(folder: Path, places: Sequence[tuple[float, float]], *, recommended_only: bool) -> dict[str, xr.DataArray]:
     """Daily m3 m-3 of the three products at some places (latitude, longitude)."""
     gldas = xr.open_dataset(folder / "gldas_noah025_3h_2.1.nc", engine="h5netcdf")
     gldas = gldas.isel(locations=_nearest(gldas, places)).load()
@@ -88,7 +83,7 @@ def read_products(
     era5 = xr.open_dataset(folder / "era5_land_layer1_06utc.nc", engine="h5netcdf")
     era5 = era5.isel(locations=_nearest(era5, places)).load()
     layer1 = era5["swvl1"].where(era5["stl1"] > FROZEN_K)
-    layer1 = layer1.assign_coords(time=layer1.get_index("time").floor("D"))
+    layer1 = layer1.assign_coords(time=pd.DatetimeIndex(layer1.get_index("time")).floor("D"))
 
     smap = xr.open_dataset(folder / "smap_l3_36km_am.nc", engine="h5netcdf")
     smap = smap.isel(locations=_nearest(smap, places)).load()
@@ -219,7 +214,9 @@ def draw(case: Case, profile: xr.Dataset, estimates: Mapping[str, xr.DataArray],
         written.append(output / f"{case.name}_{name}_profiles.png")
         figure.savefig(written[-1], dpi=140)
         parts = [
-            here.deepprofile.interval(0.9, depth=min(float(t), 1.0)) if b - t < 1e-6 else here.deepprofile.mean_interval(0.9, t, b)
+            here.deepprofile.interval(0.9, depth=min(float(t), 1.0))
+            if b - t < 1e-6
+            else here.deepprofile.mean_interval(0.9, t, b)
             for t, b in zip(sensors.depth_top.values, sensors.depth_bottom.values, strict=True)
         ]
         interval = xr.concat([part.reset_coords(drop=True) for part in parts], "sensor")
@@ -238,7 +235,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the example; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=default_data(), help="folder with hawaii_2017/ and scan/")
-    parser.add_argument("--output", type=Path, default=Path("demo-output"), help="folder for the figures (default: %(default)s)")
+    parser.add_argument(
+        "--output", type=Path, default=Path("demo-output"), help="folder for the figures (default: %(default)s)"
+    )
     options = parser.parse_args(arguments)
     console = Console(width=160 if not sys.stdout.isatty() else None)
     if (options.data / "hawaii_2017").is_dir() and (options.data / "scan").is_dir():
@@ -250,7 +249,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for case in cases:
         errors, profiles = fuse_case(case)
         print_errors(console, case, errors)
-        profile, estimates = profiles["fused"], {}
+        profile = profiles["fused"]
+        estimates: dict[str, xr.DataArray] = {}
         used = ", ".join(f"{name} {int(profile.deepprofile.uses(name).isel(cell=0).sum())}" for name in case.products)
         console.print(f"Days of the first cell that each product was used on: {used}\n")
         if case.cells:

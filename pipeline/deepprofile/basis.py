@@ -23,7 +23,7 @@ MAX_ORDER: Final = 7
 def basis_at(depth: ArrayLike, order: int) -> Array:
     """Values of the basis at depths in m; shape (..., order + 1)."""
     x = 2.0 * np.asarray(depth, dtype=np.float64) - 1.0
-    return np.asarray(legendre.legvander(x, order)).reshape(*x.shape, order + 1)
+    return np.asarray(legendre.legvander(x, order), dtype=np.float64).reshape(*x.shape, order + 1)
 
 
 def basis_mean(top: ArrayLike, bottom: ArrayLike, order: int) -> Array:

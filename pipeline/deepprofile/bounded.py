@@ -30,7 +30,7 @@ _ROUNDS: Final = 60
 _X: Final = -np.cos(np.pi * np.arange(GRID + 1) / GRID)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True, error_model="numpy")
 def legendre_row(x: float, degree: int, row: Array) -> None:
     """Values of P_0 ... P_degree at x in [-1, 1]."""
     row[0] = 1.0
@@ -40,7 +40,7 @@ def legendre_row(x: float, degree: int, row: Array) -> None:
         row[k + 1] = ((2.0 * k + 1.0) * x * row[k] - k * row[k - 1]) / (k + 1.0)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True, error_model="numpy")
 def _value_and_slopes(c: Array, x: float) -> tuple[float, float, float]:
     """Value, first and second derivative in x."""
     p0, p1 = 1.0, x
@@ -61,14 +61,14 @@ def _value_and_slopes(c: Array, x: float) -> tuple[float, float, float]:
     return value, first, second
 
 
-@njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True, error_model="numpy")
 def extremes(c: Array) -> tuple[float, float, float, float]:
     """Smallest and largest value of the profile and where (x in [-1, 1]): low, x_low, high, x_high."""
     low = high = c[0]
     x_low = x_high = 0.0
     if c.size == 1:
         return low, x_low, high, x_high
-    before, here, _ = 0.0, 0.0, 0.0
+    _before, here, _ = 0.0, 0.0, 0.0
     low, high = np.inf, -np.inf
     slope_before = 0.0
     for g in range(GRID + 1):
@@ -101,11 +101,10 @@ def extremes(c: Array) -> tuple[float, float, float, float]:
             if value > high:
                 high, x_high = value, m
         slope_before = slope
-        before = here
     return low, x_low, high, x_high
 
 
-@njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True, error_model="numpy")
 def _solve(matrix: Array, right: Array, n: int) -> bool:
     """Gaussian elimination with pivoting in place; the solution is left in ``right``. False where it is singular."""
     scale = 0.0
@@ -134,7 +133,7 @@ def _solve(matrix: Array, right: Array, n: int) -> bool:
     return True
 
 
-@njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True, error_model="numpy")
 def _enter(c: Array, covariance: Array, x: float, sign: float, bound: float, active: int, work: Array) -> int:
     """Add the constraint sign * (theta(x) - bound) >= 0 to the active set, dropping those that no longer hold the profile.
 
@@ -204,7 +203,7 @@ def _enter(c: Array, covariance: Array, x: float, sign: float, bound: float, act
     return active
 
 
-@njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True, error_model="numpy")
 def _leave(drop: int, active: int, rows: Array, spread: Array, force: Array) -> int:
     for j in range(drop, active - 1):
         rows[j], spread[j] = rows[j + 1], spread[j + 1]
@@ -212,7 +211,7 @@ def _leave(drop: int, active: int, rows: Array, spread: Array, force: Array) -> 
     return active - 1
 
 
-@njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True, error_model="numpy")
 def keep_bounds(c: Array, covariance: Array, low: float, high: float, work: Array) -> int:
     """Move a profile to the nearest one within the bounds, in place.
 

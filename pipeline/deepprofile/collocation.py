@@ -84,14 +84,15 @@ class Moments:
         return np.asarray(self.comoment / freedom[..., None])
 
 
-@njit(cache=True, nogil=True, fastmath=_FAST)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True, fastmath=_FAST)
 def _sums(x: NDArray[Any], y: NDArray[Any], z: NDArray[Any], x0: float, y0: float, z0: float, out: Array) -> None:
     """Count, sums and sums of products of the departures of one cell's complete triples; written for vector registers."""
-    n = sx = sy = sz = xx = yy = zz = xy = xz = yz = 0.0
+    n: float = 0.0
+    sx = sy = sz = xx = yy = zz = xy = xz = yz = 0.0
     for t in range(x.size):
-        a = np.float64(x[t]) - x0
-        b = np.float64(y[t]) - y0
-        c = np.float64(z[t]) - z0
+        a: float = np.float64(x[t]) - x0
+        b: float = np.float64(y[t]) - y0
+        c: float = np.float64(z[t]) - z0
         whole = (a == a) & (b == b) & (c == c)
         a = a if whole else 0.0
         b = b if whole else 0.0
@@ -111,7 +112,7 @@ def _sums(x: NDArray[Any], y: NDArray[Any], z: NDArray[Any], x0: float, y0: floa
     out[4], out[5], out[6], out[7], out[8], out[9] = xx, yy, zz, xy, xz, yz
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def _centre(out: Array, x0: float, y0: float, z0: float) -> None:
     """Turn sums about (x0, y0, z0) into means and co-moments, in place."""
     n = out[0]
@@ -128,7 +129,7 @@ def _centre(out: Array, x0: float, y0: float, z0: float) -> None:
     out[9] -= sy * sz / n
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def _moments_by_cell(x: NDArray[Any], y: NDArray[Any], z: NDArray[Any], out: Array) -> None:
     """Series along the last, contiguous axis."""
     for cell in range(x.shape[0]):
@@ -141,14 +142,14 @@ def _moments_by_cell(x: NDArray[Any], y: NDArray[Any], z: NDArray[Any], out: Arr
         _centre(out[cell], x0, y0, z0)
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def _turn(series: NDArray[Any], start: int, width: int, out: NDArray[Any]) -> None:
     for t in range(series.shape[0]):
         for c in range(width):
             out[c, t] = series[t, start + c]
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def _moments_by_time(x: NDArray[Any], y: NDArray[Any], z: NDArray[Any], out: Array) -> None:
     """Series along the first axis, cells along the last, contiguous one: one cache line of cells at a time is turned."""
     days, cells = x.shape
@@ -169,7 +170,7 @@ def triple_moments(x: NDArray[Any], y: NDArray[Any], z: NDArray[Any]) -> Array:
     if all(v.strides[0] == v.itemsize and v.shape[0] > 1 for v in (x, y, z)):
         _moments_by_time(x.T, y.T, z.T, out)
     else:
-        _moments_by_cell(*(np.ascontiguousarray(v) for v in (x, y, z)), out)
+        _moments_by_cell(np.ascontiguousarray(x), np.ascontiguousarray(y), np.ascontiguousarray(z), out)
     return out
 
 
@@ -197,7 +198,7 @@ class Collocation:
     correlation: Array
 
 
-@njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True, error_model="numpy")
 def _collocate(covariance: Array, signal: Array, error: Array, scaling: Array, correlation: Array) -> None:
     for i in range(covariance.shape[0]):
         xx, yy, zz = covariance[i, 0], covariance[i, 1], covariance[i, 2]
@@ -218,7 +219,7 @@ def collocate(covariance: Array) -> Collocation:
     return Collocation(*(part.reshape(*covariance.shape[:-1], 3) for part in parts))
 
 
-@njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True, error_model="numpy")
 def _report(
     moments: Array,
     least: int,
@@ -282,7 +283,7 @@ def _collocate_series(x: NDArray[Any], y: NDArray[Any], z: NDArray[Any], *, min_
         with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
             list(pool.map(work, range(0, cells, step)))
     found = (error, scaling, r_squared, snr, correlation, count, status)
-    return tuple(part.reshape(*shape[:-1], *part.shape[1:]) for part in found)
+    return tuple(part.reshape((*shape[:-1], *part.shape[1:])) for part in found)
 
 
 def _cells_by_days(series: NDArray[Any]) -> NDArray[Any]:

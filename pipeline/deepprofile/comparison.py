@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import xarray as xr
 
-from deepprofile.layers import MAX_DEPTH_M, overlap_weights
+from deepprofile.basis import MAX_DEPTH_M
+from deepprofile.layers import overlap_weights
 
 # A point is read from a step function as the mean over this much above it (below it, at the surface).
 _POINT_M = 1e-3
@@ -38,9 +39,7 @@ def step_function_mean(series: xr.DataArray, top: float, bottom: float) -> xr.Da
     return weighted.sum("layer", skipna=False)
 
 
-def plain_average(
-    products: Mapping[str, xr.DataArray], names: Sequence[str], top: float, bottom: float
-) -> xr.DataArray:
+def plain_average(products: Mapping[str, xr.DataArray], names: Sequence[str], top: float, bottom: float) -> xr.DataArray:
     """Unweighted mean of the step functions of some products, on days when all of those that reach the depth are there."""
     means = [step_function_mean(products[name], top, bottom) for name in names]
     there = [mean for mean in means if bool(np.isfinite(mean).any())]

@@ -10,14 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from itertools import combinations
+from operator import add
 from typing import Any, Final
 
 import numpy as np
 import xarray as xr
 from numba import njit
 from numpy.typing import NDArray
-from scipy.ndimage import convolve1d
 
 from deepprofile.collocation import MOMENTS, Moments, collocate, critical_correlation, triple_moments
 from deepprofile.layers import OBSERVATION, Layout, Stack, overlap_weights, stack_products
@@ -98,9 +99,7 @@ def plan_comparisons(layout: Layout, dependent: Sequence[tuple[str, str]]) -> De
         for q, r in combinations(averages, 2):
             if not excluded[q, r]:
                 triplets.append(Triplet(i, (i, averages[q], averages[r])))
-    pairs = [
-        (i, j) for i, j in combinations(range(n), 2) if not excluded[layout.product_index[i], layout.product_index[j]]
-    ]
+    pairs = [(i, j) for i, j in combinations(range(n), 2) if not excluded[layout.product_index[i], layout.product_index[j]]]
     groups = [(i, i, i) for i in range(n)] + [t.series for t in triplets] + [(i, j, j) for i, j in pairs]
     return Design(
         np.array(rows),
@@ -110,7 +109,7 @@ def plan_comparisons(layout: Layout, dependent: Sequence[tuple[str, str]]) -> De
     )
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def _combine(observed: Array, weights: Array, out: Array) -> None:
     """Series of one cell: out (series, time) = weights (series, observation) of observed (observation, time)."""
     for s in range(weights.shape[0]):
@@ -143,14 +142,6 @@ def series_moments(arrays: Sequence[NDArray[Any]], design: Design) -> Array:
     return out.reshape(*shape, len(groups), MOMENTS)
 
 
-def pool(moments: NDArray[Any], axes: Sequence[int], window: int) -> NDArray[Any]:
-    """Sums over a neighbourhood: a window along one or two axes (direct sums, so that blocks with a halo agree)."""
-    out = np.asarray(moments, dtype=np.float64)
-    for axis in axes:
-        out = convolve1d(out, np.ones(window), axis=axis, mode="constant", cval=0.0)
-    return out
-
-
 def _sums_to_pool(moments: Array, *, design: Design, min_samples: int) -> Array:
     """What a neighbourhood adds up, (..., k): co-moments with their degrees of freedom, and squared differences of means.
 
@@ -175,7 +166,7 @@ def _sums_to_pool(moments: Array, *, design: Design, min_samples: int) -> Array:
 
 def _estimate(
     moments: Array, sums: Array, top: Array, bottom: Array, *, design: Design, min_samples: int
-) -> tuple[Array, ...]:
+) -> tuple[NDArray[Any], ...]:
     """Error model of each cell from its own moments (..., group, 10) and the sums of its neighbourhood (..., k)."""
     shape = moments.shape[:-2]
     groups, n, count = len(design.groups), len(design.weights[0]), len(design.triplets)
@@ -188,7 +179,7 @@ def _estimate(
     triplets = slice(n, n + count)
 
     def divide(a: Array, b: Array) -> Array:
-        return np.divide(a, b, out=np.full(np.broadcast_shapes(a.shape, b.shape), np.nan), where=b > 0)
+        return np.asarray(np.divide(a, b, out=np.full(np.broadcast_shapes(a.shape, b.shape), np.nan), where=b > 0))
 
     near = divide(within[..., 1:], within[..., :1])
     here = own.covariance()
@@ -442,21 +433,16 @@ def _drop_coords(series: xr.DataArray) -> xr.DataArray:
 
 
 def _pool_cells(sums: xr.DataArray, cell_dims: list[Hashable], window: int) -> xr.DataArray:
-    """Sums over each cell's neighbourhood: a window along y and x, everything along the other dimensions."""
+    """Sums over each cell's neighbourhood: a window along y and x, everything along the other dimensions.
+
+    Windows are summed term by term, not by running sums: a block with a halo gives what the whole gives, to the byte.
+    """
     moving = [dim for dim in ("y", "x") if {"y", "x"} <= set(cell_dims)]
     fixed = [dim for dim in cell_dims if dim not in moving]
     total = sums.sum(fixed) if fixed else sums
-    if moving:
-        axes = [total.get_axis_num(dim) for dim in moving]
-        if total.chunks is None:
-            total = total.copy(data=pool(total.values, axes, window))
-        else:
-            import dask.array as da
-
-            data = da.map_overlap(
-                pool, total.data, depth=dict.fromkeys(axes, window // 2), boundary=0.0, axes=axes, window=window, dtype=float
-            )
-            total = total.copy(data=data)
+    for dim in moving:
+        reach = min(window // 2, total.sizes[dim] - 1)
+        total = reduce(add, [total.shift({dim: k}, fill_value=0.0) for k in range(-reach, reach + 1)])
     # One neighbourhood serves many cells.
     whole = total.broadcast_like(sums) if fixed else total
     return whole.transpose(*sums.dims)

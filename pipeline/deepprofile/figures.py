@@ -109,9 +109,9 @@ def series_figure(
             one = interval.isel(sensor=number)
             axis.fill_between(one.get_index("time"), one.lower, one.upper, color=BAND, alpha=0.5, lw=0, label="90 % interval")
         for colour, (name, values) in zip((FUSED, *OTHERS), estimates.items(), strict=False):
-            one = values.isel(sensor=number)
-            if bool(np.isfinite(one).any()):
-                axis.plot(one.get_index("time"), one, color=colour, lw=1.8 if colour == FUSED else 1.0, label=name)
+            line = values.isel(sensor=number)
+            if bool(np.isfinite(line).any()):
+                axis.plot(line.get_index("time"), line, color=colour, lw=1.8 if colour == FUSED else 1.0, label=name)
         seen = sensors.isel(sensor=number)
         axis.plot(seen.get_index("time"), seen.soil_moisture, color=SENSOR, lw=1.2, label="sensor")
         axis.set_ylabel(_depth_label(float(seen.depth_top), float(seen.depth_bottom)), fontsize=9)

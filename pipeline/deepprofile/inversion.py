@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from deepprofile import kernels
 from deepprofile.basis import MAX_ORDER, basis_mean, bernstein_from_legendre
-from deepprofile.errors import DEPENDENT, EQUAL, OWN, WINDOW, estimate_from_stack
+from deepprofile.errors import DEPENDENT, OWN, WINDOW, estimate_from_stack
 from deepprofile.errors import check_collocatable as _check_collocatable
 from deepprofile.layers import OBSERVATION, Layout, Stack, stack_products
 from deepprofile.prior import KERNELS, Kernel, Prior, prior_model
@@ -231,25 +231,23 @@ def _match_observations(errors: xr.Dataset | xr.DataArray, layout: Layout) -> xr
         (str(p), round(float(a), 6), round(float(b), 6))
         for p, a, b in zip(*(errors[name].values for name in needed), strict=True)
     ]
-    missing = [key for key in layout.keys() if key not in given]
+    missing = [key for key in layout.identities() if key not in given]
     if missing:
         name, top, bottom = missing[0]
         raise ValueError(
             f"errors has nothing for the layer {top:g} to {bottom:g} m of {name!r}; it has "
             + ", ".join(f"{p} {a:g}-{b:g}" for p, a, b in given)
         )
-    return errors.isel({OBSERVATION: [given.index(key) for key in layout.keys()]})
+    return errors.isel({OBSERVATION: [given.index(key) for key in layout.identities()]})
 
 
-def _parameters(
-    stack: Stack, errors: xr.Dataset | xr.DataArray, prior: Prior, bounds: tuple[Bound, Bound]
-) -> Parameters:
+def _parameters(stack: Stack, errors: xr.Dataset | xr.DataArray, prior: Prior, bounds: tuple[Bound, Bound]) -> Parameters:
     layout = stack.layout
     errors = _match_observations(errors, layout)
     plain = isinstance(errors, xr.DataArray)
     if not plain and "error_variance" not in errors:
         raise ValueError("errors has no variable 'error_variance'; deepprofile.estimate_errors returns it")
-    variance = errors if plain else errors["error_variance"]
+    variance = errors if isinstance(errors, xr.DataArray) else errors["error_variance"]
     _check_cell_dims("errors", variance, stack, {OBSERVATION})
     variance = _bare(variance).astype(np.float64)
     if variance.chunks is None and bool((variance <= 0.0).any()):
@@ -299,9 +297,7 @@ def _parameters(
 
 def _time_mean(stack: Stack) -> xr.DataArray:
     """Time mean of every observation, without copying a product."""
-    means = [
-        _bare(s).mean("time", dtype=np.float64, skipna=True).rename(layer=OBSERVATION) for s in stack.series
-    ]
+    means = [_bare(s).mean("time", dtype=np.float64, skipna=True).rename(layer=OBSERVATION) for s in stack.series]
     return xr.concat(means, OBSERVATION, join="override")
 
 
@@ -317,9 +313,7 @@ def _check_cell_dims(name: str, array: xr.DataArray, stack: Stack, beside: set[H
         size = stack.series[0].sizes[dim]
         if array.sizes[dim] != size:
             raise ValueError(f"{name} has {array.sizes[dim]} cells along {dim!r}, the products have {size}")
-        if dim in array.coords and dim in stack.cell_coords and not array.get_index(dim).equals(
-            stack.series[0].get_index(dim)
-        ):
+        if dim in array.coords and dim in stack.cell_coords and not array.get_index(dim).equals(stack.series[0].get_index(dim)):
             raise ValueError(f"{name} and the products have different coordinates along {dim!r}")
 
 
@@ -423,9 +417,7 @@ def _invert_stack(
     parameters = _parameters(stack, errors, prior, bounds)
     model = Model.build(layout, method, degree, prior, parameters.two_scales)
     dtype = np.result_type(np.float32, *(s.dtype for s in stack.series))
-    lazy = stack.lazy or any(
-        p.chunks is not None for p in vars(parameters).values() if isinstance(p, xr.DataArray)
-    )
+    lazy = stack.lazy or any(p.chunks is not None for p in vars(parameters).values() if isinstance(p, xr.DataArray))
     book = None if lazy else PatternBook()
     listed = product_patterns(layout) if lazy else None
     series = [
@@ -440,7 +432,8 @@ def _invert_stack(
     outputs: list[list[Hashable]] = [["degree"], [], []]
     if not lazy:
         core, outputs = [["time", *c] for c in core], [["time", *c] for c in outputs]
-    core += [[OBSERVATION]] * 3 + [["kernel"]] + [[]] * 3 + [[OBSERVATION]]
+    along: list[Hashable] = [OBSERVATION]
+    core += [along, along, along, ["kernel"], [], [], [], along]
     coefficients, flags, pattern = xr.apply_ufunc(
         _invert_days if lazy else _invert_block,
         *series,
@@ -467,15 +460,13 @@ def _invert_stack(
         join="override",
         dask="parallelized",
         output_dtypes=[dtype],
-        dask_gufunc_kwargs={
-            "output_sizes": {"availability": len(listed), "degree": degree + 1, "degree_2": degree + 1}
-        },
+        dask_gufunc_kwargs={"output_sizes": {"availability": len(listed), "degree": degree + 1, "degree_2": degree + 1}},
     )
     return _assemble(stack, model, parameters, prior, method, listed, coefficients, flags, pattern, covariance)
 
 
 def _invert_days(*arrays: NDArray[Any], model: Model, **kwargs: Any) -> Any:
-    """``_invert_block`` where time is an axis of the blocks: parameters with axes of the cells have one of length one for it."""
+    """``_invert_block`` where time is an axis of the blocks: parameters of the cells have one of length one for it."""
     count = len(model.layout.products)
     parameters = []
     for array, axes in zip(arrays[count:], _OWN_AXES, strict=True):

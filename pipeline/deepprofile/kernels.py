@@ -34,7 +34,7 @@ _TABLE: Final = 256
 _RANK_TOLERANCE: Final = 1e-6
 
 
-@njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True, error_model="numpy")
 def _cholesky(matrix: Array, n: int) -> bool:
     """Lower factor in place; False where the matrix is not positive definite."""
     for j in range(n):
@@ -53,7 +53,7 @@ def _cholesky(matrix: Array, n: int) -> bool:
     return True
 
 
-@njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True, error_model="numpy")
 def _solve_rows(factor: Array, n: int, rows: Array, count: int) -> None:
     """Replace each of the first ``count`` rows b by the solution of (L L') x = b."""
     for r in range(count):
@@ -69,7 +69,7 @@ def _solve_rows(factor: Array, n: int, rows: Array, count: int) -> None:
             rows[r, i] = total / factor[i, i]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True, error_model="numpy")
 def gaussian_gain(
     used: NDArray[np.int64],
     n_used: int,
@@ -115,7 +115,7 @@ def gaussian_gain(
     return True
 
 
-@njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True, error_model="numpy")
 def _add_correlated(
     used: NDArray[np.int64], n_used: int, error: Array, correlation: Array, gain: Array, covariance: Array
 ) -> None:
@@ -131,7 +131,7 @@ def _add_correlated(
                         covariance[k, m] += gain[k, i] * shared * gain[m, j]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True, error_model="numpy")
 def least_squares_gain(
     used: NDArray[np.int64],
     n_used: int,
@@ -211,7 +211,7 @@ def least_squares_gain(
     return degree
 
 
-@njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True, error_model="numpy")
 def cell_matrices(
     code: int,
     method: int,
@@ -259,12 +259,11 @@ def cell_matrices(
         metric[:] = covariance
         return d - 1
     offset[:] = 0.0
-    return least_squares_gain(
-        used, n_used, design, error, bias, correlation, gain, metric, covariance, work, rows
-    )
+    degree: int = least_squares_gain(used, n_used, design, error, bias, correlation, gain, metric, covariance, work, rows)
+    return degree
 
 
-@njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True, error_model="numpy")
 def invert_cells(
     observed: NDArray[Any],
     method: int,
@@ -311,7 +310,7 @@ def invert_cells(
     flags, degrees, positions = np.empty(_KEPT, np.uint32), np.empty(_KEPT, np.int64), np.empty(_KEPT, np.int64)
     codes, slots = np.empty(_TABLE, np.int64), np.empty(_TABLE, np.int64)
     gain, covariance = np.empty((d, n)), np.empty((d, d))
-    c, points, free, free_metric = np.empty(d), np.empty(d), np.empty(d), np.empty((d, d))
+    c, _points, free, free_metric = np.empty(d), np.empty(d), np.empty(d), np.empty((d, d))
     bound_work = np.empty((28, 8))
     size_of = np.zeros(64, np.int64)
     for i in range(n):
@@ -379,9 +378,7 @@ def invert_cells(
             for k in range(d):
                 c[k] = offsets[last, k]
             for i in range(n):
-                value = np.float64(observed[cell, t, i])
-                if not code >> i & 1:
-                    value = 0.0
+                value = np.float64(observed[cell, t, i]) if code >> i & 1 else 0.0
                 for k in range(d):
                     c[k] += gains[last, i, k] * value
             # |P_k| <= 1: most profiles are seen to keep their bounds without looking at any depth.
@@ -414,7 +411,7 @@ def invert_cells(
     return n_listed
 
 
-@njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True, error_model="numpy")
 def cell_covariances(
     method: int,
     design: Array,
@@ -461,7 +458,7 @@ def cell_covariances(
                     out[cell, p, k, m] = covariance[k, m]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True, error_model="numpy")
 def _mix(
     kernel_layers: Array,
     kernel_cross: Array,
@@ -481,7 +478,7 @@ def _mix(
             coefficients += variance[k] * kernel_coefficients[k]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True, error_model="numpy")
 def _invert_mean(
     cell: int,
     kernel_layers: Array,
@@ -520,7 +517,7 @@ def _invert_mean(
             profile[k] += gain[k, used[a]] * (mean[cell, used[a]] - level)
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def _describe(
     code: int,
     n: int,
@@ -551,7 +548,7 @@ def _describe(
     return flag
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def best_listed(code: int, usable: int, listed: NDArray[np.int64]) -> int:
     """Where a pattern stands in the list; of those that are not listed, the largest listed part of it, or -1."""
     best, most = -1, -1

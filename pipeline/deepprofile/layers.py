@@ -46,7 +46,7 @@ class Layout:
             "layer_bottom": (OBSERVATION, self.bottom, {"units": "m"}),
         }
 
-    def keys(self) -> list[tuple[str, float, float]]:
+    def identities(self) -> list[tuple[str, float, float]]:
         """Product, top and bottom of each observation, to match one list of observations with another."""
         return [
             (self.products[p], round(float(a), 6), round(float(b), 6))

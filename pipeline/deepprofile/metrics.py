@@ -23,7 +23,7 @@ METRICS: Final = ("n", "bias", "rmse", "ubrmse", "r")
 MIN_SAMPLES: Final = 10
 
 
-@njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True, error_model="numpy")
 def _scores(estimate: Array, reference: Array, order: NDArray[np.int64], out: Array) -> None:
     """n, bias, RMSE, ubRMSE and R over the days in ``order``."""
     n = se = st = see = stt = setx = 0.0
@@ -46,7 +46,7 @@ def _scores(estimate: Array, reference: Array, order: NDArray[np.int64], out: Ar
     out[4] = c / np.sqrt(ve * vt) if ve > 1e-14 and vt > 1e-14 else np.nan
 
 
-@njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True, error_model="numpy")
 def _bootstrap(
     estimate: Array, reference: Array, day: NDArray[np.int64], span: int, block: int, starts: NDArray[np.int64], out: Array
 ) -> None:
@@ -184,9 +184,9 @@ def score_all(estimates: Mapping[str, xr.DataArray], reference: xr.DataArray, **
     As ``score``, with the dimension ``estimate``.
     """
     reference, *aligned = xr.align(reference, *estimates.values(), join="inner", copy=False)
-    common = np.isfinite(reference)
+    common = reference.notnull()
     for series in aligned:
-        here = np.isfinite(series)
+        here = series.notnull()
         common = common & (here | ~here.any("time"))
     parts = [score(series.where(common), reference, **options) for series in aligned]
     return xr.concat(parts, pd.Index(list(estimates), name="estimate"))

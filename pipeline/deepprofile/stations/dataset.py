@@ -45,7 +45,7 @@ def daily_means(series: pd.Series, step: pd.Timedelta, min_day_fraction: float =
     valid = series[(series > low) & (series <= high)]
     valid = valid[~valid.index.duplicated()]
     expected = pd.Timedelta(days=1) / step
-    groups = valid.groupby(valid.index.floor("D"))
+    groups = valid.groupby(pd.DatetimeIndex(valid.index).floor("D"))
     means = groups.mean()
     return means.where(groups.count() >= min_day_fraction * expected - 1e-9).astype(np.float32)
 

@@ -18,22 +18,35 @@ HOUR: Final = pd.Timedelta(hours=1)
 
 # Hours from UTC to local standard time by state; where a state lies in two zones, the eastern one and the longitude that
 # divides them (the western zone is an hour behind).
-STANDARD_TIME: Final[Mapping[str, tuple[int, float | None]]] = (
-    {state: (-5, None) for state in "CT DC DE GA MA MD ME NC NH NJ NY OH PA RI SC VA VT WV".split()}
-    | {"FL": (-5, -85.0), "IN": (-5, -87.0), "KY": (-5, -86.0), "MI": (-5, -88.5), "TN": (-5, -85.3)}
-    | {state: (-6, None) for state in "AL AR IA IL LA MN MO MS OK WI".split()}
-    | {"KS": (-6, -101.2), "ND": (-6, -101.3), "NE": (-6, -100.8), "SD": (-6, -100.4), "TX": (-6, -104.9)}
-    | {state: (-7, None) for state in "AZ CO MT NM UT WY".split()}
-    | {"ID": (-7, -115.5), "OR": (-7, -117.7)}
-    | {state: (-8, None) for state in "CA NV WA".split()}
-    | {"AK": (-9, None), "HI": (-10, None), "PR": (-4, None), "VI": (-4, None)}
-)
+_ZONES: Final = {
+    -4: "PR VI",
+    -5: "CT DC DE GA MA MD ME NC NH NJ NY OH PA RI SC VA VT WV",
+    -6: "AL AR IA IL LA MN MO MS OK WI",
+    -7: "AZ CO MT NM UT WY",
+    -8: "CA NV WA",
+    -9: "AK",
+    -10: "HI",
+}
+STANDARD_TIME: Final[Mapping[str, tuple[int, float | None]]] = {
+    state: (hours, None) for hours, states in _ZONES.items() for state in states.split()
+} | {
+    "FL": (-5, -85.0),
+    "IN": (-5, -87.0),
+    "KY": (-5, -86.0),
+    "MI": (-5, -88.5),
+    "TN": (-5, -85.3),
+    "KS": (-6, -101.2),
+    "ND": (-6, -101.3),
+    "NE": (-6, -100.8),
+    "SD": (-6, -100.4),
+    "TX": (-6, -104.9),
+    "ID": (-7, -115.5),
+    "OR": (-7, -117.7),
+}
 _COLUMN = re.compile(r"\((?P<station>\d+)\) Soil Moisture Percent -(?P<inches>\d+)in \(pct\)$")
 
 
-def read_scan(
-    paths: Iterable[str | Path], sites: str | Path, *, min_day_fraction: float = MIN_DAY_FRACTION
-) -> xr.Dataset:
+def read_scan(paths: Iterable[str | Path], sites: str | Path, *, min_day_fraction: float = MIN_DAY_FRACTION) -> xr.Dataset:
     """Daily soil moisture of SCAN stations.
 
     Parameters
@@ -65,10 +78,9 @@ def read_scan(
             number = int(match["station"])
             if number not in table.index:
                 raise ValueError(f"{path.name}: station {number} is not in the table of sites {Path(sites).name}")
-            site = table.loc[number]
-            offset = utc_offset(str(site["state"]), float(site["lon"]))
+            latitude, longitude = (float(v) for v in table.loc[number, ["lat", "lon"]].to_numpy(dtype=float))
             hourly = frame[column].dropna() / 100.0
-            hourly.index = hourly.index - offset
+            hourly.index = pd.DatetimeIndex(hourly.index) - utc_offset(str(table["state"].at[number]), longitude)
             depth = int(match["inches"]) * INCH_M
             records.append(
                 SensorRecord(
@@ -76,8 +88,8 @@ def read_scan(
                     station=str(number),
                     depth_top=depth,
                     depth_bottom=depth,
-                    latitude=float(site["lat"]),
-                    longitude=float(site["lon"]),
+                    latitude=latitude,
+                    longitude=longitude,
                     values=daily_means(hourly, HOUR, min_day_fraction),
                 )
             )
@@ -89,7 +101,7 @@ def read_sites(path: str | Path) -> pd.DataFrame:
     table = pd.read_csv(path, encoding="utf-8-sig")
     number = table["site_name"].str.extract(r"\((\d+)\)\s*$")[0]
     table = table.assign(number=pd.to_numeric(number)).dropna(subset=["number"])
-    return table.astype({"number": int}).drop_duplicates("number").set_index("number")
+    return pd.DataFrame(table.astype({"number": int}).drop_duplicates("number").set_index("number"))
 
 
 def utc_offset(state: str, longitude: float) -> pd.Timedelta:
@@ -117,4 +129,5 @@ def _read_report(path: Path) -> pd.DataFrame:
     rows = (line.strip().split(",") for line in lines[1:])
     frame = pd.DataFrame([row for row in rows if len(row) == len(header)], columns=header)
     frame.index = pd.DatetimeIndex(pd.to_datetime(frame.pop("Date"), format="%Y-%m-%d %H:%M"))
-    return frame.apply(pd.to_numeric, errors="coerce")
+    numeric: pd.DataFrame = frame.apply(pd.to_numeric, errors="coerce")
+    return numeric

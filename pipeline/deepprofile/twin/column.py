@@ -52,7 +52,7 @@ class Vegetation:
     root_depth: Array
 
 
-@njit(parallel=True, cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(parallel=True, cache=True, nogil=True)
 def _run(
     thickness: Array,
     porosity: Array,
@@ -195,7 +195,10 @@ def run_columns(
         analysed = np.full((days, cells), np.nan, dtype=np.float32)
     _run(
         np.ascontiguousarray(thickness, dtype=np.float64),
-        *(np.ascontiguousarray(p) for p in (soil.porosity, soil.pore_index, soil.conductivity, soil.suction)),
+        np.ascontiguousarray(soil.porosity),
+        np.ascontiguousarray(soil.pore_index),
+        np.ascontiguousarray(soil.conductivity),
+        np.ascontiguousarray(soil.suction),
         np.ascontiguousarray(vegetation.cover, dtype=np.float64),
         np.ascontiguousarray(roots),
         np.ascontiguousarray(rain, dtype=np.float32),

@@ -14,12 +14,10 @@ Array = NDArray[np.float64]
 
 def smooth_field(rng: np.random.Generator, shape: tuple[int, int], scale: float) -> Array:
     """One Gaussian field of unit variance with correlation length ``scale`` (cells); shape (y, x)."""
-    return smooth_fields(rng, 1, shape, scale)[0]
+    return np.asarray(smooth_fields(rng, 1, shape, scale)[0])
 
 
-def smooth_fields(
-    rng: np.random.Generator, days: int, shape: tuple[int, int], scale: float, persistence: float = 0.0
-) -> Array:
+def smooth_fields(rng: np.random.Generator, days: int, shape: tuple[int, int], scale: float, persistence: float = 0.0) -> Array:
     """Gaussian fields of unit variance, correlated in space and, with the lag-one value ``persistence``, in time.
 
     Shape (day, y, x).
@@ -32,9 +30,7 @@ def smooth_fields(
     field /= np.sum((taps / taps.sum()) ** 2)
     if persistence > 0.0:
         start = persistence * field[:1]
-        field, _ = lfilter(
-            [np.sqrt(1.0 - persistence**2)], [1.0, -persistence], field, axis=0, zi=start * np.ones((1, *shape))
-        )
+        field, _ = lfilter([np.sqrt(1.0 - persistence**2)], [1.0, -persistence], field, axis=0, zi=start * np.ones((1, *shape)))
     return np.asarray(field)
 
 

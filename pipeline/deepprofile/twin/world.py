@@ -7,6 +7,7 @@ is. The retrieval sees the surface with noise, a wrong range, and gaps. Nothing 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -79,7 +80,9 @@ def step_mean(series: xr.DataArray, top: float, bottom: float) -> xr.DataArray:
     overlap = np.minimum(series.layer_bottom, bottom) - np.maximum(series.layer_top, top)
     weight = overlap.clip(min=0.0) / (bottom - top)
     used = weight > 0
-    return (series.isel(layer=used.values) * weight.isel(layer=used.values).astype(series.dtype)).sum("layer", skipna=False)
+    part = series.isel(layer=used.values) * weight.isel(layer=used.values).astype(series.dtype)
+    total: xr.DataArray = part.sum("layer", skipna=False)
+    return total
 
 
 def simulate(
@@ -117,7 +120,7 @@ def simulate(
         raise ValueError(f"model_errors names {sorted(unknown)}; the twin's land models are {sorted(LAND_MODELS)}")
     if stations > shape[0] * shape[1]:
         raise ValueError(f"{stations} stations do not fit into {shape[0]} x {shape[1]} cells")
-    times = pd.date_range(start, periods=int(round(365.25 * years)), freq="D")
+    times = pd.date_range(start, periods=round(365.25 * years), freq="D")
     # Independent streams: a change in one part leaves the other parts of the world as they were.
     streams = iter(np.random.default_rng(seed).spawn(8))
     weather = make_weather(next(streams), times.size, shape, int(times[0].dayofyear))
@@ -136,11 +139,9 @@ def simulate(
         ground = (sand, clay, cover, root_depth)
         series = _simulate_model(next(streams), model, factors[name], weather, ground, retrieval)
         native[name] = _layers(series, model.reported, times)
-    products = {
-        name: _on_cells(series, LAND_MODELS[name].coarsening, shape, weather.frozen) for name, series in native.items()
-    }
+    products = {name: _on_cells(series, LAND_MODELS[name].coarsening, shape, weather.frozen) for name, series in native.items()}
     products["smap_l3"] = _layers(retrieval[:, None].astype(np.float32), ((0.0, 0.05),), times)
-    layers = tuple(zip(TRUTH_EDGES_M[:-1], TRUTH_EDGES_M[1:], strict=True))
+    layers = tuple(itertools.pairwise(TRUTH_EDGES_M))
     truth_array = _layers(truth, layers, times)
     return World(truth_array, products, native, _observe(next(streams), truth_array, stations))
 
@@ -172,8 +173,7 @@ def _simulate_truth(
     sand_layers = np.clip(sand.ravel()[:, None] - sand_drop[:, None] * subsoil, 5.0, 88.0)
     clay_layers = np.clip(clay.ravel()[:, None] + clay_rise[:, None] * subsoil, 3.0, 60.0)
     soil = Soil.from_texture(sand_layers, clay_layers)
-    organic = 0.05 * np.exp(-centre / 0.15)
-    soil = Soil(soil.porosity + organic, soil.pore_index, soil.conductivity, soil.suction)
+    soil = Soil(soil.porosity + organic_porosity(TRUTH_EDGES_M), soil.pore_index, soil.conductivity, soil.suction)
     series = run_columns(
         thickness,
         soil,
@@ -182,6 +182,12 @@ def _simulate_truth(
         weather.demand.reshape(len(weather.demand), -1).astype(np.float32),
     )
     return series.reshape(series.shape[0], series.shape[1], *shape)
+
+
+def organic_porosity(edges: Array) -> Array:
+    """What organic matter adds to the porosity of layers between these edges (m), m3 m-3: 0.05 at the surface, fading."""
+    integral = -0.05 * 0.15 * np.exp(-edges / 0.15)
+    return np.asarray(np.diff(integral) / np.diff(edges))
 
 
 def _coarsen(field: Array, size: int) -> Array:
@@ -227,7 +233,9 @@ def _simulate_model(
     layers = len(model.edges) - 1
     porosity = soil.porosity + field(0.055, 3.0).ravel()[:, None] + factor * 0.015 * rng.standard_normal()
     conductivity = soil.conductivity * np.exp(field(0.7)).ravel()[:, None]
-    soil = Soil(*(np.repeat(p, layers, axis=1) for p in (porosity, soil.pore_index, conductivity, soil.suction)))
+    organic = np.exp(factor * 0.3 * rng.standard_normal()) * organic_porosity(np.array(model.edges))
+    columns = [np.repeat(p, layers, axis=1) for p in (porosity, soil.pore_index, conductivity, soil.suction)]
+    soil = Soil(columns[0] + organic, *columns[1:])
     vegetation = Vegetation(
         np.clip(cover + field(0.15), 0.1, 0.97).ravel(),
         (root_depth * np.exp(field(0.35) + factor * 0.15 * rng.standard_normal())).ravel(),
@@ -250,16 +258,14 @@ def _simulate_model(
     return np.stack(reported, axis=1).reshape(days, len(reported), *shape).astype(np.float32)
 
 
-def _on_cells(
-    series: xr.DataArray, size: int, shape: tuple[int, int], frozen: NDArray[np.bool_]
-) -> xr.DataArray:
+def _on_cells(series: xr.DataArray, size: int, shape: tuple[int, int], frozen: NDArray[np.bool_]) -> xr.DataArray:
     values = np.repeat(np.repeat(series.values, size, axis=-2), size, axis=-1)[..., : shape[0], : shape[1]]
     masked = np.where(frozen[:, None], np.float32(np.nan), values)
     out = xr.DataArray(masked, dims=series.dims, coords=series.coords, attrs=series.attrs)
     return out
 
 
-def _retrieve(rng: np.random.Generator, surface: NDArray[np.float32], weather: Weather) -> Array:
+def _retrieve(rng: np.random.Generator, surface: NDArray[np.floating], weather: Weather) -> Array:
     """A passive-microwave retrieval: footprint, noise, slow vegetation errors, a wrong range, orbit and winter gaps."""
     days = surface.shape[0]
     shape = (surface.shape[1], surface.shape[2])

@@ -1,0 +1,80 @@
+"""Fixtures that several tests share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+
+from deepprofile import twin
+
+LAYERS = {
+    "smap_l4": ((0.0, 0.05), (0.0, 1.0)),
+    "gldas_noah": ((0.0, 0.1), (0.1, 0.4), (0.4, 1.0)),
+    "era5_land": ((0.0, 0.07), (0.07, 0.28), (0.28, 1.0)),
+    "smap_l3": ((0.0, 0.05),),
+}
+
+
+def make_product(values, layers, start="2016-01-01", dims=("time", "layer", "cell")):
+    """A product from an array and its layers, on consecutive days."""
+    values = np.asarray(values)
+    days = values.shape[dims.index("time")]
+    return xr.DataArray(
+        values,
+        dims=dims,
+        coords={
+            "time": pd.date_range(start, periods=days),
+            "layer_top": ("layer", [a for a, _ in layers]),
+            "layer_bottom": ("layer", [b for _, b in layers]),
+        },
+        attrs={"units": "m3 m-3"},
+    )
+
+
+def make_variances(products, values):
+    """Error variances along ``observation`` for these products."""
+    names, tops, bottoms = [], [], []
+    for name, series in products.items():
+        names += [name] * series.sizes["layer"]
+        tops += series.layer_top.values.tolist()
+        bottoms += series.layer_bottom.values.tolist()
+    return xr.DataArray(
+        np.broadcast_to(np.asarray(values, dtype=float), (len(names),)).copy(),
+        dims="observation",
+        coords={
+            "product": ("observation", names),
+            "layer_top": ("observation", tops),
+            "layer_bottom": ("observation", bottoms),
+        },
+    )
+
+
+def random_products(rng, days=40, cells=3, missing=0.0, dtype=np.float64, spread=0.04):
+    """The four products with independent noise about 0.25, some values missing."""
+    out = {}
+    for name, layers in LAYERS.items():
+        values = rng.normal(0.25, spread, (days, len(layers), cells))
+        values[rng.random(values.shape) < missing] = np.nan
+        out[name] = make_product(values.astype(dtype), layers)
+    return out
+
+
+@pytest.fixture(scope="session")
+def sample_data() -> Path:
+    """The folder of real sample data."""
+    default = Path(__file__).resolve().parents[2] / "shared" / "data"
+    path = Path(os.environ.get("DEEPPROFILE_SAMPLE_DATA", default))
+    if not path.is_dir():
+        pytest.skip(f"the real sample data are not at {path}; set DEEPPROFILE_SAMPLE_DATA to their folder")
+    return path
+
+
+@pytest.fixture(scope="session")
+def small_world() -> twin.World:
+    """Two years of a small region."""
+    return twin.simulate((10, 10), 2, seed=5, stations=8)

@@ -1,0 +1,83 @@
+"""The bounded solve against SLSQP with the bounds at 401 depths."""
+
+import numpy as np
+import pytest
+from scipy.optimize import minimize
+
+from deepprofile.basis import basis_at
+from deepprofile.bounded import keep_bounds, worst_violation
+
+DEPTH = np.linspace(0.0, 1.0, 401)
+
+
+def random_case(rng, degree=5):
+    """A profile that breaks its bounds by some hundredths, with a covariance as a posterior has it."""
+    depth = np.linspace(0.0, 1.0, 40)
+    prior = 0.08**2 * np.exp(-np.abs(depth[:, None] - depth) / 0.15)
+    fit = np.linalg.pinv(basis_at(depth, degree))
+    covariance = fit @ prior @ fit.T + 1e-7 * np.eye(degree + 1)
+    centre = np.zeros(degree + 1)
+    centre[0] = rng.choice([0.03, 0.42])
+    return rng.multivariate_normal(centre, covariance), covariance
+
+
+def slsqp(start, covariance, low, high):
+    basis = basis_at(DEPTH, start.size - 1)
+    precision = np.linalg.inv(covariance)
+    scale = 1.0 / np.trace(precision)
+    x0 = np.zeros(start.size)
+    x0[0] = 0.5 * (low + high)
+    result = minimize(
+        lambda c: scale * (c - start) @ precision @ (c - start),
+        x0,
+        jac=lambda c: 2.0 * scale * precision @ (c - start),
+        method="SLSQP",
+        constraints=[
+            {"type": "ineq", "fun": lambda c: basis @ c - low, "jac": lambda c: basis},
+            {"type": "ineq", "fun": lambda c: high - basis @ c, "jac": lambda c: -basis},
+        ],
+        options={"maxiter": 500, "ftol": 1e-15},
+    )
+    return result.x, basis
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_agrees_with_slsqp(seed):
+    start, covariance = random_case(np.random.default_rng(seed))
+    low, high = 0.0, 0.45
+    ours = start.copy()
+    sides = keep_bounds(ours, covariance, low, high, np.zeros((28, 8)))
+    peer, basis = slsqp(start, covariance, low, high)
+    np.testing.assert_allclose(basis @ ours, basis @ peer, atol=1e-4)
+    assert bool(sides & 1) == bool((basis @ start < low).any())
+    assert worst_violation(ours, low, high) <= 1e-9
+
+
+@pytest.mark.parametrize("degree", range(8))
+def test_bounds_hold_between_any_two_depths(degree):
+    rng = np.random.default_rng(degree)
+    fine = basis_at(np.linspace(0.0, 1.0, 5001), degree)
+    moved = 0
+    for _ in range(100):
+        root = rng.normal(size=(degree + 1, degree + 1))
+        covariance = 1e-3 * (root @ root.T + 0.3 * np.eye(degree + 1))
+        c = rng.normal(0.0, 0.12, degree + 1)
+        c[0] = rng.uniform(0.0, 0.5)
+        moved += keep_bounds(c, covariance, 0.02, 0.45, np.zeros((28, 8))) > 0
+        theta = fine @ c
+        assert theta.min() >= 0.02 - 1e-6
+        assert theta.max() <= 0.45 + 1e-6
+    assert moved > 10
+
+
+def test_a_profile_within_its_bounds_is_left_alone():
+    c = np.array([0.2, 0.05, -0.03, 0.01])
+    before = c.copy()
+    assert keep_bounds(c, np.eye(4), 0.0, 0.8, np.zeros((28, 8))) == 0
+    np.testing.assert_array_equal(c, before)
+
+
+def test_a_uniform_profile_is_moved_to_the_bound():
+    c = np.array([-0.1])
+    assert keep_bounds(c, np.array([[0.01]]), 0.05, 0.5, np.zeros((28, 8))) == 1
+    assert c[0] == pytest.approx(0.05, abs=1e-6)
