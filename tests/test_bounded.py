@@ -1,4 +1,4 @@
-"""The bounded solve against SLSQP with the bounds at 401 depths."""
+"""The bounded solve against SLSQP with the bounds at 4001 depths (at 401 the peer itself is up to 3e-4 off)."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from scipy.optimize import minimize
 from deepprofile.basis import basis_at
 from deepprofile.bounded import keep_bounds, worst_violation
 
-DEPTH = np.linspace(0.0, 1.0, 401)
+DEPTH = np.linspace(0.0, 1.0, 4001)
 
 
 def random_case(rng, degree=5):
@@ -22,23 +22,23 @@ def random_case(rng, degree=5):
 
 
 def slsqp(start, covariance, low, high):
+    """The peer, in whitened unknowns: SLSQP does not converge to four digits where the covariance is ill-conditioned."""
+    root = np.linalg.cholesky(covariance)
     basis = basis_at(DEPTH, start.size - 1)
-    precision = np.linalg.inv(covariance)
-    scale = 1.0 / np.trace(precision)
-    x0 = np.zeros(start.size)
-    x0[0] = 0.5 * (low + high)
+    white = basis @ root
+    offset = basis @ start
     result = minimize(
-        lambda c: scale * (c - start) @ precision @ (c - start),
-        x0,
-        jac=lambda c: 2.0 * scale * precision @ (c - start),
+        lambda u: u @ u,
+        np.zeros(start.size),
+        jac=lambda u: 2.0 * u,
         method="SLSQP",
         constraints=[
-            {"type": "ineq", "fun": lambda c: basis @ c - low, "jac": lambda c: basis},
-            {"type": "ineq", "fun": lambda c: high - basis @ c, "jac": lambda c: -basis},
+            {"type": "ineq", "fun": lambda u: offset + white @ u - low, "jac": lambda u: white},
+            {"type": "ineq", "fun": lambda u: high - offset - white @ u, "jac": lambda u: -white},
         ],
-        options={"maxiter": 500, "ftol": 1e-15},
+        options={"maxiter": 1000, "ftol": 1e-14},
     )
-    return result.x, basis
+    return start + root @ result.x, basis
 
 
 @pytest.mark.parametrize("seed", range(40))

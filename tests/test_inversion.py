@@ -59,7 +59,7 @@ def test_map_comes_close_to_the_dense_posterior_at_layers():
         mean, _, depth = dense_posterior(y[0, day], np.full(9, 0.03**2), prior)
         for a, b in ((0.0, 0.1), (0.1, 0.4), (0.4, 1.0)):
             ours = float(profile.isel(cell=0, time=day).deepprofile.mean(a, b))
-            assert ours == pytest.approx(mean[(depth >= a) & (depth < b)].mean(), abs=2e-3)
+            assert ours == pytest.approx(mean[(depth >= a) & (depth < b)].mean(), abs=4e-3)
 
 
 @pytest.mark.parametrize("order", [0, 1, 2])
@@ -99,7 +99,7 @@ def test_active_bounds_agree_with_slsqp(method):
     free = dp.invert(products, errors, method=method, order=order, prior=prior, bounds=(0.0, 1.0))
     at_bound = (bounded.deepprofile.flag("at_lower_bound") | bounded.deepprofile.flag("at_upper_bound")).values[0]
     assert at_bound.sum() >= 10
-    basis = basis_at(np.linspace(0.0, 1.0, 401), order)
+    basis = basis_at(np.linspace(0.0, 1.0, 2001), order)
     y, design = observed(products)[0], basis_mean(TOP, BOTTOM, order)
     for day in np.flatnonzero(at_bound):
         if method == "map":
@@ -372,7 +372,7 @@ def test_accessor_dimensions_and_units():
     clipped = view.mean_interval(0.9999999, 0.0, 0.05)
     assert float(clipped.lower.min()) >= 0.0
     assert float(clipped.upper.max()) <= 0.8
-    with pytest.raises(AttributeError, match="no profile"):
+    with pytest.raises(ValueError, match="no profile"):
         _ = xr.Dataset().deepprofile
 
 

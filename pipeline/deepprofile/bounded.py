@@ -21,6 +21,8 @@ Array = NDArray[np.float64]
 
 # What a profile may break a bound by. Coefficients are stored as float32 with an error of about 1e-7.
 TOLERANCE: Final = 2.0e-7
+# The solve goes on until no depth is further out than this: the distance to the solution goes with its square root.
+CONVERGED: Final = 1.0e-11
 GRID: Final = 48
 _MAX_DEGREE: Final = MAX_ORDER
 _MOST_ACTIVE: Final = _MAX_DEGREE + 1
@@ -239,7 +241,7 @@ def keep_bounds(c: Array, covariance: Array, low: float, high: float, work: Arra
     active = 0
     for _ in range(_ROUNDS):
         too_low, too_high = inner_low - least, most - inner_high
-        if max(too_low, too_high) <= TOLERANCE:
+        if max(too_low, too_high) <= CONVERGED:
             break
         if too_low >= too_high:
             active = _enter(c, covariance, x_least, 1.0, inner_low, active, work)

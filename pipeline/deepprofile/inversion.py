@@ -280,10 +280,15 @@ def _parameters(stack: Stack, errors: xr.Dataset | xr.DataArray, prior: Prior, b
         prior_mean = _bare(prior.mean).astype(np.float64)
     else:
         prior_mean = xr.DataArray(float(prior.mean))
+    if not two_scales:
+        # One scale: what is inverted are departures from the prior's mean.
+        mean = xr.zeros_like(variance) + prior_mean
     if "signal_variance" in names:
         signal = _bare(errors["signal_variance"]).astype(np.float64)
         rest = _bare(errors["prior_weight"]).astype(np.float64) * prior.std**2
         kernel_variance = xr.concat([signal, rest.expand_dims("kernel")], "kernel", coords="minimal", compat="override")
+        if kernel_variance.chunks is not None:
+            kernel_variance = kernel_variance.chunk(kernel=-1)
         # Every kernel has unit variance at the surface: the prior's is the most that their sum may have.
         total = kernel_variance.sum("kernel")
         kernel_variance = kernel_variance * np.minimum(1.0, prior.std**2 / total)
@@ -510,6 +515,9 @@ def _assemble(
     covariance: xr.DataArray,
 ) -> xr.Dataset:
     layout = stack.layout
+    # Where all cells share one error model they share one covariance: a view, not a copy for each of them.
+    lacking = {dim: stack.series[0].sizes[dim] for dim in stack.cell_dims if dim not in covariance.dims}
+    covariance = covariance.expand_dims(lacking).transpose(*stack.cell_dims, "availability", "degree", "degree_2")
     bits = np.array([[bool(code >> i & 1) for i in range(layout.size)] for code in listed.tolist()])
     kernel_variance = parameters.kernel_variance if method == "map" else 0.0 * parameters.kernel_variance
     dataset = xr.Dataset(

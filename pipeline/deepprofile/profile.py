@@ -29,7 +29,7 @@ class ProfileAccessor:
     def __init__(self, dataset: xr.Dataset) -> None:
         missing = [name for name in ("coefficients", "posterior_covariance", "pattern") if name not in dataset]
         if missing:
-            raise AttributeError(f"this Dataset is no profile of deepprofile.fuse: it has no {', '.join(missing)}")
+            raise ValueError(f"this Dataset is no profile of deepprofile.fuse: it has no {', '.join(missing)}")
         self._data = dataset
 
     def at(self, depth: Depth) -> xr.DataArray:

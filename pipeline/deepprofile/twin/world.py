@@ -123,7 +123,7 @@ def simulate(
     times = pd.date_range(start, periods=round(365.25 * years), freq="D")
     # Independent streams: a change in one part leaves the other parts of the world as they were.
     streams = iter(np.random.default_rng(seed).spawn(8))
-    weather = make_weather(next(streams), times.size, shape, int(times[0].dayofyear))
+    weather = make_weather(next(streams), times.size, shape, int(times[0].day_of_year))
 
     rng = next(streams)
     sand = np.clip(42.0 + 16.0 * smooth_field(rng, shape, 5.0), 8.0, 85.0)
@@ -273,8 +273,8 @@ def _retrieve(rng: np.random.Generator, surface: NDArray[np.floating], weather: 
     climatology = footprint.mean(axis=0)
     gain = np.clip(1.0 + 0.15 * smooth_field(rng, shape, 5.0), 0.6, 1.5)
     bias = 0.012 * smooth_field(rng, shape, 4.0) + 0.004 * rng.standard_normal()
-    slow = 0.02 * smooth_fields(rng, days, shape, 4.0, persistence=0.97)
-    noise = 0.028 * smooth_fields(rng, days, shape, 1.2) + 0.02 * rng.standard_normal(surface.shape)
+    slow = 0.016 * smooth_fields(rng, days, shape, 4.0, persistence=0.97)
+    noise = 0.022 * smooth_fields(rng, days, shape, 1.2) + 0.016 * rng.standard_normal(surface.shape)
     value = climatology + bias + gain * (footprint - climatology) + slow + noise
     # An eight-day repeat orbit: each column is seen on three mornings of eight.
     phase = (np.arange(days)[:, None] + (np.arange(shape[1]) // 6)[None, :] * 3) % 8
