@@ -43,6 +43,8 @@ BIAS_CELLS: Final = 4.0
 # Products agree on less than the whole signal, each being damped or late in its own way.
 SIGNAL_INFLATION: Final = 1.5
 SIGNAL_DAYS: Final = 600.0
+# Critical correlations are tabulated up to here; neighbourhoods with more samples count as this many.
+MOST_SAMPLES: Final = 20_000
 SMALLEST_ERROR: Final = 0.005**2
 SMALLEST_BIAS: Final = 0.01**2
 
@@ -184,7 +186,7 @@ def _estimate(
     near = divide(within[..., 1:], within[..., :1])
     here = own.covariance()
     weight = (own.count / (own.count + SHRINKAGE_DAYS))[..., None]
-    critical = critical_correlation(int(max(own.count.max(initial=0.0), 2.0)))
+    critical = critical_correlation(MOST_SAMPLES)
     own_valid = _valid(here[:, triplets], own.count[:, triplets], critical, min_samples)
     near_count = within[:, triplets, 0]
     near_valid = _valid(near[:, triplets], near_count, critical, min_samples)

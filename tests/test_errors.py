@@ -1,0 +1,174 @@
+"""The error model on worlds whose errors are known."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+
+import deepprofile as dp
+from deepprofile.errors import plan_comparisons
+from deepprofile.layers import overlap_weights, stack_products
+from tests.conftest import LAYERS, make_product, random_products
+
+
+def known_world(rng, days=3000, cells=6, errors=None, l3_days=None):
+    """One signal at all depths, white errors of known size."""
+    errors = errors or {"smap_l4": 0.04, "gldas_noah": 0.05, "era5_land": 0.03, "smap_l3": 0.035}
+    signal = 0.25 + 0.05 * rng.standard_normal((days, 1, cells))
+    products = {}
+    for name, layers in LAYERS.items():
+        values = signal + errors[name] * rng.standard_normal((days, len(layers), cells))
+        products[name] = make_product(values.astype(np.float32), layers)
+    if l3_days is not None:
+        products["smap_l3"] = products["smap_l3"].where(products["smap_l3"].time.isin(products["smap_l3"].time[l3_days]))
+    return products
+
+
+def test_recovers_known_error_variances():
+    products = known_world(np.random.default_rng(0))
+    errors = dp.estimate_errors(products)
+    assert (errors.status == 0).all()
+    # Where a layer is one of its product's own, white errors of known size plus a tenth of the signal's variance.
+    expected = {"gldas_noah": 0.05, "era5_land": 0.03, "smap_l3": 0.035}
+    for name, std in expected.items():
+        found = errors.error_variance.where(errors["product"] == name, drop=True)
+        np.testing.assert_allclose(found, std**2 + 0.1 * 0.05**2, rtol=0.15)
+        r2 = errors.r_squared.where(errors["product"] == name, drop=True)
+        np.testing.assert_allclose(r2, 0.05**2 / (0.05**2 + std**2), atol=0.05)
+    np.testing.assert_allclose(errors.fmse, 1.0 - errors.r_squared)
+    np.testing.assert_allclose(errors["mean"], 0.25, atol=0.005)
+
+
+def test_a_worse_product_gets_a_larger_error():
+    rng = np.random.default_rng(1)
+    errors = dp.estimate_errors(
+        known_world(rng, errors={"smap_l4": 0.02, "gldas_noah": 0.08, "era5_land": 0.02, "smap_l3": 0.03})
+    )
+    by_product = errors.error_variance.mean("cell").groupby("product").mean()
+    assert float(by_product.sel(product="gldas_noah")) > 4 * float(by_product.sel(product="era5_land"))
+
+
+def test_bias_variance_tells_a_biased_product():
+    products = known_world(np.random.default_rng(2), days=400, cells=40)
+    offset = xr.DataArray(0.08 * np.random.default_rng(3).standard_normal(40).astype(np.float32), dims="cell")
+    products["gldas_noah"] = products["gldas_noah"] + offset
+    errors = dp.estimate_errors(products)
+    bias = errors.bias_variance.mean("cell").groupby("product").mean()
+    # Cautious by design: the hat, plus most of the members' spread.
+    assert 0.08**2 < float(bias.sel(product="gldas_noah")) < 2 * 0.08**2
+    assert float(bias.sel(product="gldas_noah")) > 3 * float(bias.sel(product="era5_land"))
+
+
+def test_dependent_products_never_share_a_triplet():
+    layout = stack_products(random_products(np.random.default_rng(4), days=3)).layout
+    design = plan_comparisons(layout, (("smap_l3", "smap_l4"),))
+    index = {name: i for i, name in enumerate(layout.products)}
+    for triplet in design.triplets:
+        there = {int(layout.product_index[i]) for series in triplet.series for i in np.flatnonzero(design.weights[series])}
+        assert len(there) == 3
+        assert not {index["smap_l3"], index["smap_l4"]} <= there
+    for i, j in design.pairs:
+        assert layout.product_index[i] != layout.product_index[j]
+        assert {int(layout.product_index[i]), int(layout.product_index[j])} != {index["smap_l3"], index["smap_l4"]}
+    free = plan_comparisons(layout, ())
+    assert len(free.triplets) > len(design.triplets)
+
+
+def test_near_surface_retrieval_stands_in_triplets_down_to_ten_centimetres():
+    layout = stack_products(random_products(np.random.default_rng(5), days=3)).layout
+    design = plan_comparisons(layout, (("smap_l3", "smap_l4"),))
+    l3 = 8
+    deepest = max(layout.bottom[t.observation] for t in design.triplets if l3 in t.series)
+    assert deepest == pytest.approx(0.1)
+
+
+def test_too_few_common_days_fall_back_to_equal_weights():
+    products = known_world(np.random.default_rng(6), days=300, cells=1, l3_days=np.arange(0, 280, 4))
+    fewer = {name: products[name] for name in ("gldas_noah", "era5_land", "smap_l3")}
+    errors = dp.estimate_errors(fewer)
+    # 70 days with all three: below 100, so nothing rests on triple collocation; the deep layers have no third member at all.
+    assert errors.n_samples.values[:, 0].tolist() == [70, 0, 0, 70, 0, 0, 70]
+    assert (errors.status == 2).all()
+    np.testing.assert_allclose(errors.error_variance, 0.045**2)
+    assert (dp.estimate_errors(fewer, min_samples=70).status.sel(observation=[0, 3, 6]) == 0).all()
+
+
+def test_a_cell_with_too_few_days_borrows_from_its_neighbours():
+    products = known_world(np.random.default_rng(7), days=600, cells=5)
+    products["smap_l3"] = products["smap_l3"].where((products["smap_l3"].cell != 2) | (products["smap_l3"].time.dt.day < 3))
+    errors = dp.estimate_errors(products)
+    l3 = errors.isel(observation=8)
+    assert l3.status.values.tolist() == [0, 0, 1, 0, 0]
+    assert float(l3.error_variance[2]) == pytest.approx(float(l3.error_variance.mean()), rel=0.2)
+
+
+def test_a_layer_that_is_never_there_is_no_data():
+    products = known_world(np.random.default_rng(8), days=300, cells=2)
+    products["era5_land"][:, 2] = np.nan
+    errors = dp.estimate_errors(products)
+    assert (errors.status.isel(observation=7) == 3).all()
+    assert np.isnan(errors.error_variance.isel(observation=7)).all()
+    profile = dp.invert(products, errors)
+    assert np.isfinite(profile.coefficients).all()
+    assert not profile.observed.isel(observation=7).any()
+
+
+def test_uncorrelated_products_do_not_pass_as_collocated():
+    rng = np.random.default_rng(9)
+    products = random_products(rng, days=400, cells=1)
+    errors = dp.estimate_errors(products)
+    assert (errors.status == 2).mean() > 0.8
+    np.testing.assert_array_equal(errors.error_variance.where(errors.status == 2, 0.045**2), 0.045**2)
+
+
+def test_two_products_work_with_equal_weights():
+    products = known_world(np.random.default_rng(10), days=200)
+    profile = dp.fuse({name: products[name] for name in ("gldas_noah", "era5_land")})
+    assert profile.deepprofile.flag("fallback_errors").all()
+    assert np.isfinite(profile.coefficients).all()
+
+
+def test_blocks_with_a_halo_give_what_the_whole_gives(small_world):
+    whole = dp.estimate_errors(small_world.products, window=3)
+    part = dp.estimate_errors({n: p.isel(y=slice(1, 8)) for n, p in small_world.products.items()}, window=3)
+    # One row of halo on either side of rows 2 to 6.
+    xr.testing.assert_equal(part.isel(y=slice(1, 6)), whole.isel(y=slice(2, 7)))
+
+
+def test_lazy_input_gives_lazy_equal_output(small_world):
+    lazy = dp.estimate_errors({n: p.chunk(y=4, x=5, time=300) for n, p in small_world.products.items()})
+    assert lazy.error_variance.chunks is not None
+    xr.testing.assert_equal(lazy.compute(), dp.estimate_errors(small_world.products))
+
+
+def test_overlap_weights_split_nested_layers():
+    # SMAP Level 4: what lies below 0.05 m is (1 m mean - 0.05 surface) / 0.95.
+    weights, covered = overlap_weights(np.array([0.0, 0.0]), np.array([0.05, 1.0]), 0.1, 0.4)
+    np.testing.assert_allclose(weights, [-0.05 / 0.95, 1.0 / 0.95])
+    assert covered == 1.0
+    weights, covered = overlap_weights(np.array([0.0, 0.07]), np.array([0.07, 0.28]), 0.0, 0.1)
+    np.testing.assert_allclose(weights, [0.7, 0.3])
+    weights, covered = overlap_weights(np.array([0.0]), np.array([0.05]), 0.0, 0.1)
+    assert covered == pytest.approx(0.5)
+    assert overlap_weights(np.array([0.0]), np.array([0.05]), 0.2, 0.3)[1] == 0.0
+
+
+def test_wrong_windows_and_pairs_are_refused():
+    products = known_world(np.random.default_rng(11), days=150)
+    with pytest.raises(ValueError, match="odd"):
+        dp.estimate_errors(products, window=4)
+    with pytest.raises(ValueError, match="at least 3"):
+        dp.estimate_errors(products, min_samples=1)
+    with pytest.raises(ValueError, match="pairs of product names"):
+        dp.estimate_errors(products, dependent=(("smap_l3",),))
+
+
+def test_calendars_of_different_length_are_joined():
+    products = known_world(np.random.default_rng(12), days=400)
+    products["smap_l3"] = products["smap_l3"].isel(time=slice(100, 350))
+    errors = dp.estimate_errors(products)
+    assert (errors.n_samples.isel(observation=8) == 250).all()
+    profile = dp.invert(products, errors)
+    assert profile.sizes["time"] == 400
+    assert int(profile.deepprofile.uses("smap_l3").isel(cell=0).sum()) == 250
+    assert pd.Timestamp(profile.time.values[0]) == pd.Timestamp("2016-01-01")

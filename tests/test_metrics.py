@@ -1,0 +1,103 @@
+"""Scores against numpy and scipy, and the coverage of their intervals."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+from scipy.signal import lfilter
+from scipy.stats import pearsonr
+
+from deepprofile.comparison import plain_average, step_function_mean
+from deepprofile.metrics import block_length, score, score_all, summarise
+from tests.conftest import make_product
+
+
+def series(values, dims=("time",)):
+    return xr.DataArray(values, dims=dims, coords={"time": pd.date_range("2017-01-01", periods=np.shape(values)[-1])})
+
+
+def test_scores_are_those_of_numpy_and_scipy():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(0.2, 0.05, 300), rng.normal(0.25, 0.05, 300)
+    a[5:9] = np.nan
+    out = score(series(a), series(b), resamples=50)
+    e, t = np.delete(a, range(5, 9)), np.delete(b, range(5, 9))
+    assert int(out.n) == 296
+    assert float(out.bias) == pytest.approx(np.mean(e - t))
+    assert float(out.rmse) == pytest.approx(np.sqrt(np.mean((e - t) ** 2)))
+    assert float(out.ubrmse) == pytest.approx(np.std(e - t))
+    assert float(out.r) == pytest.approx(pearsonr(e, t).statistic)
+    for name in ("bias", "rmse", "ubrmse", "r"):
+        assert float(out[f"{name}_lower"]) <= float(out[name]) <= float(out[f"{name}_upper"])
+
+
+def test_block_bootstrap_covers_an_autocorrelated_bias():
+    """White-noise intervals would hold the true bias in a third of the cases."""
+    rng = np.random.default_rng(1)
+    held = held_white = 0
+    for trial in range(60):
+        error = lfilter([np.sqrt(1 - 0.9**2)], [1.0, -0.9], rng.standard_normal(1200))[200:]
+        truth = rng.standard_normal(1000)
+        out = score(series(truth + error), series(truth), resamples=200, seed=trial)
+        held += float(out.bias_lower) <= 0.0 <= float(out.bias_upper)
+        held_white += abs(error.mean()) <= 1.96 * error.std() / np.sqrt(1000)
+    assert held >= 48
+    assert held_white <= 40
+
+
+def test_blocks_grow_with_autocorrelation():
+    rng = np.random.default_rng(2)
+    white = rng.standard_normal(1000)
+    day = np.arange(1000)
+    slow = lfilter([1.0], [1.0, -0.95], white)
+    # a = 0.95, n = 1000: (1.9 / 0.0975)^(2/3) * 10 = 72 days; white noise: some days.
+    assert 50 <= block_length(slow, day) <= 100
+    assert block_length(white, day) <= 5
+
+
+def test_identical_samples_for_every_estimate():
+    reference = series(np.linspace(0.1, 0.3, 40))
+    full = reference + 0.01
+    gappy = (reference - 0.02).where(reference.time.dt.day > 10)
+    absent = xr.full_like(reference, np.nan)
+    out = score_all({"full": full, "gappy": gappy, "absent": absent}, reference, resamples=0)
+    # 2017-01-01 to 2017-02-09: the first ten days of January and the nine of February are missing from one.
+    assert out.n.values.tolist() == [21, 21, 0]
+    np.testing.assert_allclose(out.bias.values[:2], [0.01, -0.02])
+
+
+def test_fewer_than_ten_days_are_not_scored():
+    reference = series(np.linspace(0.1, 0.3, 9))
+    out = score(reference + 0.01, reference)
+    assert int(out.n) == 9
+    assert np.isnan(out.rmse)
+    with pytest.raises(ValueError, match="no time in common"):
+        score(reference, reference.assign_coords(time=reference.time + np.timedelta64(900, "D")))
+
+
+def test_summary_gives_medians_and_quartiles_by_band_and_network():
+    reference = series(np.tile(np.linspace(0.1, 0.3, 50), (4, 1)), ("sensor", "time"))
+    reference = reference.assign_coords(
+        network=("sensor", ["A", "A", "A", "B"]),
+        depth_top=("sensor", [0.05, 0.05, 0.05, 0.2]),
+        depth_bottom=("sensor", [0.05, 0.05, 0.05, 0.4]),
+    )
+    offsets = xr.DataArray([0.01, 0.02, 0.06, 0.03], dims="sensor")
+    table = summarise(score_all({"fused": reference + offsets}, reference, resamples=0), ((0.0, 0.1), (0.1, 0.5)))
+    assert table[["network", "band", "sensors", "days"]].values.tolist() == [["A", "0-10 cm", 3, 150], ["B", "10-50 cm", 1, 50]]
+    assert table["rmse_median"].tolist() == pytest.approx([0.02, 0.03])
+    assert table["rmse_q75"].tolist() == pytest.approx([0.04, 0.03])
+
+
+def test_step_functions_and_their_average():
+    values = np.ones((12, 3, 1)) * np.array([0.1, 0.2, 0.3])[:, None]
+    noah = make_product(values, ((0.0, 0.1), (0.1, 0.4), (0.4, 1.0))).isel(cell=0)
+    surface = make_product(np.full((12, 1, 1), 0.5), ((0.0, 0.07),)).isel(cell=0)
+    assert float(step_function_mean(noah, 0.05, 0.05).isel(time=0)) == pytest.approx(0.1)
+    assert float(step_function_mean(noah, 0.0, 0.2).isel(time=0)) == pytest.approx(0.15)
+    # The SCAN sensor at 1.016 m stands against the end of the profile.
+    assert float(step_function_mean(noah, 1.016, 1.016).isel(time=0)) == pytest.approx(0.3)
+    assert np.isnan(step_function_mean(surface, 0.2, 0.2)).all()
+    both = {"noah": noah, "surface": surface}
+    assert float(plain_average(both, list(both), 0.05, 0.05).isel(time=0)) == pytest.approx(0.3)
+    assert float(plain_average(both, list(both), 0.2, 0.2).isel(time=0)) == pytest.approx(0.2)
