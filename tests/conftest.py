@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
-
 from deepprofile import twin
 
 LAYERS = {

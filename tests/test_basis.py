@@ -2,10 +2,9 @@
 
 import numpy as np
 import pytest
+from deepprofile.basis import basis_at, basis_mean, bernstein_from_legendre, identifiable_order
 from scipy.integrate import quad
 from scipy.special import eval_sh_legendre
-
-from deepprofile.basis import basis_at, basis_mean, bernstein_from_legendre, identifiable_order
 
 
 def test_basis_is_the_shifted_legendre_family():

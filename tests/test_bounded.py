@@ -2,10 +2,9 @@
 
 import numpy as np
 import pytest
-from scipy.optimize import minimize
-
 from deepprofile.basis import basis_at
 from deepprofile.bounded import keep_bounds, worst_violation
+from scipy.optimize import minimize
 
 DEPTH = np.linspace(0.0, 1.0, 4001)
 

@@ -1,14 +1,13 @@
 """Triple collocation against the reference vector, pytesmo, and real core sites."""
 
+import deepprofile as dp
 import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from deepprofile.collocation import PAIRS, Moments, collocate, critical_correlation, merge_all
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-import deepprofile as dp
-from deepprofile.collocation import PAIRS, Moments, collocate, critical_correlation, merge_all
 
 REFERENCE = np.array([[0.0029, 0.002, 0.003], [0.002, 0.0025, 0.0024], [0.003, 0.0024, 0.0052]])
 CORE_SITES = ("7013601", "9013601", "16013601", "16033601", "19023601", "27013601", "48013601")

@@ -1,13 +1,13 @@
 """The error model on worlds whose errors are known."""
 
+import deepprofile as dp
 import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
-
-import deepprofile as dp
 from deepprofile.errors import plan_comparisons
 from deepprofile.layers import overlap_weights, stack_products
+
 from tests.conftest import LAYERS, make_product, random_products
 
 

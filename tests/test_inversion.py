@@ -1,14 +1,14 @@
 """``invert`` against a dense Gaussian posterior, ``lsq_linear`` and SLSQP, and its properties."""
 
+import deepprofile as dp
 import numpy as np
 import pytest
 import xarray as xr
+from deepprofile.basis import basis_at, basis_mean
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import lsq_linear, minimize
 
-import deepprofile as dp
-from deepprofile.basis import basis_at, basis_mean
 from tests.conftest import LAYERS, make_product, make_variances, random_products
 
 TOP = np.array([a for layers in LAYERS.values() for a, _ in layers])

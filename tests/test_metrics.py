@@ -4,11 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from deepprofile.comparison import plain_average, step_function_mean
+from deepprofile.metrics import block_length, score, score_all, summarise
 from scipy.signal import lfilter
 from scipy.stats import pearsonr
 
-from deepprofile.comparison import plain_average, step_function_mean
-from deepprofile.metrics import block_length, score, score_all, summarise
 from tests.conftest import make_product
 
 

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-
 from deepprofile import Prior
 from deepprofile.basis import basis_at
 from deepprofile.prior import Kernel, prior_model, remainder_variance

@@ -2,13 +2,13 @@
 
 import gzip
 
+import deepprofile as dp
 import numpy as np
 import pandas as pd
 import pytest
-
-import deepprofile as dp
 from deepprofile.stations import daily_means, reaches_profile, read_ismn, read_scan, read_uscrn, sensor_estimate
 from deepprofile.stations.scan import utc_offset
+
 from tests.conftest import make_variances, random_products
 
 HOURS = pd.date_range("2015-01-01", "2015-01-03 23:00", freq="h")

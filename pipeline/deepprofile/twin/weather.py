@@ -12,12 +12,12 @@ from scipy.signal import lfilter
 Array = NDArray[np.float64]
 
 
-def smooth_field(rng: np.random.Generator, shape: tuple[int, int], scale: float) -> Array:
+def smooth_field(rng: np.random.Generator, shape: tuple[int, ...], scale: float) -> Array:
     """One Gaussian field of unit variance with correlation length ``scale`` (cells); shape (y, x)."""
     return np.asarray(smooth_fields(rng, 1, shape, scale)[0])
 
 
-def smooth_fields(rng: np.random.Generator, days: int, shape: tuple[int, int], scale: float, persistence: float = 0.0) -> Array:
+def smooth_fields(rng: np.random.Generator, days: int, shape: tuple[int, ...], scale: float, persistence: float = 0.0) -> Array:
     """Gaussian fields of unit variance, correlated in space and, with the lag-one value ``persistence``, in time.
 
     Shape (day, y, x).
@@ -41,9 +41,10 @@ class Weather:
     rain: Array
     demand: Array
     frozen: NDArray[np.bool_]
+    first_day_of_year: int
 
 
-def make_weather(rng: np.random.Generator, days: int, shape: tuple[int, int], first_day_of_year: int) -> Weather:
+def make_weather(rng: np.random.Generator, days: int, shape: tuple[int, ...], first_day_of_year: int) -> Weather:
     """Rain from a thresholded latent field, seasonal demand and temperature, and a snow store that melts in spring."""
     season = 2.0 * np.pi * (np.arange(days) + first_day_of_year - 15) / 365.25
     rows = np.linspace(-1.0, 1.0, shape[0])[:, None]
@@ -69,4 +70,4 @@ def make_weather(rng: np.random.Generator, days: int, shape: tuple[int, int], fi
         store = store - melt
         melted[day] = np.where(cold, 0.0, rain[day]) + melt
         snow[day] = store > 1e-3
-    return Weather(rain=melted, demand=demand, frozen=(temperature < 0.5) | snow)
+    return Weather(rain=melted, demand=demand, frozen=(temperature < 0.5) | snow, first_day_of_year=first_day_of_year)

@@ -221,10 +221,10 @@ def _simulate_model(
     # Rain: events of the wrong size, a lasting bias, events missed and events that never were.
     event = factor * 1.0 * smooth_fields(rng, days, shape, max(scale, 0.8), persistence=0.3)
     slow = factor * 0.45 * smooth_fields(rng, days, shape, max(2 * scale, 0.8), persistence=0.985)
-    # Rain of the same season in another year, or of other weeks of a short record.
-    other = np.roll(rain, 365 * int(rng.integers(1, max(days // 365, 2))) + int(rng.integers(10, 40)), axis=0)
-    share = np.clip(0.3 * factor, 0.0, 0.7)
-    rain = (1.0 - share) * rain * np.exp(event + slow + field(0.10) - 0.4 * factor**2) + share * other
+    # Rain that fell nowhere: another realisation of the same climate.
+    spurious = _coarsen(make_weather(rng, days, weather.rain.shape[1:], weather.first_day_of_year).rain, size)
+    share = 0.3 * factor
+    rain = (rain * np.exp(event + slow + field(0.10) - 0.4 * factor**2) + share * spurious) / (1.0 + share)
     demand = demand * np.exp(field(0.15) + factor * 0.2 * smooth_fields(rng, days, shape, 2 * scale, persistence=0.97))
 
     sand = np.clip(sand + field(16.0), 8.0, 88.0)

@@ -1,0 +1,218 @@
+"""Speed and memory of the numerics, as ratios taken side by side in one run (``make bench``).
+
+The peers are what one would write without this library: ``scipy.optimize.lsq_linear`` under ``xr.apply_ufunc(vectorize=True)``
+for the inversion, and a loop over ``pytesmo.metrics.tcol_metrics`` for triple collocation. One core each, medians of repeats.
+"""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import deepprofile as dp
+import numpy as np
+import pandas as pd
+import xarray as xr
+from deepprofile.basis import basis_mean
+from deepprofile.prior import Kernel, prior_model
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+from scipy.optimize import lsq_linear
+
+LAYERS = {
+    "smap_l4": ((0.0, 0.05), (0.0, 1.0)),
+    "gldas_noah": ((0.0, 0.1), (0.1, 0.4), (0.4, 1.0)),
+    "era5_land": ((0.0, 0.07), (0.07, 0.28), (0.28, 1.0)),
+    "smap_l3": ((0.0, 0.05),),
+}
+ERROR_STD = 0.04
+PRIOR = dp.Prior(mean=0.25, std=0.06)
+TOP = np.array([a for layers in LAYERS.values() for a, _ in layers])
+BOTTOM = np.array([b for layers in LAYERS.values() for _, b in layers])
+
+
+def clock(function: Callable[[], object], repeats: int = 3) -> float:
+    """Median seconds of some calls."""
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        function()
+        seconds.append(time.perf_counter() - start)
+    return float(np.median(seconds))
+
+
+def make_products(days: int, cells: int, dry_share: float = 0.0) -> dict[str, xr.DataArray]:
+    """Four float32 products of dimensions (time, layer, cell); SMAP L3 on two days of five; some profiles near zero."""
+    rng = np.random.default_rng(0)
+    wet = rng.normal(0.25, 0.03, (days, 1, cells)).astype(np.float32)
+    dry = rng.random((days, 1, cells)) < dry_share
+    wet = np.where(dry, np.float32(0.005), np.clip(wet, 0.15, 0.4))
+    out = {}
+    for name, layers in LAYERS.items():
+        values = wet + rng.normal(0.0, 0.02, (days, len(layers), cells)).astype(np.float32)
+        if name == "smap_l3":
+            values[np.arange(days) % 5 > 1] = np.nan
+        out[name] = xr.DataArray(
+            values.astype(np.float32),
+            dims=("time", "layer", "cell"),
+            coords={
+                "time": pd.date_range("2015-01-01", periods=days),
+                "layer_top": ("layer", [a for a, _ in layers]),
+                "layer_bottom": ("layer", [b for _, b in layers]),
+            },
+        )
+    return out
+
+
+def error_variances() -> xr.DataArray:
+    """One error variance for every observation."""
+    names = [name for name, layers in LAYERS.items() for _ in layers]
+    return xr.DataArray(
+        np.full(len(names), ERROR_STD**2),
+        dims="observation",
+        coords={
+            "product": ("observation", names),
+            "layer_top": ("observation", TOP),
+            "layer_bottom": ("observation", BOTTOM),
+        },
+    )
+
+
+def peer_inversion(products: dict[str, xr.DataArray], profiles: int) -> float:
+    """Profiles per second of lsq_linear with prior rows, order 5, vectorised by xarray."""
+    design = basis_mean(TOP, BOTTOM, 5)
+    prior = PRIOR.std**2 * prior_model(Kernel(PRIOR.correlation_length), TOP, BOTTOM, 5).coefficients
+    rows = np.linalg.inv(np.linalg.cholesky(prior))
+    centre = rows @ np.array([0.25, 0, 0, 0, 0, 0])
+
+    def solve(y: NDArray[np.float32]) -> NDArray[np.float64]:
+        use = np.isfinite(y)
+        matrix = np.vstack([design[use] / ERROR_STD, rows])
+        return np.asarray(lsq_linear(matrix, np.concatenate([y[use] / ERROR_STD, centre])).x)
+
+    parts = [
+        p.isel(cell=slice(0, 10)).rename(layer="observation").drop_vars(["layer_top", "layer_bottom"])
+        for p in products.values()
+    ]
+    stacked = xr.concat(parts, "observation").isel(time=slice(0, profiles // 10)).transpose("cell", "time", "observation")
+    seconds = clock(
+        lambda: xr.apply_ufunc(solve, stacked, input_core_dims=[["observation"]], output_core_dims=[["degree"]], vectorize=True)
+    )
+    return profiles / seconds
+
+
+def bandwidth() -> float:
+    """Bytes per second that one core reads and writes (a copy of 400 MB)."""
+    source = np.ones(50_000_000)
+    target = np.empty_like(source)
+    np.copyto(target, source)
+    return 2 * source.nbytes / clock(lambda: np.copyto(target, source))
+
+
+def bench_inversion(console: Console, copy_rate: float) -> None:
+    """Inversion end to end on two million float32 profiles, without and with a tenth at a bound."""
+    errors = error_variances()
+    table = Table(title="invert, end to end, one core, 2 million float32 profiles", title_justify="left")
+    for column in ("profiles at a bound", "ours (1/s)", "lsq_linear (1/s)", "ratio", "of the memory bandwidth"):
+        table.add_column(column, justify="right")
+    for share in (0.0, 0.1):
+        products = make_products(1000, 2000, share)
+        few = {name: p.isel(cell=slice(0, 2)) for name, p in products.items()}
+        dp.invert(few, errors, prior=PRIOR)
+        profile = dp.invert(products, errors, prior=PRIOR)
+        hit = float(((profile.flags & 6) > 0).mean())
+        ours = 2_000_000 / clock(lambda p=products: dp.invert(p, errors, prior=PRIOR))  # type: ignore[misc]
+        peer = peer_inversion(products, 2000)
+        moved = (
+            sum(p.nbytes for p in products.values())
+            + profile.coefficients.nbytes
+            + profile.flags.nbytes
+            + profile.pattern.nbytes
+        )
+        share_of_limit = ours * moved / 2_000_000 / copy_rate
+        table.add_row(f"{hit:.0%}", f"{ours:,.0f}", f"{peer:,.0f}", f"{ours / peer:,.0f}", f"{share_of_limit:.0%}")
+    console.print(table)
+
+
+def bench_collocation(console: Console, copy_rate: float) -> None:
+    """Triple collocation against a loop over pytesmo."""
+    from pytesmo.metrics import tcol_metrics
+
+    table = Table(title="triple_collocation, float32", title_justify="left")
+    for column in ("days", "cells", "memory order", "ours (cells/s)", "pytesmo (cells/s)", "ratio", "of the memory bandwidth"):
+        table.add_column(column, justify="right")
+    rng = np.random.default_rng(1)
+    for days, cells in ((365, 100_000), (4000, 10_000)):
+        truth = rng.normal(0.25, 0.05, (cells, days)).astype(np.float32)
+        arrays = [truth + rng.normal(0.0, s, truth.shape).astype(np.float32) for s in (0.02, 0.03, 0.04)]
+        few = [a[:300] for a in arrays]
+        peer = 300 / clock(lambda f=few: [tcol_metrics(*row) for row in zip(*f, strict=True)])  # type: ignore[misc]
+        for order in (("cell", "time"), ("time", "cell")):
+            series = [xr.DataArray(a, dims=("cell", "time")).transpose(*order).copy() for a in arrays]
+            dp.triple_collocation(*(s.isel(cell=slice(0, 50)) for s in series))
+            dp.triple_collocation(*series)
+            ours = cells / clock(lambda s=series: dp.triple_collocation(*s), 5)  # type: ignore[misc]
+            limit = ours * 12 * days / copy_rate
+            table.add_row(
+                f"{days}", f"{cells:,}", ", ".join(order), f"{ours:,.0f}", f"{peer:,.0f}", f"{ours / peer:,.0f}", f"{limit:.0%}"
+            )
+    console.print(table)
+
+
+def measure_memory(cells: int) -> tuple[float, float]:
+    """Peak memory above input and output (MiB) and seconds of an inversion, in a process of its own."""
+    code = f"from benchmarks.__main__ import report_memory; report_memory({cells})"
+    out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
+    return float(out[0]), float(out[1])
+
+
+def report_memory(cells: int) -> None:
+    """Print what ``measure_memory`` reads."""
+    errors, products = error_variances(), make_products(500, cells)
+    few = {name: p.isel(cell=slice(0, 2)) for name, p in products.items()}
+    dp.invert(few, errors, prior=PRIOR)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Making the input took more than it holds: fill that up first, so that the peak is the inversion's own.
+    held = _resident()
+    start = time.perf_counter()
+    profile = dp.invert(products, errors, prior=PRIOR)
+    seconds = time.perf_counter() - start
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    output = sum(profile[name].nbytes for name in ("coefficients", "flags", "pattern")) / 1024
+    peak = max(after, before) - held if after > before else output
+    print(max(peak - output, 0.0) / 1024, seconds)
+
+
+def _resident() -> float:
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * resource.getpagesize() / 1024
+
+
+def bench_memory(console: Console) -> None:
+    """Memory and time against the number of cells."""
+    table = Table(title="invert against the number of cells, 500 days", title_justify="left")
+    for column in ("cells", "peak above input and output (MiB)", "seconds", "seconds per million profiles"):
+        table.add_column(column, justify="right")
+    for cells in (1000, 2000, 4000, 8000):
+        extra, seconds = measure_memory(cells)
+        table.add_row(f"{cells:,}", f"{extra:.0f}", f"{seconds:.2f}", f"{seconds / cells / 500 * 1e6:.3f}")
+    console.print(table)
+
+
+def main() -> int:
+    """Run every benchmark and print its table."""
+    console = Console(width=130)
+    rate = bandwidth()
+    console.print(f"One core copies {rate / 1e9:.1f} GB/s (bytes read and written).")
+    bench_inversion(console, rate)
+    bench_collocation(console, rate)
+    bench_memory(console)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,130 @@
+"""Accuracy on worlds whose truth is known: the fused profile, each parent, the plain average, and the ceiling.
+
+    python -m benchmarks.accuracy [--seeds 0 1 2] [--unequal 20 21]
+
+Medians over cells of scores against the truth, by depth band. The ceiling is the best linear estimator from all
+observations of the day, trained on the truth of half of the cells and scored on the other half.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+
+import deepprofile as dp
+import numpy as np
+import pandas as pd
+import xarray as xr
+from deepprofile import twin
+from deepprofile.comparison import plain_average, step_function_mean
+from deepprofile.twin.ceiling import ceiling
+from rich.console import Console
+from rich.table import Table
+
+PARENTS = ("smap_l4", "gldas_noah", "era5_land")
+UNEQUAL = {"era5_land": 0.75, "gldas_noah": 1.3}
+TEST_SEED = 1
+SEEDS = (0, 2, 3, 4, 5)
+UNEQUAL_TEST_SEED = 21
+
+
+def cell_scores(estimate: xr.DataArray, truth: xr.DataArray) -> dict[str, float]:
+    """Medians over cells of RMSE, ubRMSE and R on the days of the estimate."""
+    estimate = estimate.transpose("time", "y", "x")
+    there = estimate.notnull()
+    error = estimate - truth
+    known = truth.where(there)
+    covariance = ((estimate - estimate.mean("time")) * (known - known.mean("time"))).mean("time")
+    return {
+        "rmse": float(np.sqrt((error**2).mean("time")).median()),
+        "ubrmse": float(error.std("time").median()),
+        "r": float((covariance / (estimate.std("time") * known.std("time"))).median()),
+    }
+
+
+def judge(world: twin.World) -> pd.DataFrame:
+    """One row for each depth band and estimate, with the share of days whose 90 % interval holds the truth."""
+    profile = dp.fuse(world.products)
+    without = dp.fuse({name: series for name, series in world.products.items() if name != "smap_l3"})
+    best = ceiling(world)
+    rows = []
+    for k, (top, bottom) in enumerate(twin.DEPTH_BANDS_M):
+        truth = world.truth_mean(top, bottom)
+        fused = profile.deepprofile.mean(top, bottom)
+        estimates = {
+            "fused": fused,
+            "fused, no SMAP L3": without.deepprofile.mean(top, bottom),
+            **{name: step_function_mean(world.products[name], top, bottom) for name in PARENTS},
+            "plain average": plain_average(world.products, PARENTS, top, bottom),
+        }
+        interval = profile.deepprofile.mean_interval(0.9, top, bottom)
+        inside = ((truth >= interval.lower) & (truth <= interval.upper)).where(fused.notnull())
+        for name, estimate in estimates.items():
+            row = {"band": f"{100 * top:.0f}-{100 * bottom:.0f}", "estimate": name, **cell_scores(estimate, truth)}
+            rows.append(row | {"coverage": float(inside.mean()) if name == "fused" else np.nan})
+        anomalies = cell_scores(best.isel(band=k), truth - truth.mean("time"))
+        rows.append({"band": rows[-1]["band"], "estimate": "ceiling", **anomalies, "rmse": np.nan, "coverage": np.nan})
+    return pd.DataFrame(rows)
+
+
+def summary(table: pd.DataFrame) -> pd.DataFrame:
+    """By depth band: the fused profile beside its yardsticks."""
+    wide = table.pivot(index="band", columns="estimate", values=["rmse", "ubrmse", "r"])
+    wide = wide.loc[table["band"].unique()]
+    coverage = table[table.estimate == "fused"].set_index("band")["coverage"]
+    return pd.DataFrame(
+        {
+            "rmse": wide["rmse"]["fused"],
+            "r": wide["r"]["fused"],
+            "best_parent_rmse": wide["rmse"][list(PARENTS)].min(axis=1),
+            "best_parent_r": wide["r"][list(PARENTS)].max(axis=1),
+            "plain_rmse": wide["rmse"]["plain average"],
+            "plain_r": wide["r"]["plain average"],
+            "rmse_to_plain": wide["rmse"]["fused"] / wide["rmse"]["plain average"] - 1.0,
+            "ubrmse_to_ceiling": wide["ubrmse"]["fused"] / wide["ubrmse"]["ceiling"] - 1.0,
+            "plain_to_ceiling": wide["ubrmse"]["plain average"] / wide["ubrmse"]["ceiling"] - 1.0,
+            "rmse_without_l3": wide["rmse"]["fused, no SMAP L3"],
+            "coverage": coverage,
+        }
+    )
+
+
+def _print(console: Console, title: str, found: pd.DataFrame) -> None:
+    table = Table(title=title, title_justify="left")
+    for column in (
+        "cm", "fused RMSE", "R", "best parent RMSE", "R", "plain average RMSE", "R", "RMSE against plain",
+        "ubRMSE above ceiling", "plain above ceiling", "RMSE without SMAP L3", "90 % interval holds",
+    ):  # fmt: skip
+        table.add_column(column, justify="right")
+    for band, row in found.iterrows():
+        table.add_row(
+            str(band),
+            *(f"{row[c]:.3f}" for c in ("rmse", "r", "best_parent_rmse", "best_parent_r", "plain_rmse", "plain_r")),
+            *(f"{row[c]:+.0%}" for c in ("rmse_to_plain", "ubrmse_to_ceiling", "plain_to_ceiling")),
+            f"{row['rmse_without_l3']:.3f}",
+            f"{row['coverage']:.0%}",
+        )
+    console.print(table)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Judge the twins and print a table for each."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="*", default=[TEST_SEED, *SEEDS], help="twins with equal parents")
+    parser.add_argument("--unequal", type=int, nargs="*", default=[UNEQUAL_TEST_SEED, 20], help="twins with unequal parents")
+    options = parser.parse_args(arguments)
+    console = Console(width=150)
+    cases: list[tuple[str, int, Mapping[str, float] | None]] = [("equal parents", s, None) for s in options.seeds]
+    cases += [("unequal parents", s, UNEQUAL) for s in options.unequal]
+    found = []
+    for name, seed, errors in cases:
+        found.append(summary(judge(twin.simulate(seed=seed, model_errors=errors))))
+        _print(console, f"Seed {seed}, {name}", found[-1])
+    if len(found) > 1:
+        _print(console, f"Mean of {len(found)} twins", sum(found[1:], found[0]) / len(found))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
