@@ -25,7 +25,7 @@ demo: $(INSTALLED)  ## fuse the real series of Hawaii (or the twin, where they a
 	$(BIN)/python examples/hawaii.py --output demo-output
 
 test: $(INSTALLED)  ## all tests that need no cluster and no network
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PYTEST_ARGUMENTS)
 
 lint: $(INSTALLED)  ## format, lint, and the order of imports between modules
 	$(BIN)/ruff format --check .

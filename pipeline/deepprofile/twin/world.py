@@ -231,14 +231,14 @@ def _simulate_model(
     clay = np.clip(clay + field(10.0), 3.0, 58.0)
     soil = Soil.from_texture(sand.ravel()[:, None], clay.ravel()[:, None])
     layers = len(model.edges) - 1
-    porosity = soil.porosity + field(0.055, 3.0).ravel()[:, None] + factor * 0.015 * rng.standard_normal()
+    porosity = soil.porosity + field(0.055, 3.0).ravel()[:, None]
     conductivity = soil.conductivity * np.exp(field(0.7)).ravel()[:, None]
-    organic = np.exp(factor * 0.3 * rng.standard_normal()) * organic_porosity(np.array(model.edges))
+    organic = np.exp(field(0.4, 3.0)).ravel()[:, None] * organic_porosity(np.array(model.edges))
     columns = [np.repeat(p, layers, axis=1) for p in (porosity, soil.pore_index, conductivity, soil.suction)]
     soil = Soil(columns[0] + organic, *columns[1:])
     vegetation = Vegetation(
         np.clip(cover + field(0.15), 0.1, 0.97).ravel(),
-        (root_depth * np.exp(field(0.35) + factor * 0.15 * rng.standard_normal())).ravel(),
+        (root_depth * np.exp(field(0.35, 3.0))).ravel(),
     )
     series = run_columns(
         np.diff(model.edges),
