@@ -49,7 +49,9 @@ def test_the_same_seed_gives_the_same_world():
 
 
 def test_products_have_their_layers_grids_and_gaps(small_world):
-    layers = {name: list(zip(p.layer_top.values, p.layer_bottom.values, strict=True)) for name, p in small_world.products.items()}
+    layers = {
+        name: list(zip(p.layer_top.values, p.layer_bottom.values, strict=True)) for name, p in small_world.products.items()
+    }
     assert layers["smap_l4"] == [(0.0, 0.05), (0.0, 1.0)]
     assert layers["gldas_noah"] == [(0.0, 0.1), (0.1, 0.4), (0.4, 1.0)]
     assert layers["era5_land"] == [(0.0, 0.07), (0.07, 0.28), (0.28, 1.0)]
