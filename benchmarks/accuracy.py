@@ -37,7 +37,7 @@ def cell_scores(estimate: xr.DataArray, truth: xr.DataArray) -> dict[str, float]
     known = truth.where(there)
     covariance = ((estimate - estimate.mean("time")) * (known - known.mean("time"))).mean("time")
     return {
-        "rmse": float(np.sqrt((error**2).mean("time")).median()),
+        "rmse": float(((error**2).mean("time") ** 0.5).median()),
         "ubrmse": float(error.std("time").median()),
         "r": float((covariance / (estimate.std("time") * known.std("time"))).median()),
     }
@@ -77,8 +77,8 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
         {
             "rmse": wide["rmse"]["fused"],
             "r": wide["r"]["fused"],
-            "best_parent_rmse": wide["rmse"][list(PARENTS)].min(axis=1),
-            "best_parent_r": wide["r"][list(PARENTS)].max(axis=1),
+            "best_parent_rmse": wide["rmse"][list(PARENTS)].T.min(),
+            "best_parent_r": wide["r"][list(PARENTS)].T.max(),
             "plain_rmse": wide["rmse"]["plain average"],
             "plain_r": wide["r"]["plain average"],
             "rmse_to_plain": wide["rmse"]["fused"] / wide["rmse"]["plain average"] - 1.0,

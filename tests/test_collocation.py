@@ -1,5 +1,7 @@
 """Triple collocation against the reference vector, pytesmo, and real core sites."""
 
+import itertools
+
 import deepprofile as dp
 import numpy as np
 import pandas as pd
@@ -143,7 +145,7 @@ def test_moments_merged_in_any_split_agree(seed, cuts):
     x[0, rng.random(200) < 0.3] = np.nan
     whole = Moments.from_series(x, y, z)
     edges = [0, *sorted(set(cuts)), 200]
-    parts = [Moments.from_series(x[:, a:b], y[:, a:b], z[:, a:b]) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    parts = [Moments.from_series(x[:, a:b], y[:, a:b], z[:, a:b]) for a, b in itertools.pairwise(edges)]
     merged = merge_all(parts)
     np.testing.assert_array_equal(merged.count, whole.count)
     np.testing.assert_allclose(merged.mean, whole.mean, rtol=1e-12)

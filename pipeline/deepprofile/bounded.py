@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 from numba import njit
+from numpy.polynomial import legendre
 from numpy.typing import NDArray
 
 from deepprofile.basis import MAX_ORDER
@@ -22,14 +23,18 @@ Array = NDArray[np.float64]
 # What a profile may break a bound by. Coefficients are stored as float32 with an error of about 1e-7.
 TOLERANCE: Final = 2.0e-7
 # The solve goes on until no depth is further out than this: the distance to the solution goes with its square root.
-CONVERGED: Final = 1.0e-11
-GRID: Final = 48
+CONVERGED: Final = 1.0e-9
+GRID: Final = 32
 _MAX_DEGREE: Final = MAX_ORDER
 _MOST_ACTIVE: Final = _MAX_DEGREE + 1
 _ROUNDS: Final = 60
 
 # Chebyshev points: dense at the ends, where polynomials turn fastest.
 _X: Final = -np.cos(np.pi * np.arange(GRID + 1) / GRID)
+_VALUES: Final = np.ascontiguousarray(legendre.legvander(_X, MAX_ORDER))
+_SLOPES: Final = np.ascontiguousarray(
+    np.stack([legendre.legval(_X, legendre.legder(unit)) for unit in np.eye(MAX_ORDER + 1)], axis=-1)
+)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -75,7 +80,10 @@ def extremes(c: Array) -> tuple[float, float, float, float]:
     slope_before = 0.0
     for g in range(GRID + 1):
         x = _X[g]
-        here, slope, _ = _value_and_slopes(c, x)
+        here = slope = 0.0
+        for k in range(c.size):
+            here += c[k] * _VALUES[g, k]
+            slope += c[k] * _SLOPES[g, k]
         if here < low:
             low, x_low = here, x
         if here > high:
@@ -94,7 +102,7 @@ def extremes(c: Array) -> tuple[float, float, float, float]:
                 step = m - s1 / s2 if s2 != 0.0 else 0.5 * (a + b)
                 if not a < step < b:
                     step = 0.5 * (a + b)
-                if abs(step - m) < 1e-10:
+                if abs(step - m) < 1e-8:
                     break
                 m = step
             value, _, _ = _value_and_slopes(c, m)

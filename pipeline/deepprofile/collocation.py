@@ -275,8 +275,8 @@ def _collocate_series(x: NDArray[Any], y: NDArray[Any], z: NDArray[Any], *, min_
         arrays = (signal, error[part], scaling[part], correlation[part], r_squared[part], snr[part], status[part])
         _report(moments, max(min_samples, 2), critical, *arrays)
 
-    # Parts of a megabyte or so: what a part needs stays in the cache, and threads share the rest.
-    step = max(4 * _LINE, 300_000 // max(days, 1))
+    # Parts of some megabytes, shared by a few threads: what limits them is the memory, not the arithmetic.
+    step = max(4 * _LINE, 1_200_000 // max(days, 1))
     if cells <= step:
         work(0)
     else:

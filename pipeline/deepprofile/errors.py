@@ -259,8 +259,8 @@ def _bias(sums: Array) -> Array:
     """Bias variance of the first member of triplets from sums (cell, triplet, 5) over a neighbourhood.
 
     The three-cornered hat on the mean-square differences of time means (Gray and Allan 1974, doi
-    10.1109/FREQ.1974.200027) plus most of the members' mean spread: with a handful of independent cells the hat alone is erratic,
-    and a bias that products share does not show in their differences.
+    10.1109/FREQ.1974.200027) plus most of the members' mean spread: with a handful of independent cells the hat alone
+    is erratic, and a bias that products share does not show in their differences.
     """
     xy, xz, yz, spread, number = (sums[..., k].sum(axis=1) for k in range(5))
     least = np.maximum(number, 1.0)

@@ -1,9 +1,9 @@
 """Accuracy of the whole method on twins of one stated seed; ``make twin`` reports more of them."""
 
 import pytest
+from deepprofile import twin
 
 from benchmarks.accuracy import TEST_SEED, UNEQUAL, UNEQUAL_TEST_SEED, judge, summary
-from deepprofile import twin
 
 SURFACE = ["0-5", "5-10"]
 BELOW = ["10-30", "30-50", "50-70", "70-100"]

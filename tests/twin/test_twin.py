@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-
 from deepprofile import twin
 from deepprofile.twin.ceiling import ceiling
 from deepprofile.twin.column import Soil, Vegetation, run_columns
