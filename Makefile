@@ -8,6 +8,8 @@ export OMP_NUM_THREADS := 1
 export OPENBLAS_NUM_THREADS := 1
 export MKL_NUM_THREADS := 1
 export MPLBACKEND := Agg
+# Compiled kernels are cached by source file, and one file inlines another: a cache for each state of the sources.
+export NUMBA_CACHE_DIR := $(CURDIR)/$(VENV)/numba/$(shell cat pipeline/deepprofile/*.py pipeline/deepprofile/twin/*.py | cksum | tr ' ' -)
 
 .PHONY: help demo test lint types format bench twin lock clean
 

@@ -222,6 +222,78 @@ def _leave(drop: int, active: int, rows: Array, spread: Array, force: Array) -> 
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
+def _pull(c: Array, covariance: Array, x: float, bound: float, row: Array, slope: Array) -> tuple[float, float]:
+    """Squared distance (in the metric) that holding theta(x) at the bound costs, and half of q^2 times its derivative.
+
+    With q = row' P row the distance is (bound - theta)^2 / q.
+    """
+    d = c.size
+    legendre_row(x, d - 1, row)
+    slope[0] = 0.0
+    if d > 1:
+        slope[1] = 1.0
+    for k in range(1, d - 1):
+        slope[k + 1] = (2.0 * k + 1.0) * row[k] + slope[k - 1]
+    gap, steep, own, turn = bound, 0.0, 0.0, 0.0
+    for k in range(d):
+        gap -= c[k] * row[k]
+        steep += c[k] * slope[k]
+        along = 0.0
+        for m in range(d):
+            along += covariance[k, m] * row[m]
+        own += row[k] * along
+        turn += slope[k] * along
+    return gap * gap / own, -gap * (steep * own + gap * turn)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _first_contact(c: Array, covariance: Array, sign: float, bound: float, row: Array, slope: Array) -> float:
+    """Where a single active depth would lie: the violation that is dearest in the metric, not the largest one."""
+    best, at = -1.0, 0
+    for g in range(GRID + 1):
+        value = 0.0
+        for k in range(c.size):
+            value += c[k] * _VALUES[g, k]
+        if sign * (value - bound) < 0.0:
+            cost, _ = _pull(c, covariance, _X[g], bound, row, slope)
+            if cost > best:
+                best, at = cost, g
+    if best < 0.0:
+        return 2.0
+    low, high = _X[max(at - 1, 0)], _X[min(at + 1, GRID)]
+    x = _X[at]
+    _, rise = _pull(c, covariance, x, bound, row, slope)
+    if rise > 0.0:
+        low = x
+    else:
+        high = x
+    _, rise_low = _pull(c, covariance, low, bound, row, slope)
+    _, rise_high = _pull(c, covariance, high, bound, row, slope)
+    if not (rise_low > 0.0 > rise_high):
+        return x
+    # Regula falsi, halving the side that stays (Illinois).
+    side = 0
+    for _ in range(40):
+        x = (low * rise_high - high * rise_low) / (rise_high - rise_low)
+        _, rise = _pull(c, covariance, x, bound, row, slope)
+        if rise > 0.0:
+            if x - low < 1e-9:
+                break
+            low, rise_low = x, rise
+            if side == 1:
+                rise_high *= 0.5
+            side = 1
+        else:
+            if high - x < 1e-9:
+                break
+            high, rise_high = x, rise
+            if side == -1:
+                rise_low *= 0.5
+            side = -1
+    return x
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
 def keep_bounds(c: Array, covariance: Array, low: float, high: float, work: Array) -> int:
     """Move a profile to the nearest one within the bounds, in place.
 
@@ -247,6 +319,14 @@ def keep_bounds(c: Array, covariance: Array, low: float, high: float, work: Arra
     inner_low, inner_high = low + TOLERANCE, high - TOLERANCE
     sides = 0
     active = 0
+    # Most profiles are held at one depth, which is found directly.
+    lower_first = inner_low - least >= most - inner_high
+    sign, bound = (1.0, inner_low) if lower_first else (-1.0, inner_high)
+    contact = _first_contact(c, covariance, sign, bound, work[24], work[25])
+    if contact <= 1.0:
+        active = _enter(c, covariance, contact, sign, bound, active, work)
+        sides |= 1 if lower_first else 2
+        least, x_least, most, x_most = extremes(c)
     for _ in range(_ROUNDS):
         too_low, too_high = inner_low - least, most - inner_high
         if max(too_low, too_high) <= CONVERGED:

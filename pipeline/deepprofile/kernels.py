@@ -257,7 +257,7 @@ def cell_matrices(
             for m in range(d):
                 covariance[k, m] += mean_covariance[k, m]
         metric[:] = covariance
-        return d - 1
+        return int(d - 1)
     offset[:] = 0.0
     degree: int = least_squares_gain(used, n_used, design, error, bias, correlation, gain, metric, covariance, work, rows)
     return degree
