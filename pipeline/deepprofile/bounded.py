@@ -260,8 +260,8 @@ def _first_contact(c: Array, covariance: Array, sign: float, bound: float, row: 
                 best, at = cost, g
     if best < 0.0:
         return 2.0
-    low, high = _X[max(at - 1, 0)], _X[min(at + 1, GRID)]
-    x = _X[at]
+    low, high = float(_X[max(at - 1, 0)]), float(_X[min(at + 1, GRID)])
+    x = float(_X[at])
     _, rise = _pull(c, covariance, x, bound, row, slope)
     if rise > 0.0:
         low = x
