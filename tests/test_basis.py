@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from deepprofile.basis import basis_at, basis_mean, bernstein_from_legendre, identifiable_order
+from deepprofile.basis import basis_at, basis_mean, bernstein_from_legendre
 from scipy.integrate import quad
 from scipy.special import eval_sh_legendre
 
@@ -26,21 +26,6 @@ def test_linear_profile_has_the_value_at_the_middle_of_a_layer():
 
 def test_a_layer_without_thickness_is_a_point():
     np.testing.assert_allclose(basis_mean(0.3, 0.3, 5), basis_at(0.3, 5))
-
-
-@pytest.mark.parametrize(
-    ("layers", "order"),
-    [
-        ([(0.0, 0.05)], 0),
-        ([(0.0, 0.05), (0.0, 1.0)], 1),
-        ([(0.0, 0.1), (0.1, 0.4), (0.4, 1.0)], 2),
-        ([(0.0, 0.05), (0.0, 0.05)], 0),
-        ([], -1),
-    ],
-)
-def test_identifiable_order_follows_the_rank_of_the_layers(layers, order):
-    top, bottom = ([a for a, _ in layers], [b for _, b in layers])
-    assert identifiable_order(top, bottom, 5) == order
 
 
 def test_control_points_enclose_the_profile():

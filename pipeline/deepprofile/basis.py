@@ -7,7 +7,6 @@ https://dlmf.nist.gov/18.3).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -43,20 +42,6 @@ def basis_mean(top: ArrayLike, bottom: ArrayLike, order: int) -> Array:
     rise = (high - low)[..., 2:] - (high - low)[..., : order if order else 0]
     integral[..., 1:] = rise / (2.0 * wide * (2.0 * degree + 1.0))
     return np.where(point[..., None], basis_at(top, order), integral)
-
-
-def identifiable_order(top: Sequence[float] | Array, bottom: Sequence[float] | Array, order: int) -> int:
-    """Highest degree up to ``order`` that these layer means determine: the rank rule of weighted least squares.
-
-    -1 where there is no layer.
-    """
-    design = basis_mean(np.asarray(top), np.asarray(bottom), order)
-    best = -1
-    for degree in range(order + 1):
-        if np.linalg.matrix_rank(design[:, : degree + 1], tol=1e-6) < degree + 1:
-            break
-        best = degree
-    return best
 
 
 def bernstein_from_legendre(order: int) -> Array:

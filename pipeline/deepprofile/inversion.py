@@ -519,6 +519,7 @@ def _assemble(
     lacking = {dim: stack.series[0].sizes[dim] for dim in stack.cell_dims if dim not in covariance.dims}
     covariance = covariance.expand_dims(lacking).transpose(*stack.cell_dims, "availability", "degree", "degree_2")
     bits = np.array([[bool(code >> i & 1) for i in range(layout.size)] for code in listed.tolist()])
+    bits = bits.reshape(-1, layout.size)
     kernel_variance = parameters.kernel_variance if method == "map" else 0.0 * parameters.kernel_variance
     dataset = xr.Dataset(
         {

@@ -39,7 +39,8 @@ class Layout:
 
     def coordinates(self) -> dict[str, tuple[str, object] | tuple[str, object, dict[str, str]]]:
         """Coordinates along ``observation``."""
-        names = np.array([self.products[i] for i in self.product_index])
+        # Objects: text of variable length has a specification in Zarr 3, fixed length has none.
+        names = np.array([self.products[i] for i in self.product_index], dtype=object)
         return {
             "product": (OBSERVATION, names),
             "layer_top": (OBSERVATION, self.top, {"units": "m"}),
