@@ -209,6 +209,14 @@ def test_flags_say_what_was_used():
     assert row.tolist() == [True, True, False, True, True, True, True, True, True]
 
 
+def test_prior_mean_is_the_error_weighted_time_mean_where_none_is_given():
+    products = random_products(np.random.default_rng(14), days=50, cells=2, missing=0.2)
+    variances = np.linspace(0.02, 0.06, 9) ** 2
+    profile = dp.invert(products, make_variances(products, variances))
+    means = np.nanmean(observed(products), axis=1)
+    np.testing.assert_allclose(profile.prior_mean, (means / variances).sum(axis=1) / (1.0 / variances).sum(), rtol=1e-6)
+
+
 def test_products_may_lack_days_and_come_at_any_hour():
     products = random_products(np.random.default_rng(8), days=10, cells=1)
     products["smap_l3"] = (

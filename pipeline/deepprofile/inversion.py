@@ -12,14 +12,13 @@ from numpy.typing import NDArray
 
 from deepprofile import kernels
 from deepprofile.basis import MAX_ORDER, basis_mean, bernstein_from_legendre
-from deepprofile.errors import DEPENDENT, OWN, WINDOW, estimate_from_stack
-from deepprofile.errors import check_collocatable as _check_collocatable
+from deepprofile.errors import DEPENDENT, OWN, WINDOW, check_collocatable, estimate_from_stack
 from deepprofile.layers import OBSERVATION, Layout, Stack, stack_products
 from deepprofile.prior import KERNELS, Kernel, Prior, prior_model
 
 Array = NDArray[np.float64]
 Method = Literal["map", "wls"]
-Bound = float | xr.DataArray
+Bound = float | xr.DataArray | NDArray[Any]
 
 METHODS: Final = {"map": kernels.MAP, "wls": kernels.WLS}
 DEFAULT_ORDER: Final = {"map": 5, "wls": 2}
@@ -301,8 +300,16 @@ def _parameters(stack: Stack, errors: xr.Dataset | xr.DataArray, prior: Prior, b
 
 
 def _time_mean(stack: Stack) -> xr.DataArray:
-    """Time mean of every observation, without copying a product."""
-    means = [_bare(s).mean("time", dtype=np.float64, skipna=True).rename(layer=OBSERVATION) for s in stack.series]
+    """Time mean of every observation, some days at a time so that memory stays flat."""
+    means = []
+    for series in stack.series:
+        bare = _bare(series).rename(layer=OBSERVATION)
+        days = bare.sizes["time"]
+        step = days if bare.chunks is not None else max(1, 2_000_000 * days // max(bare.size, 1))
+        parts = [bare.isel(time=slice(start, start + step)) for start in range(0, days, max(step, 1))]
+        total = sum(part.sum("time", dtype=np.float64) for part in parts)
+        count = sum(part.notnull().sum("time") for part in parts)
+        means.append(total / xr.where(count > 0, count, np.nan) if parts else bare.sum("time") * np.nan)
     return xr.concat(means, OBSERVATION, join="override")
 
 
@@ -611,6 +618,6 @@ def fuse(
     """
     prior = _check_choices(method, order, prior)
     stack = stack_products(products)
-    _check_collocatable(stack, min_samples, WINDOW)
+    check_collocatable(stack, min_samples, WINDOW)
     errors = estimate_from_stack(stack, dependent, min_samples, WINDOW)
     return _invert_stack(stack, errors, method, order, bounds, prior)
