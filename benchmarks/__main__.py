@@ -1,7 +1,8 @@
 """Speed and memory of the numerics, as ratios taken side by side in one run (``make bench``).
 
 The peers are what one would write without this library: ``scipy.optimize.lsq_linear`` under ``xr.apply_ufunc(vectorize=True)``
-for the inversion, and a loop over ``pytesmo.metrics.tcol_metrics`` for triple collocation. One core each, medians of repeats.
+for the inversion, and a loop over ``pytesmo.metrics.tcol_metrics`` for triple collocation. Medians of repeats; one
+core each, but for triple collocation, whose cells our side shares between threads.
 """
 
 from __future__ import annotations
