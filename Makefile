@@ -11,10 +11,10 @@ export MPLBACKEND := Agg
 # Compiled kernels are cached by source file, and one file inlines another: a cache for each state of the sources.
 export NUMBA_CACHE_DIR := $(CURDIR)/$(VENV)/numba/$(shell cat pipeline/deepprofile/*.py pipeline/deepprofile/twin/*.py | cksum | tr ' ' -)
 
-.PHONY: help demo test lint types format bench twin lock clean
+.PHONY: help demo test lint types format bench twin calibration lock clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 $(INSTALLED): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "deepprofile needs Python 3.11 or newer; set PYTHON=")'
@@ -44,8 +44,11 @@ format: $(INSTALLED)  ## rewrite the sources in the project's format
 bench: $(INSTALLED)  ## speed and memory, as ratios taken in one run
 	$(BIN)/python -m benchmarks
 
-twin: $(INSTALLED)  ## accuracy on six twins whose truth is known, and on two with unequal parents
+twin: $(INSTALLED)  ## accuracy on six twins whose truth is known, and on three with unequal parents
 	$(BIN)/python -m benchmarks.accuracy
+
+calibration: $(INSTALLED)  ## how the constants of the error model score on eight other twins, as they are and changed
+	$(BIN)/python -m benchmarks.calibration
 
 lock: $(INSTALLED)  ## resolve requirements.lock again (needs uv)
 	$(BIN)/python -m pip install --quiet uv

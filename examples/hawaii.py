@@ -263,4 +263,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        print("\nstopped; the files written so far stay, and a new run starts from the beginning", file=sys.stderr)
+        sys.exit(130)

@@ -36,12 +36,16 @@ SHRINKAGE_DAYS: Final = 8000.0
 WINDOW: Final = 21
 # Triple collocation errors are relative to a product's own signal: what a damped response loses it does not see.
 UNSEEN_SHARE: Final = 0.1
+# Part of the random errors, and of the biases, that is shared evenly between the members of a triplet: products that share an
+# error by chance make the third one look bad.
+EVEN_ERRORS: Final = 0.15
+EVEN_BIASES: Final = 0.25
 EQUAL_ERROR: Final = 0.045**2
 EQUAL_BIAS: Final = 0.03**2
 # Number of cells at which the biases of a neighbourhood are believed as much as EQUAL_BIAS.
 BIAS_CELLS: Final = 4.0
 # Products agree on less than the whole signal, each being damped or late in its own way.
-SIGNAL_INFLATION: Final = 1.5
+SIGNAL_INFLATION: Final = 2.0
 SIGNAL_DAYS: Final = 600.0
 # Critical correlations are tabulated up to here; neighbourhoods with more samples count as this many.
 MOST_SAMPLES: Final = 20_000
@@ -65,11 +69,13 @@ class Design:
     """Which series are made and which of them are compared.
 
     ``weights`` (series, observation): each series as a combination of observations; the first ones are the observations.
+    ``product`` (observation,): whose they are.
     ``groups`` (group, 3): the series of each group of moments: every observation alone, the triplets, then pairs of
     observations of independent products.
     """
 
     weights: Array
+    product: NDArray[np.int64]
     groups: NDArray[np.int64]
     triplets: tuple[Triplet, ...]
     pairs: NDArray[np.int64]
@@ -105,6 +111,7 @@ def plan_comparisons(layout: Layout, dependent: Sequence[tuple[str, str]]) -> De
     groups = [(i, i, i) for i in range(n)] + [t.series for t in triplets] + [(i, j, j) for i, j in pairs]
     return Design(
         np.array(rows),
+        layout.product_index,
         np.array(groups, dtype=np.int64).reshape(-1, 3),
         tuple(triplets),
         np.array(pairs, dtype=np.int64).reshape(-1, 2),
@@ -159,8 +166,7 @@ def _sums_to_pool(moments: Array, *, design: Design, min_samples: int) -> Array:
     enough = (parts.count[..., triplets] >= 10.0)[..., None]
     differences = np.stack([mean[..., 0] - mean[..., 1], mean[..., 0] - mean[..., 2], mean[..., 1] - mean[..., 2]], axis=-1)
     squares = np.where(enough, differences**2, 0.0)
-    spread = np.where(enough, np.var(mean, axis=-1, ddof=1)[..., None], 0.0)
-    bias = np.concatenate([squares, spread, enough.astype(np.float64)], axis=-1)
+    bias = np.concatenate([np.where(enough, differences, 0.0), squares, enough.astype(np.float64)], axis=-1)
     within = np.concatenate([freedom[..., None], lent[..., None] * parts.comoment], axis=-1)
     flat = (*moments.shape[:-2], -1)
     return np.concatenate([within.reshape(flat), bias.reshape(flat)], axis=-1)
@@ -176,7 +182,7 @@ def _estimate(
     cells = len(moments)
     sums = sums.reshape(cells, -1)
     within = sums[:, : 7 * groups].reshape(cells, groups, 7)
-    bias = sums[:, 7 * groups :].reshape(cells, count, 5)
+    bias = sums[:, 7 * groups :].reshape(cells, count, 7)
     own = Moments.from_array(moments)
     triplets = slice(n, n + count)
 
@@ -221,11 +227,15 @@ def _estimate(
         own_signal, reference = mean(signals[..., 0]), mean(signals.mean(axis=-1))
         relative = mean(result.error_variance[:, members, 0])
         damping = np.clip(divide(reference, own_signal), 0.25, 4.0)
+        ranges = np.clip(divide(reference[:, None, None], signals), 0.25, 4.0)
+        even = mean((np.maximum(result.error_variance[:, members], 0.0) * ranges).mean(axis=-1))
         found = number > 0
-        error[i] = np.where(found, relative * damping + UNSEEN_SHARE * reference, error[i])
+        random = (1.0 - EVEN_ERRORS) * relative * damping + EVEN_ERRORS * even
+        error[i] = np.where(found, random + UNSEEN_SHARE * reference, error[i])
         r2[i] = np.where(found, mean(r_squared[:, members]), np.nan)
         status[i] = np.where(found, np.where((used & own_valid[:, members]).any(axis=1), OWN, NEIGHBOURS), EQUAL)
         bias_variance[i] = _bias(bias[:, members])
+    _lend_biases(bias_variance, design.product, sorted(set(observation.tolist())))
     days = own.count[:, :n].T
     absent = days == 0
     error = np.where(absent, np.nan, np.maximum(error, SMALLEST_ERROR))
@@ -255,18 +265,36 @@ def _valid(covariance: Array, count: Array, critical: Array, min_samples: int) -
     return np.asarray((count >= min_samples) & (correlation >= critical[number]).all(axis=0))
 
 
-def _bias(sums: Array) -> Array:
-    """Bias variance of the first member of triplets from sums (cell, triplet, 5) over a neighbourhood.
+def _lend_biases(bias_variance: Array, product: NDArray[np.int64], estimated: list[int]) -> None:
+    """Give layers that no triplet reaches the mean of their product's other layers: biases hold at all depths."""
+    for i in sorted(set(range(len(product))) - set(estimated)):
+        siblings = [j for j in estimated if product[j] == product[i]]
+        if siblings:
+            bias_variance[i] = bias_variance[siblings].mean(axis=0)
 
-    The three-cornered hat on the mean-square differences of time means (Gray and Allan 1974, doi
-    10.1109/FREQ.1974.200027) plus most of the members' mean spread: with a handful of independent cells the hat alone
-    is erratic, and a bias that products share does not show in their differences.
+
+def _bias(sums: Array) -> Array:
+    """Bias variance of the first member of triplets from sums (cell, triplet, 7) over a neighbourhood.
+
+    The three-cornered hat (Gray and Allan 1974, doi 10.1109/FREQ.1974.200027) on the differences of time means, less their
+    average over the neighbourhood: how biases vary from cell to cell is seen many times, while the offset of a whole
+    region is one draw, of which the hat would make nonsense. The offsets are then taken to be in proportion: all is scaled
+    to the mean square of the differences, and a part is shared evenly.
     """
-    xy, xz, yz, spread, number = (sums[..., k].sum(axis=1) for k in range(5))
-    least = np.maximum(number, 1.0)
-    hat = np.maximum(0.5 * (xy + xz - yz), 0.0) / least
-    found = hat + 0.7 * spread / least
-    cells = number / max(sums.shape[1], 1)
+    number = sums[..., 6]
+    count = np.maximum(number, 1.0)[..., None]
+    average, square = sums[..., :3] / count, sums[..., 3:6] / count
+    # Each product's bias stands in two of the three differences.
+    even = square.sum(axis=-1) / 6.0
+    centred = np.maximum(square - average**2, 0.0)
+    hat = 0.5 * (centred[..., 0] + centred[..., 1] - centred[..., 2])
+    level = centred.sum(axis=-1) / 6.0
+    relative = np.clip(np.divide(hat, level, out=np.ones_like(hat), where=level > 1e-12), 0.0, 3.0)
+    trust = (1.0 - EVEN_BIASES) * number / (number + BIAS_CELLS)
+    found = (trust * relative + 1.0 - trust) * even
+    total = number.sum(axis=1)
+    cells = total / max(sums.shape[1], 1)
+    found = (number * found).sum(axis=1) / np.maximum(total, 1.0)
     return np.asarray((cells * found + BIAS_CELLS * EQUAL_BIAS) / (cells + BIAS_CELLS))
 
 
@@ -402,7 +430,7 @@ def estimate_from_stack(stack: Stack, dependent: Sequence[tuple[str, str]], min_
         output_core_dims=[["sum"]],
         dask="parallelized",
         output_dtypes=[np.float64],
-        dask_gufunc_kwargs={"output_sizes": {"sum": 7 * len(design.groups) + 5 * len(design.triplets)}},
+        dask_gufunc_kwargs={"output_sizes": {"sum": 7 * len(design.groups) + 7 * len(design.triplets)}},
     )
     pooled = _pool_cells(sums, cell_dims, window)
     out = xr.apply_ufunc(

@@ -23,9 +23,14 @@ Bound = float | xr.DataArray | NDArray[Any]
 METHODS: Final = {"map": kernels.MAP, "wls": kernels.WLS}
 DEFAULT_ORDER: Final = {"map": 5, "wls": 2}
 # Errors of two layers of one product: what a model gets wrong at one depth it gets wrong nearby.
-ERROR_CORRELATION_LENGTH_M: Final = 0.25
+ERROR_CORRELATION_LENGTH_M: Final = 0.4
+# A bias of soils or rain is much the same at all depths, so that a layer with another product beside it speaks for the others.
+BIAS_CORRELATION_LENGTH_M: Final = 3.0
 # Errors at the same depth of two products: they share forcing and structure more than triple collocation can see.
-SHARED_ERROR: Final = 0.2
+SHARED_ERROR: Final = 0.3
+# The time mean varies more smoothly with depth than the anomalies of a day: soils and climates are wet or dry as a whole.
+MEAN_LONG_SHARE: Final = 0.9
+WHOLE_METRE: Final = Kernel(1.0)
 MOST_PATTERNS: Final = 64
 _PATTERN_CAPACITY: Final = 65_535
 # Profiles that are worked on at a time: their observations and coefficients stay in the cache.
@@ -56,6 +61,8 @@ class Model:
     cross: Array
     coefficients: Array
     correlation: Array
+    bias_correlation: Array
+    mean_variance: Array
     control: Array
 
     @classmethod
@@ -63,9 +70,7 @@ class Model:
         """Integrals of the basis and moments of the kernels for these layers."""
         all_kernels = (*KERNELS, Kernel(prior.correlation_length))
         models = [prior_model(kernel, layout.top, layout.bottom, order) for kernel in all_kernels]
-        centre = 0.5 * (layout.top + layout.bottom)
-        same = layout.product_index[:, None] == layout.product_index
-        decay = np.exp(-np.abs(centre[:, None] - centre) / ERROR_CORRELATION_LENGTH_M)
+        independent = np.stack([np.eye(layout.size)] * 2)
         return cls(
             layout=layout,
             method=METHODS[method],
@@ -76,9 +81,30 @@ class Model:
             layers=np.stack([m.layers for m in models]),
             cross=np.stack([m.coefficients_layers for m in models]),
             coefficients=np.stack([m.coefficients for m in models]),
-            correlation=np.where(same, 1.0, SHARED_ERROR) * decay if two_scales else np.eye(layout.size),
+            correlation=error_correlation(layout, ERROR_CORRELATION_LENGTH_M) if two_scales else independent,
+            bias_correlation=error_correlation(layout, BIAS_CORRELATION_LENGTH_M) if two_scales else independent,
+            mean_variance=_mean_variance(prior),
             control=bernstein_from_legendre(order),
         )
+
+
+def error_correlation(layout: Layout, length: float) -> Array:
+    """Correlations of errors between observations, (2, n, n): those that the gain knows of, and all of them.
+
+    Errors of one product's layers decay with the distance of their centres; between products a share of that is common.
+    """
+    centre = 0.5 * (layout.top + layout.bottom)
+    same = layout.product_index[:, None] == layout.product_index
+    decay = np.exp(-np.abs(centre[:, None] - centre) / length)
+    return np.stack([np.where(same, decay, 0.0), np.where(same, 1.0, SHARED_ERROR) * decay])
+
+
+def _mean_variance(prior: Prior) -> Array:
+    """Prior variance of the time mean by kernel: part of it with the prior's range, part with that of the whole metre."""
+    variance = np.zeros(len(KERNELS) + 1)
+    variance[-1] = (1.0 - MEAN_LONG_SHARE) * prior.std**2
+    variance[KERNELS.index(WHOLE_METRE)] = MEAN_LONG_SHARE * prior.std**2
+    return variance
 
 
 @dataclass
@@ -150,10 +176,11 @@ def _invert_block(*arrays: NDArray[Any], model: Model, dtype: Any, listed: Array
             model.cross,
             model.coefficients,
             variance,
-            model.prior.std**2,
+            model.mean_variance,
             error,
             bias,
             model.correlation,
+            model.bias_correlation,
             mean,
             model.two_scales,
             prior_mean,
@@ -191,10 +218,11 @@ def _covariance_block(*parameters: NDArray[Any], model: Model, dtype: Any, liste
         model.cross,
         model.coefficients,
         variance,
-        model.prior.std**2,
+        model.mean_variance,
         error,
         bias,
         model.correlation,
+        model.bias_correlation,
         mean,
         model.two_scales,
         listed,

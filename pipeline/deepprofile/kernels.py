@@ -85,15 +85,15 @@ def gaussian_gain(
 ) -> bool:
     """Posterior of the coefficients of a zero-mean Gaussian process, given layer means with errors.
 
-    gain = C_cy (C_yy + R)^-1 with R the diagonal of ``error`` (variances); the covariance then counts the correlation of
-    errors within a product: C_cc - gain C_cy' + gain (R_full - R) gain'. ``gain`` (d, n) has zeros where an observation is
-    not used.
+    gain = C_cy (C_yy + R)^-1 with R from the variances ``error`` and the correlations ``correlation[0]``; the covariance then
+    counts those of ``correlation[1]``: C_cc - gain C_cy' + gain (R_1 - R) gain'. ``gain`` (d, n) has zeros where an
+    observation is not used.
     """
     d = cross.shape[0]
     for a in range(n_used):
         for b in range(n_used):
-            work[a, b] = layers[used[a], used[b]]
-        work[a, a] += error[used[a]]
+            i, j = used[a], used[b]
+            work[a, b] = layers[i, j] + correlation[0, i, j] * np.sqrt(error[i] * error[j])
     for k in range(d):
         for a in range(n_used):
             rows[k, a] = cross[k, used[a]]
@@ -119,13 +119,14 @@ def gaussian_gain(
 def _add_correlated(
     used: NDArray[np.int64], n_used: int, error: Array, correlation: Array, gain: Array, covariance: Array
 ) -> None:
-    """Add gain (R_full - R) gain', R_full with the correlations between different observations."""
+    """Add gain (R_1 - R_0) gain', the covariances of errors that the gain does not know of."""
     d = gain.shape[0]
     for a in range(n_used):
         for b in range(n_used):
             i, j = used[a], used[b]
-            if i != j and correlation[i, j] != 0.0:
-                shared = correlation[i, j] * np.sqrt(error[i] * error[j])
+            unknown = correlation[1, i, j] - correlation[0, i, j]
+            if unknown != 0.0:
+                shared = unknown * np.sqrt(error[i] * error[j])
                 for k in range(d):
                     for m in range(d):
                         covariance[k, m] += gain[k, i] * shared * gain[m, j]
@@ -205,7 +206,7 @@ def least_squares_gain(
             for a in range(n_used):
                 for b in range(n_used):
                     p, q = used[a], used[b]
-                    shared = correlation[p, q] if p != q else 1.0
+                    shared = correlation[1, p, q] if p != q else 1.0
                     if shared != 0.0:
                         covariance[i, j] += gain[i, p] * shared * np.sqrt(bias[p] * bias[q]) * gain[j, q]
     return degree
@@ -272,10 +273,11 @@ def invert_cells(
     kernel_cross: Array,
     kernel_coefficients: Array,
     kernel_variance: Array,
-    prior_variance: float,
+    mean_variance: Array,
     error: Array,
     bias: Array,
     correlation: Array,
+    bias_correlation: Array,
     mean: Array,
     two_scales: bool,
     prior_mean: Array,
@@ -294,8 +296,8 @@ def invert_cells(
     """Invert a block of cells; returns the number of patterns that are listed afterwards.
 
     ``observed`` (cell, time, n); ``kernel_*``: moments of each kernel, the last of them the prior's; ``kernel_variance`` (cell,
-    kernel) variances of the anomalies, ``prior_variance`` that of the time mean; ``error``, ``bias``, ``mean`` (cell, n);
-    ``listed``: bit masks of patterns, of which the first ``n_listed`` are known; new ones are added where it is
+    kernel) variances of the anomalies, ``mean_variance`` (kernel,) those of the time mean; ``error``, ``bias``, ``mean``
+    (cell, n); ``listed``: bit masks of patterns, of which the first ``n_listed`` are known; new ones are added where it is
     ``growing``, else a profile is given the largest listed part of its pattern.
     """
     cells, days, n = observed.shape
@@ -323,7 +325,7 @@ def invert_cells(
             _mix(kernel_layers, kernel_cross, kernel_coefficients, kernel_variance[cell], layers, cross, coefs)
             if two_scales:
                 _invert_mean(
-                    cell, kernel_layers, kernel_cross, kernel_coefficients, prior_variance, error, bias, correlation, mean,
+                    cell, kernel_layers, kernel_cross, kernel_coefficients, mean_variance, error, bias, bias_correlation, mean,
                     used, work, rows, mean_gain, mean_profile, mean_covariance,
                 )  # fmt: skip
         usable = 0
@@ -419,10 +421,11 @@ def cell_covariances(
     kernel_cross: Array,
     kernel_coefficients: Array,
     kernel_variance: Array,
-    prior_variance: float,
+    mean_variance: Array,
     error: Array,
     bias: Array,
     correlation: Array,
+    bias_correlation: Array,
     mean: Array,
     two_scales: bool,
     listed: NDArray[np.int64],
@@ -441,7 +444,7 @@ def cell_covariances(
             _mix(kernel_layers, kernel_cross, kernel_coefficients, kernel_variance[cell], layers, cross, coefs)
             if two_scales:
                 _invert_mean(
-                    cell, kernel_layers, kernel_cross, kernel_coefficients, prior_variance, error, bias, correlation, mean,
+                    cell, kernel_layers, kernel_cross, kernel_coefficients, mean_variance, error, bias, bias_correlation, mean,
                     used, work, rows, mean_gain, mean_profile, mean_covariance,
                 )  # fmt: skip
         usable = 0
@@ -484,7 +487,7 @@ def _invert_mean(
     kernel_layers: Array,
     kernel_cross: Array,
     kernel_coefficients: Array,
-    prior_variance: float,
+    mean_variance: Array,
     error: Array,
     bias: Array,
     correlation: Array,
@@ -496,9 +499,8 @@ def _invert_mean(
     profile: Array,
     covariance: Array,
 ) -> None:
-    """The time mean: the prior's kernel, and biases as errors."""
+    """The time mean under the biases as errors."""
     d, n = gain.shape
-    last = kernel_layers.shape[0] - 1
     n_used = 0
     for i in range(n):
         if np.isfinite(error[cell, i]) and np.isfinite(bias[cell, i]) and np.isfinite(mean[cell, i]):
@@ -506,11 +508,9 @@ def _invert_mean(
             n_used += 1
     if n_used == 0:
         return
-    v = prior_variance
-    gaussian_gain(
-        used, n_used, v * kernel_layers[last], v * kernel_cross[last], v * kernel_coefficients[last], bias[cell], correlation,
-        gain, covariance, work, rows,
-    )  # fmt: skip
+    layers, cross, coefficients = np.empty((n, n)), np.empty((d, n)), np.empty((d, d))
+    _mix(kernel_layers, kernel_cross, kernel_coefficients, mean_variance, layers, cross, coefficients)
+    gaussian_gain(used, n_used, layers, cross, coefficients, bias[cell], correlation, gain, covariance, work, rows)
     level = profile[0]
     for k in range(d):
         for a in range(n_used):

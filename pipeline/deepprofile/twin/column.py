@@ -2,8 +2,8 @@
 
 Mass balance of each layer with infiltration, gravity drainage, diffusion and root uptake; hydraulic functions of Clapp and
 Hornberger (1978, doi 10.1029/WR014i004p00601) with the texture regressions of Cosby et al. (1984, doi
-10.1029/WR020i006p00682). Diffusion is implicit (one tridiagonal solve a step), so that layers of 2 cm stay stable at steps
-of three hours.
+10.1029/WR020i006p00682). Diffusion and drainage are implicit (one tridiagonal solve a step), so that layers of 2 cm stay
+stable at steps of three hours.
 """
 
 from __future__ import annotations
@@ -112,18 +112,22 @@ def _run(
                     diag[i] = thickness[i]
                     rhs[i] = thickness[i] * theta[i] - uptake[i]
                 rhs[0] += falling
+                for i in range(layers):
+                    # Drainage by gravity, linearised and implicit: explicit steps would empty a wet layer at once.
+                    steep = dt * (2.0 * pore_index[cell, i] + 3.0) * k[i] / theta[i]
+                    drain = dt * k[i] - steep * theta[i]
+                    diag[i] += steep
+                    rhs[i] -= drain
+                    if i < layers - 1:
+                        lower[i + 1] -= steep
+                        rhs[i + 1] += drain
                 for i in range(layers - 1):
                     spacing = 0.5 * (thickness[i] + thickness[i + 1])
-                    # Downward flow takes the conductivity of the wetter, upper side.
-                    flow = dt * np.sqrt(d[i] * d[i + 1]) / spacing
-                    drain = dt * k[i]
+                    flow = dt * 0.5 * (d[i] + d[i + 1]) / spacing
                     diag[i] += flow
                     upper[i] -= flow
                     diag[i + 1] += flow
                     lower[i + 1] -= flow
-                    rhs[i] -= drain
-                    rhs[i + 1] += drain
-                rhs[layers - 1] -= dt * k[layers - 1]
                 for i in range(1, layers):
                     factor = lower[i] / diag[i - 1]
                     diag[i] -= factor * upper[i - 1]
