@@ -1,0 +1,90 @@
+"""GLDAS-2.1 Noah land surface model (GLDAS_NOAH025_3H), doi 10.5067/E7TYRXPJKWOQ."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Final
+
+import h5py
+import numpy as np
+
+from deepprofile.grids import GLDAS_025, Grid
+from deepprofile.products.granule import (
+    FROZEN_K,
+    MAX_SNOW_KG_M2,
+    Days,
+    Floats,
+    GranuleError,
+    GranuleName,
+    Layer,
+    Placement,
+    Product,
+    Steps,
+    check_day,
+    day,
+    decode_times,
+    named_time,
+    opened,
+    place,
+    require_layers,
+    unit_of,
+    without_fill,
+)
+
+_NAME: Final = re.compile(r"GLDAS_NOAH025_3H(?:_EP)?\.A(\d{8})\.(\d{2})(\d{2})\.\d{3}(?:\.\w+)?\.nc4")
+_WATER_KG_M3: Final = 1000.0
+
+
+@dataclass(frozen=True)
+class GldasNoah(Product):
+    """GLDAS-2.1 Noah: instants every three hours, 0.25 degrees; the layer from 1 to 2 m is not used."""
+
+    grid: Grid = GLDAS_025
+    name: ClassVar[str] = "gldas_noah"
+    title: ClassVar[str] = "GLDAS-2.1 Noah"
+    layers: ClassVar[tuple[Layer, ...]] = (Layer(0.0, 0.1), Layer(0.1, 0.4), Layer(0.4, 1.0))
+    steps_per_day: ClassVar[int] = 8
+    latency_days: ClassVar[int] = 45
+
+    # RootMoist_inst is no mean over a stated layer, and not used.
+    variables: ClassVar[tuple[str, ...]] = ("SoilMoi0_10cm_inst", "SoilMoi10_40cm_inst", "SoilMoi40_100cm_inst")
+    temperature: ClassVar[str] = "SoilTMP0_10cm_inst"
+    snow: ClassVar[str] = "SWE_inst"
+
+    def parse(self, name: str) -> GranuleName | None:
+        """Name such as ``GLDAS_NOAH025_3H.A20150101.0300.021.nc4``."""
+        match = named_time(_NAME, name)
+        return GranuleName(day(match[1]), day(match[1]), f"{match[1]}T{match[2]}{match[3]}") if match else None
+
+    def read(self, path: Path, window: Grid, days: Days) -> Steps:
+        """See ``Product.read``."""
+        match = named_time(_NAME, path.name)
+        if match is None:
+            raise GranuleError(f"{path.name} is not the name of a GLDAS Noah granule")
+        when = np.array([day(match[1]) + np.timedelta64(60 * int(match[2]) + int(match[3]), "m")])
+        with opened(path) as file:
+            present = require_layers(path, self, [name in file for name in self.variables])
+            check_day(path, decode_times(file["time"], path), when, np.timedelta64(60, "m"))
+            where = place(path, self.grid, file["lon"][()], file["lat"][()], window)
+            values = np.full((1, len(self.layers), *window.shape), np.nan, np.float32)
+            for k, (name, layer) in enumerate(zip(self.variables, self.layers, strict=True)):
+                if present[k]:
+                    if (unit := unit_of(file[name])) != "kg m-2":
+                        raise GranuleError(f"{path.name} gives {name} in {unit!r}, not in kg m-2")
+                    values[0, k] = _field(file[name], where)[0] / (_WATER_KG_M3 * (layer.bottom_m - layer.top_m))
+            recorded = np.array([np.isfinite(values).sum()])
+            screened = np.zeros(window.shape, bool)
+            with np.errstate(invalid="ignore"):
+                # Ice sheets are not missing in GLDAS: Greenland holds 0.396.
+                if self.temperature in file:
+                    screened |= ~(_field(file[self.temperature], where)[0] > FROZEN_K)
+                if self.snow in file:
+                    screened |= ~(_field(file[self.snow], where)[0] < MAX_SNOW_KG_M2)
+            values[:, :, screened] = np.nan
+        return Steps(when, self.keep_valid(values), recorded, present, provisional="_EP." in path.name)
+
+
+def _field(variable: h5py.Dataset, where: Placement) -> Floats:
+    return where.fill(lambda rows, columns: without_fill(variable[:1, rows, columns], variable), 1)
