@@ -403,7 +403,7 @@ def check_collocatable(stack: Stack, min_samples: int, window: int) -> None:
 
 def estimate_from_stack(stack: Stack, dependent: Sequence[tuple[str, str]], min_samples: int, window: int) -> xr.Dataset:
     """``estimate_errors`` on products that are checked already."""
-    layout, cell_dims = stack.layout, list(stack.cell_dims)
+    layout = stack.layout
     design = plan_comparisons(layout, dependent)
     aligned = [
         _drop_coords(s.chunk({"time": -1, "layer": -1}) if s.chunks is not None else s).rename(layer=f"layer_{p}")
@@ -422,6 +422,17 @@ def estimate_from_stack(stack: Stack, dependent: Sequence[tuple[str, str]], min_
     pairs_and_triplets = moments.isel(group=slice(layout.size, None), moment=0)
     if not stack.lazy and not bool((pairs_and_triplets > 0).any()):
         raise ValueError("the products have no day in common on which two of them hold values: all are NaN there")
+    dataset = errors_from_moments(moments, layout, design, min_samples, window)
+    return dataset.assign_coords(dict(stack.cell_coords))
+
+
+def errors_from_moments(moments: xr.DataArray, layout: Layout, design: Design, min_samples: int, window: int) -> xr.Dataset:
+    """The error model from the moments of each cell, dimensions (..., group, moment), as ``series_moments`` gives them.
+
+    Moments of parts of the record are merged by ``Moments.merge`` before; a block of cells on y and x needs a halo of half a
+    window around it.
+    """
+    cell_dims = [dim for dim in moments.dims if dim not in ("group", "moment")]
     sums = xr.apply_ufunc(
         _sums_to_pool,
         moments,
@@ -447,7 +458,7 @@ def estimate_from_stack(stack: Stack, dependent: Sequence[tuple[str, str]], min_
     names = ("error_variance", "bias_variance", "mean", "fmse", "r_squared", "n_samples", "status")
     dataset = xr.Dataset(dict(zip((*names, "signal_variance", "prior_weight"), out, strict=True)))
     dataset = dataset.transpose(OBSERVATION, "kernel", *cell_dims).assign_coords(layout.coordinates())
-    dataset = dataset.assign_coords(dict(stack.cell_coords)).assign_coords(
+    dataset = dataset.assign_coords(
         kernel_length=("kernel", [k.length for k in KERNELS], {"units": "m"}),
         kernel_decay=("kernel", [k.decay for k in KERNELS], {"units": "m"}),
     )

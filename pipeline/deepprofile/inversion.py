@@ -431,7 +431,7 @@ def invert(
     """
     prior = _check_choices(method, order, prior)
     stack = stack_products(products)
-    return _invert_stack(stack, errors, method, order, bounds, prior)
+    return invert_stack(stack, errors, method, order, bounds, prior)
 
 
 def _check_choices(method: str, order: int | None, prior: Prior | None) -> Prior:
@@ -444,22 +444,25 @@ def _check_choices(method: str, order: int | None, prior: Prior | None) -> Prior
     return prior or Prior()
 
 
-def _invert_stack(
+def invert_stack(
     stack: Stack,
     errors: xr.Dataset | xr.DataArray,
     method: str,
     order: int | None,
     bounds: tuple[Bound, Bound],
     prior: Prior,
+    listed: NDArray[np.int64] | None = None,
 ) -> xr.Dataset:
+    """``invert`` on products that are checked; ``listed`` fixes the patterns that have a covariance, whatever is met."""
     layout = stack.layout
     degree = DEFAULT_ORDER[method] if order is None else int(order)
     parameters = _parameters(stack, errors, prior, bounds)
     model = Model.build(layout, method, degree, prior, parameters.two_scales)
     dtype = np.result_type(np.float32, *(s.dtype for s in stack.series))
     lazy = stack.lazy or any(p.chunks is not None for p in vars(parameters).values() if isinstance(p, xr.DataArray))
-    book = None if lazy else PatternBook()
-    listed = product_patterns(layout) if lazy else None
+    if lazy and listed is None:
+        listed = product_patterns(layout)
+    book = PatternBook() if listed is None else None
     series = [
         _bare(s.chunk(layer=-1) if s.chunks is not None else s).rename(layer=f"layer_{p}")
         for p, s in enumerate(stack.aligned())
@@ -648,4 +651,4 @@ def fuse(
     stack = stack_products(products)
     check_collocatable(stack, min_samples, WINDOW)
     errors = estimate_from_stack(stack, dependent, min_samples, WINDOW)
-    return _invert_stack(stack, errors, method, order, bounds, prior)
+    return invert_stack(stack, errors, method, order, bounds, prior)

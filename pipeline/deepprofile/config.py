@@ -1,0 +1,330 @@
+"""The configuration: one YAML file, checked before anything runs.
+
+Every key has a default or is asked for; unknown keys are refused with the line that they stand on. ``--set a.b=value`` on the
+command line overrides a key.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from deepprofile import grids
+from deepprofile.grids import Grid
+from deepprofile.products import PRODUCTS, VARIANTS, Product
+
+Positive = Annotated[int, Field(gt=0)]
+
+
+class ConfigError(Exception):
+    """A configuration that cannot be used; the message says where and why."""
+
+
+class Section(BaseModel):
+    """A part of the configuration: frozen, without keys that nobody knows."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class TargetGrid(Section):
+    """The grid of the profiles."""
+
+    name: str = Field("ease2_m09", description="ease2_m09, ease2_m36 or latlon_<degrees>, such as latlon_0.25")
+    bbox: tuple[float, float, float, float] | None = Field(
+        None, description="west, south, east, north in degrees: cells whose centres lie inside; the whole grid where not given"
+    )
+
+    @model_validator(mode="after")
+    def _exists(self) -> TargetGrid:
+        self.grid()
+        return self
+
+    def grid(self) -> Grid:
+        """The window of the grid."""
+        whole = grids.by_name(self.name)
+        return whole if self.bbox is None else whole.within(self.bbox)
+
+
+class Period(Section):
+    """Days of the profiles, first and last included."""
+
+    start: dt.date = Field(description="first day, such as 2015-04-01")
+    end: dt.date = Field(description="last day")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Period:
+        if self.end < self.start:
+            raise ValueError(f"end {self.end} is before start {self.start}")
+        return self
+
+
+class ProductSource(Section):
+    """Where the granules of a product are."""
+
+    granules: str = Field(description="folder or URL that holds the granules, at any depth; or a pattern with * in it")
+    grid: str | None = Field(None, description="smap_l3: ease2_m36 for SPL3SMP, where SPL3SMP_E is the default")
+
+
+class Ingest(Section):
+    """Daily means."""
+
+    min_day_fraction: float = Field(0.75, gt=0.0, le=1.0, description="share of a day's time steps that a daily mean needs")
+    cache: str | None = Field(None, description="local folder for granules that are read from a remote URL")
+
+
+class Collocation(Section):
+    """The error model."""
+
+    dependent: tuple[tuple[str, str], ...] = Field(
+        (("smap_l3", "smap_l4"),), description="pairs of products whose errors are not independent"
+    )
+    min_samples: Annotated[int, Field(ge=3)] = Field(100, description="complete triples that triple collocation needs")
+    window: Positive = Field(21, description="cells along each side of a cell's neighbourhood; odd")
+
+    @field_validator("window")
+    @classmethod
+    def _odd(cls, value: int) -> int:
+        if value % 2 == 0:
+            raise ValueError(f"{value} is even; a window has a cell in its middle")
+        return value
+
+
+class PriorSettings(Section):
+    """The prior of ``map``."""
+
+    std: float = Field(0.08, gt=0.0, description="standard deviation of theta at every depth, m3 m-3")
+    correlation_length: float = Field(0.1, gt=0.0, description="vertical correlation length, m")
+
+
+class Inversion(Section):
+    """From layers to profiles."""
+
+    method: Literal["map", "wls"] = Field("map", description="map: maximum a posteriori; wls: weighted least squares")
+    order: Annotated[int, Field(ge=0, le=7)] | None = Field(None, description="degree of the polynomial; 5 for map, 2 for wls")
+    bounds: tuple[float, float] = Field((0.0, 0.8), description="least and greatest soil moisture, m3 m-3")
+    prior: PriorSettings = Field(default_factory=PriorSettings)
+
+    @field_validator("bounds")
+    @classmethod
+    def _ordered(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not 0.0 <= value[0] < value[1] <= 1.0:
+            raise ValueError(f"{list(value)}: the lower bound has to be less than the upper one, both between 0 and 1")
+        return value
+
+
+class Stations(Section):
+    """In-situ series that judge the profiles."""
+
+    kind: Literal["ismn", "scan", "uscrn"] = Field(description="which reader")
+    path: str = Field(description="folder (ismn, scan) or file (uscrn)")
+
+
+class Blocks(Section):
+    """Sizes of shards, which are the blocks that a worker computes, and of the chunks in them."""
+
+    days: Positive = Field(64, description="days in a shard")
+    cells: Positive = Field(64, description="rows, and columns, in a shard")
+    chunk_days: Positive = Field(16, description="days in a chunk; divides days")
+    chunk_cells: Positive = Field(32, description="rows, and columns, in a chunk; divides cells")
+
+    @model_validator(mode="after")
+    def _divide(self) -> Blocks:
+        for whole, part in (("days", "chunk_days"), ("cells", "chunk_cells")):
+            if getattr(self, whole) % getattr(self, part):
+                raise ValueError(f"{part} {getattr(self, part)} does not divide {whole} {getattr(self, whole)}")
+        return self
+
+
+class Compute(Section):
+    """Who computes. None of this changes a byte of the stores."""
+
+    workers: Positive = Field(2, description="workers of the local cluster")
+    threads: Positive = Field(1, description="threads of each worker")
+    processes: bool = Field(True, description="workers are processes; false: threads of one process")
+    memory_limit: str = Field("2GiB", description="of each worker; a plan whose blocks need more is refused")
+    attempts: Positive = Field(4, description="how often a block is tried")
+    window: Positive | None = Field(None, description="blocks under way at a time; twice the threads of all workers by default")
+
+
+class Config(Section):
+    """The whole configuration."""
+
+    root: str = Field("deepprofile-data", description="folder or URL of the stores")
+    grid: TargetGrid = Field(default_factory=TargetGrid)
+    period: Period
+    products: dict[str, ProductSource]
+    ingest: Ingest = Field(default_factory=Ingest)
+    collocation: Collocation = Field(default_factory=Collocation)
+    inversion: Inversion = Field(default_factory=Inversion)
+    stations: tuple[Stations, ...] = ()
+    blocks: Blocks = Field(default_factory=Blocks)
+    compute: Compute = Field(default_factory=Compute)
+
+    @field_validator("products")
+    @classmethod
+    def _known(cls, value: dict[str, ProductSource]) -> dict[str, ProductSource]:
+        if not value:
+            raise ValueError("no product is given")
+        for name, source in value.items():
+            if name not in PRODUCTS:
+                raise ValueError(f"there is no product {name!r}; known are {', '.join(PRODUCTS)}")
+            if source.grid is not None and source.grid != PRODUCTS[name].grid.name and (name, source.grid) not in VARIANTS:
+                raise ValueError(f"{name} does not come on the grid {source.grid!r}")
+        return value
+
+    def product(self, name: str) -> Product:
+        """A product as it is configured."""
+        return VARIANTS.get((name, self.products[name].grid or ""), PRODUCTS[name])
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """Read and check a configuration.
+
+    Raises
+    ------
+    ConfigError
+        With the line of the file, or the override, that is wrong.
+    """
+    try:
+        text = path.read_text()
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror or error}") from error
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        document = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}, line {mark.line + 1}" if mark else str(path)
+        raise ConfigError(f"{where}: not valid YAML ({getattr(error, 'problem', None) or error})") from error
+    document = {} if document is None else document
+    if not isinstance(document, dict):
+        raise ConfigError(f"{path}: a configuration is a mapping of keys to values, not a {type(document).__name__}")
+    said: dict[tuple[str, ...], str] = {}
+    for override in overrides:
+        key = _apply(document, override)
+        said[key] = f"--set {override}"
+    try:
+        return _resolved(Config.model_validate(document), path.parent)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(path, node, said, dict(e)) for e in error.errors())) from error
+
+
+def _resolved(config: Config, folder: Path) -> Config:
+    """Relative paths count from the folder of the configuration."""
+
+    def absolute(url: str) -> str:
+        return url if "://" in url or url.startswith("/") else str((folder / url).resolve())
+
+    return config.model_copy(
+        update={
+            "root": absolute(config.root),
+            "products": {n: s.model_copy(update={"granules": absolute(s.granules)}) for n, s in config.products.items()},
+            "stations": tuple(s.model_copy(update={"path": absolute(s.path)}) for s in config.stations),
+        }
+    )
+
+
+def _apply(document: dict[str, Any], override: str) -> tuple[str, ...]:
+    key, separator, text = override.partition("=")
+    parts = tuple(key.strip().split("."))
+    if not separator or not all(parts):
+        raise ConfigError(f"--set {override}: write it as key=value, such as inversion.method=wls")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override}: {text!r} is not valid YAML") from error
+    at: Any = document
+    for part in parts[:-1]:
+        at = at.setdefault(part, {}) if isinstance(at, dict) else None
+        if not isinstance(at, dict):
+            raise ConfigError(f"--set {override}: {part} has no keys below it")
+    at[parts[-1]] = value
+    return parts
+
+
+def _explain(path: Path, node: Any, said: dict[tuple[str, ...], str], error: dict[str, Any]) -> str:
+    location = tuple(str(part) for part in error["loc"])
+    where = next((text for key, text in said.items() if location[: len(key)] == key), None)
+    if where is None:
+        line = _line(node, location)
+        where = f"{path}, line {line}" if line else str(path)
+    name = ".".join(location)
+    if error["type"] == "extra_forbidden":
+        parent = _section(location[:-1])
+        return f"{where}: there is no key {name!r}" + (f"; known are {', '.join(parent.model_fields)}" if parent else "")
+    if error["type"] == "missing":
+        return f"{where}: {name!r} is missing"
+    message = str(error["msg"]).removeprefix("Value error, ")
+    given = "" if error["type"] == "value_error" else f" (it is {error['input']!r})"
+    return f"{where}: {name + ': ' if name else ''}{message}{given}"
+
+
+def _section(location: Sequence[str]) -> type[BaseModel] | None:
+    section: Any = Config
+    for part in location:
+        field = section.model_fields.get(part) if isinstance(section, type) and issubclass(section, BaseModel) else None
+        if section is Config and part == "products":
+            section = {"": ProductSource}
+        elif isinstance(section, dict):
+            section = section[""]
+        elif field is not None:
+            section = field.annotation
+        else:
+            return None
+    return section if isinstance(section, type) and issubclass(section, BaseModel) else None
+
+
+def _line(node: Any, location: Sequence[str]) -> int | None:
+    """Line of a key in the file; that of the nearest key above it where it is not there."""
+    line = node.start_mark.line + 1 if node is not None else None
+    for part in location:
+        if isinstance(node, yaml.MappingNode):
+            for key, value in node.value:
+                if str(key.value) == part:
+                    line, node = key.start_mark.line + 1, value
+                    break
+            else:
+                return line
+        elif isinstance(node, yaml.SequenceNode) and part.isdigit() and int(part) < len(node.value):
+            node = node.value[int(part)]
+            line = node.start_mark.line + 1
+        else:
+            return line
+    return line
+
+
+def documented(section: type[BaseModel] = Config, indent: int = 0) -> str:
+    """Every key with its default and what it means, as YAML with comments."""
+    lines = []
+    for name, field in section.model_fields.items():
+        pad = "  " * indent
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            lines += [f"{pad}{name}:  # {(kind.__doc__ or '').splitlines()[0]}", documented(kind, indent + 1)]
+        elif name == "products":
+            lines += [
+                f"{pad}products:",
+                f"{pad}  smap_l4:  # any of {', '.join(PRODUCTS)}",
+                documented(ProductSource, indent + 2),
+            ]
+        elif name == "stations":
+            lines += [
+                f"{pad}stations:",
+                f"{pad}  -  # {(Stations.__doc__ or '').splitlines()[0]}",
+                documented(Stations, indent + 2),
+            ]
+        else:
+            default = (
+                "" if field.is_required() else yaml.safe_dump(_plain(field.default), default_flow_style=True).splitlines()[0]
+            )
+            lines.append(f"{pad}{name}: {default}  # {field.description or ''}".rstrip(" #"))
+    return "\n".join(lines)
+
+
+def _plain(value: Any) -> Any:
+    return [_plain(v) for v in value] if isinstance(value, (tuple, list)) else value

@@ -1,0 +1,488 @@
+"""The block engine: runs the blocks of a stage, a bounded number at a time, and records each of them.
+
+Knows nothing of soil moisture. A stage gives it a ``Job``: a list of blocks, what each of them depends on, and a function
+that computes one block and writes its shards. Only blocks and small records travel to and from the workers. Every finished
+block has a record; a block whose record says that it is complete, under the same inputs, is not computed again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import wait as wait_futures
+from dataclasses import asdict, dataclass, field
+from queue import Empty, SimpleQueue
+from typing import Any, Final, Protocol
+
+from fsspec.core import url_to_fs
+
+from deepprofile.stores import join, write_bytes
+
+DONE, INCOMPLETE, COPIED, FAILED = "done", "incomplete", "copied", "failed"
+# Records are kept together for so long, so that a store in the cloud gets a few objects a minute, not one for each block.
+FLUSH_SECONDS: Final = 2.0
+FLUSH_RECORDS: Final = 256
+MOST_FAILURES: Final = 20
+
+
+@dataclass(frozen=True)
+class Block:
+    """A unit of work: its place in the grid of blocks, and the region it writes as (start, stop) along each dimension."""
+
+    index: tuple[int, ...]
+    region: tuple[tuple[int, int], ...]
+
+    @property
+    def name(self) -> str:
+        """The place as text, such as ``0.2.1``."""
+        return ".".join(map(str, self.index))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What computing a block tells the driver.
+
+    ``problems``: inputs that were missing or broken, as sentences; such a block is recorded as incomplete and tried again by
+    the next run. ``details``: small values that the stage wants back.
+    """
+
+    bytes_read: int = 0
+    bytes_written: int = 0
+    problems: tuple[str, ...] = ()
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Record:
+    """One line of the manifest."""
+
+    block: str
+    fingerprint: str
+    status: str
+    attempts: int = 1
+    seconds: float = 0.0
+    bytes_read: int = 0
+    bytes_written: int = 0
+    problems: tuple[str, ...] = ()
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a stage gives to the engine.
+
+    Attributes
+    ----------
+    name
+        Of the stage, for people.
+    blocks
+        In the order in which they are to be done.
+    compute
+        Computes and writes a block, given what ``inputs`` says of it; runs on a worker, and is pickled for each block.
+    fingerprint
+        Of everything that the bytes of a block depend on.
+    inputs
+        Small things that a block needs to know, such as the names of its files.
+    copy
+        Takes a block over from the version before, given that the fingerprints agree.
+    memory_per_block
+        Bytes that computing a block needs at most.
+    bytes_in, bytes_out
+        For the whole job, before compression.
+    """
+
+    name: str
+    blocks: Sequence[Block]
+    compute: Callable[[Block, Any], Outcome]
+    fingerprint: Callable[[Block], str]
+    inputs: Callable[[Block], Any] | None = None
+    copy: Callable[[Block], None] | None = None
+    memory_per_block: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+
+
+@dataclass(frozen=True)
+class Retry:
+    """How often a block is tried, and how long the engine waits before it tries again (doubled each time, with jitter)."""
+
+    attempts: int = 4
+    wait_seconds: float = 0.5
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a job is."""
+
+    job: str
+    blocks: int
+    done: int
+    skipped: int
+    copied: int
+    incomplete: int
+    failed: int
+    retried: int
+    bytes_read: int
+    bytes_written: int
+    seconds: float
+
+    @property
+    def finished(self) -> int:
+        """Blocks that need nothing more."""
+        return self.done + self.skipped + self.copied + self.incomplete + self.failed
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Time left at the rate so far; None where nothing was computed yet."""
+        computed = self.done + self.copied + self.incomplete
+        return (self.blocks - self.finished) * self.seconds / computed if computed else None
+
+
+class JobFailed(Exception):
+    """Blocks could not be computed; the message names the first of them and why."""
+
+
+def fingerprint(*parts: Any) -> str:
+    """A short hash of anything that JSON can hold."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def grid_blocks(sizes: Sequence[int], steps: Sequence[int]) -> list[Block]:
+    """Blocks of these steps that cover an array of these sizes, the first dimension slowest."""
+    spans: list[tuple[tuple[int, ...], tuple[tuple[int, int], ...]]] = [((), ())]
+    for size, step in zip(sizes, steps, strict=True):
+        spans = [
+            ((*index, k), (*region, (start, min(start + step, size))))
+            for index, region in spans
+            for k, start in enumerate(range(0, size, step))
+        ]
+    return [Block(index, region) for index, region in spans]
+
+
+class Pool(Protocol):
+    """Workers: a way to submit a block, and to wait for what comes back."""
+
+    def submit(self, compute: Callable[[Block, Any], Outcome], block: Block, inputs: Any) -> Any:
+        """Start a block; returns a handle."""
+
+    def wait(self, seconds: float) -> Iterable[tuple[Any, Outcome | None, BaseException | None]]:
+        """Handles that have ended within so many seconds, each with its outcome or its error."""
+
+    def cancel(self) -> None:
+        """Give up what was submitted."""
+
+    @property
+    def size(self) -> int:
+        """Blocks that are computed at a time."""
+
+
+class ThreadPool:
+    """Blocks on threads of this process: for tests, and for one machine."""
+
+    def __init__(self, threads: int = 1) -> None:
+        self.size = threads
+        self._executor = ThreadPoolExecutor(threads)
+        self._running: set[Future[Outcome]] = set()
+
+    def submit(self, compute: Callable[[Block, Any], Outcome], block: Block, inputs: Any) -> Future[Outcome]:
+        """Start a block."""
+        future = self._executor.submit(compute, block, inputs)
+        self._running.add(future)
+        return future
+
+    def wait(self, seconds: float) -> Iterator[tuple[Any, Outcome | None, BaseException | None]]:
+        """Blocks that have ended."""
+        ended = wait_futures(self._running, timeout=seconds, return_when="FIRST_COMPLETED").done
+        for future in ended:
+            self._running.discard(future)
+            error = future.exception()
+            yield future, None if error else future.result(), error
+
+    def cancel(self) -> None:
+        """Drop what has not begun."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+
+class DaskPool:
+    """Blocks on a Dask cluster."""
+
+    def __init__(self, client: Any, size: int) -> None:
+        self.size = size
+        self._client = client
+        self._ended: SimpleQueue[Any] = SimpleQueue()
+        self._running: set[Any] = set()
+
+    def submit(self, compute: Callable[[Block, Any], Outcome], block: Block, inputs: Any) -> Any:
+        """Start a block; tasks are impure, since what they do is to write."""
+        future = self._client.submit(compute, block, inputs, pure=False, retries=0)
+        self._running.add(future)
+        future.add_done_callback(self._ended.put)
+        return future
+
+    def wait(self, seconds: float) -> Iterator[tuple[Any, Outcome | None, BaseException | None]]:
+        """Blocks that have ended; a worker that died ends its blocks with an error."""
+        try:
+            future = self._ended.get(timeout=seconds)
+        except Empty:
+            return
+        while future is not None:
+            self._running.discard(future)
+            if future.status == "finished":
+                yield future, future.result(), None
+            elif future.status == "cancelled":
+                yield future, None, RuntimeError("the cluster lost the block")
+            else:
+                yield future, None, future.exception()
+            try:
+                future = self._ended.get_nowait()
+            except Empty:
+                future = None
+
+    def cancel(self) -> None:
+        """Give up what was submitted."""
+        self._client.cancel(list(self._running), force=True)
+
+
+class Ledger:
+    """Records of a job, in numbered files of JSON lines below a folder; a new run of the same job goes on behind them."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._pending: list[Record] = []
+        self._flushed = time.monotonic()
+        self._next = 0
+
+    def read(self) -> dict[str, Record]:
+        """The latest record of each block."""
+        fs, path = url_to_fs(self.url)
+        records: dict[str, Record] = {}
+        try:
+            names = sorted(name for name in fs.ls(path, detail=False) if name.endswith(".jsonl"))
+        except FileNotFoundError:
+            return {}
+        for name in names:
+            for line in fs.cat_file(name).decode().splitlines():
+                raw = json.loads(line)
+                raw["problems"] = tuple(raw.get("problems", ()))
+                records[raw["block"]] = Record(**raw)
+        self._next = len(names)
+        return records
+
+    def add(self, record: Record) -> None:
+        """Keep a record; written with others after a moment."""
+        self._pending.append(record)
+        if len(self._pending) >= FLUSH_RECORDS:
+            self.flush()
+
+    def flush_if_due(self) -> None:
+        """Write what has waited long enough."""
+        if self._pending and time.monotonic() - self._flushed >= FLUSH_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is kept."""
+        if self._pending:
+            lines = "".join(json.dumps(asdict(record), sort_keys=True) + "\n" for record in self._pending)
+            write_bytes(join(self.url, f"{self._next:06d}.jsonl"), lines.encode())
+            self._next += 1
+            self._pending = []
+        self._flushed = time.monotonic()
+
+
+def run_job(
+    job: Job,
+    pool: Pool,
+    ledger: Ledger,
+    *,
+    window: int | None = None,
+    retry: Retry | None = None,
+    previous: Mapping[str, Record] | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> dict[str, Record]:
+    """Run the blocks of a job that are not done yet; returns the record of every block.
+
+    Parameters
+    ----------
+    job, pool, ledger
+        What to do, who does it, and where it is recorded.
+    window
+        Blocks under way at a time; twice the pool's size by default.
+    retry
+        How often a block is tried.
+    previous
+        Records of the version before: blocks with the same fingerprint are copied from there.
+    on_progress
+        Called at the start and whenever a block has ended.
+
+    Raises
+    ------
+    JobFailed
+        Where blocks still fail after the last attempt; what was done is recorded.
+    KeyboardInterrupt
+        After what has ended was recorded.
+    """
+    run = _Run(job, pool, ledger, window or 2 * pool.size, retry or Retry(), previous or {}, on_progress)
+    try:
+        run.work_off()
+    except BaseException:
+        pool.cancel()
+        raise
+    finally:
+        ledger.flush()
+    if run.errors:
+        block, error = run.errors[0]
+        raise JobFailed(
+            f"{job.name}: {len(run.errors)} of {len(job.blocks)} blocks failed; the first, block {block.name}, with "
+            f"{_sentence(error)}"
+        ) from error
+    return run.records
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    block: Block
+    number: int
+    since: float
+
+
+class _Run:
+    """One run of a job: which blocks wait, which are under way, and what came of the others."""
+
+    def __init__(
+        self,
+        job: Job,
+        pool: Pool,
+        ledger: Ledger,
+        window: int,
+        retry: Retry,
+        previous: Mapping[str, Record],
+        on_progress: Callable[[Progress], None] | None,
+    ) -> None:
+        self.records: dict[str, Record] = {}
+        self.errors: list[tuple[Block, BaseException]] = []
+        self._job, self._pool, self._ledger = job, pool, ledger
+        self._window, self._retry, self._previous = window, retry, previous
+        self._on_progress = on_progress
+        self._started = time.monotonic()
+        self._counts = dict.fromkeys((DONE, INCOMPLETE, COPIED, FAILED), 0)
+        self._skipped = self._retried = self._bytes_read = self._bytes_written = 0
+        self._running: dict[Any, _Attempt] = {}
+        # Failed attempts, each with the time at which it may be repeated.
+        self._resting: list[tuple[float, _Attempt]] = []
+        self._marks: dict[str, str] = {}
+
+    def work_off(self) -> None:
+        """Until no block is left, or too many have failed."""
+        todo = self._not_yet_done()
+        self._report()
+        fresh = iter(todo)
+        more = True
+        while more or self._running or self._resting:
+            if len(self.errors) >= MOST_FAILURES:
+                # Whatever is wrong is wrong for all of them.
+                more, self._resting = False, []
+            self._repeat_rested()
+            while more and len(self._running) < self._window:
+                block = next(fresh, None)
+                if block is None:
+                    more = False
+                elif not self._copied(block):
+                    self._start(block, 1)
+            if self._running:
+                for handle, outcome, error in self._pool.wait(0.2):
+                    self._settle(self._running.pop(handle), outcome, error)
+                    self._report()
+            elif self._resting:
+                time.sleep(0.02)
+            self._ledger.flush_if_due()
+
+    def _not_yet_done(self) -> list[Block]:
+        known = self._ledger.read()
+        todo = []
+        for block in self._job.blocks:
+            mark = self._marks[block.name] = self._job.fingerprint(block)
+            record = known.get(block.name)
+            if record is not None and record.fingerprint == mark and record.status in (DONE, COPIED):
+                self.records[block.name] = record
+                self._skipped += 1
+            else:
+                todo.append(block)
+        return todo
+
+    def _start(self, block: Block, number: int) -> None:
+        inputs = self._job.inputs(block) if self._job.inputs is not None else None
+        handle = self._pool.submit(self._job.compute, block, inputs)
+        self._running[handle] = _Attempt(block, number, time.monotonic())
+
+    def _repeat_rested(self) -> None:
+        now = time.monotonic()
+        rested = [attempt for due, attempt in self._resting if due <= now]
+        self._resting = [(due, attempt) for due, attempt in self._resting if due > now]
+        for attempt in rested:
+            self._start(attempt.block, attempt.number + 1)
+
+    def _copied(self, block: Block) -> bool:
+        """Take a block over from the version before, where nothing that it depends on has changed."""
+        old, mark = self._previous.get(block.name), self._marks[block.name]
+        if self._job.copy is None or old is None or old.fingerprint != mark or old.status not in (DONE, COPIED):
+            return False
+        self._job.copy(block)
+        self._keep(Record(block.name, mark, COPIED, details=old.details))
+        self._report()
+        return True
+
+    def _settle(self, attempt: _Attempt, outcome: Outcome | None, error: BaseException | None) -> None:
+        block, mark = attempt.block, self._marks[attempt.block.name]
+        seconds = round(time.monotonic() - attempt.since, 3)
+        if outcome is not None:
+            status = INCOMPLETE if outcome.problems else DONE
+            volume = (outcome.bytes_read, outcome.bytes_written)
+            self._keep(Record(block.name, mark, status, attempt.number, seconds, *volume, outcome.problems, outcome.details))
+            return
+        assert error is not None
+        if attempt.number < self._retry.attempts and _may_pass(error):
+            self._retried += 1
+            pause = self._retry.wait_seconds * 2.0 ** (attempt.number - 1) * random.uniform(0.5, 1.5)
+            self._resting.append((time.monotonic() + pause, attempt))
+        else:
+            self.errors.append((block, error))
+            self._keep(Record(block.name, mark, FAILED, attempt.number, seconds, problems=(_sentence(error),)))
+
+    def _keep(self, record: Record) -> None:
+        self.records[record.block] = record
+        self._counts[record.status] += 1
+        self._bytes_read += record.bytes_read
+        self._bytes_written += record.bytes_written
+        self._ledger.add(record)
+
+    def _report(self) -> None:
+        if self._on_progress is not None:
+            self._on_progress(
+                Progress(
+                    job=self._job.name,
+                    blocks=len(self._job.blocks),
+                    done=self._counts[DONE],
+                    skipped=self._skipped,
+                    copied=self._counts[COPIED],
+                    incomplete=self._counts[INCOMPLETE],
+                    failed=self._counts[FAILED],
+                    retried=self._retried,
+                    bytes_read=self._bytes_read,
+                    bytes_written=self._bytes_written,
+                    seconds=time.monotonic() - self._started,
+                )
+            )
+
+
+def _sentence(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
+
+
+def _may_pass(error: BaseException) -> bool:
+    """Whether another attempt may help: errors of the code and of the caller stay what they are."""
+    return not isinstance(error, (TypeError, AttributeError, AssertionError, NameError, ImportError, NotImplementedError))

@@ -1,0 +1,343 @@
+"""Collocate: analysis-ready stores to the error model of every cell, in two steps.
+
+First the moments of every triplet and pair, block by block of cells, summed over stretches of days and merged in their order;
+then the error model, for which a block reads the moments of its cells and of half a window around them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Final
+
+import numpy as np
+import xarray as xr
+from deepprofile.collocation import MOMENTS, Moments
+from deepprofile.config import Config
+from deepprofile.engine import Block, Job, Outcome, fingerprint, grid_blocks
+from deepprofile.errors import Design, errors_from_moments, plan_comparisons, series_moments
+from deepprofile.grids import Grid
+from deepprofile.layers import OBSERVATION, Layout
+from deepprofile.prior import KERNELS
+from deepprofile.stages import ingest
+from deepprofile.stages.stage import Source, StagePlan, days_of, grid_attributes, space_time_coordinates
+from deepprofile.stores import Root, Template, Variable, read_region, write_shards
+from numpy.typing import NDArray
+
+MOMENTS_STORE: Final = "moments"
+STORE: Final = "weights"
+# Moments are summed over stretches of so many days, whatever the shards, so that their rounding is always the same.
+STRETCH_DAYS: Final = 64
+
+# Arrays along observation: type, fill, unit and what they are.
+_ARRAYS: Final[dict[str, tuple[str, float | int, str, str]]] = {
+    "error_variance": ("float32", float("nan"), "m6 m-6", "random error variance"),
+    "bias_variance": ("float32", float("nan"), "m6 m-6", "mean-square bias"),
+    "mean": ("float32", float("nan"), "m3 m-3", "time mean"),
+    "fmse": ("float32", float("nan"), "1", "1 - r_squared"),
+    "r_squared": ("float32", float("nan"), "1", "squared correlation with the truth, by triple collocation"),
+    "n_samples": ("int32", 0, "1", "days of the largest triplet"),
+    "status": ("int8", 3, "1", "where the estimate comes from"),
+}
+
+
+def layout_of(config: Config, names: tuple[str, ...] | None = None) -> Layout:
+    """The observations: every layer of every product, in the order of the configuration."""
+    chosen = tuple(config.products) if names is None else names
+    layers = [(p, layer) for p, name in enumerate(chosen) for layer in config.product(name).layers]
+    return Layout(
+        chosen,
+        np.array([p for p, _ in layers], dtype=np.int64),
+        np.array([layer.top_m for _, layer in layers]),
+        np.array([layer.bottom_m for _, layer in layers]),
+    )
+
+
+def sources(config: Config, root: Root, versions: Mapping[str, str]) -> tuple[Source, ...]:
+    """The analysis-ready stores of all products, in these versions."""
+    return tuple(ingest.source(config, root, name, versions[ingest.store_name(name)]) for name in config.products)
+
+
+def dependent_pairs(config: Config) -> tuple[tuple[str, str], ...]:
+    """Configured pairs of which both products are there."""
+    return tuple(pair for pair in config.collocation.dependent if set(pair) <= set(config.products))
+
+
+def moments_template(config: Config) -> Template:
+    """The store of the moments."""
+    grid, blocks = config.grid.grid(), config.blocks
+    groups = len(_design(config).groups)
+    return Template(
+        sizes={"y": grid.rows, "x": grid.columns, "group": groups, "moment": MOMENTS},
+        variables={
+            **space_time_coordinates(grid, None),
+            "moments": Variable(
+                ("y", "x", "group", "moment"),
+                "float64",
+                shards=(blocks.cells, blocks.cells, groups, MOMENTS),
+                chunks=(blocks.chunk_cells, blocks.chunk_cells, groups, MOMENTS),
+                fill=0.0,
+                attrs={"long_name": "counts, means and co-moments of triplets and pairs of series"},
+            ),
+        },
+        attrs={**grid_attributes(grid), "title": "Moments of triple collocation", "block_dims": ["y", "x"]},
+    )
+
+
+def weights_template(config: Config) -> Template:
+    """The store of the error model."""
+    grid, blocks, layout = config.grid.grid(), config.blocks, layout_of(config)
+    n = layout.size
+    shards, chunks = (blocks.cells, blocks.cells), (blocks.chunk_cells, blocks.chunk_cells)
+    variables = {
+        name: Variable(
+            (OBSERVATION, "y", "x"),
+            dtype,
+            shards=(n, *shards),
+            chunks=(n, *chunks),
+            fill=fill,
+            attrs={"units": unit, "long_name": text}
+            | (
+                {"flag_values": [0, 1, 2, 3], "flag_meanings": "triple_collocation neighbours equal_weights no_data"}
+                if name == "status"
+                else {}
+            ),
+        )
+        for name, (dtype, fill, unit, text) in _ARRAYS.items()
+    }
+    kernels = len(KERNELS)
+    return Template(
+        sizes={OBSERVATION: n, "kernel": kernels, "y": grid.rows, "x": grid.columns},
+        variables={
+            **space_time_coordinates(grid, None),
+            **variables,
+            "signal_variance": Variable(
+                ("kernel", "y", "x"),
+                "float32",
+                shards=(kernels, *shards),
+                chunks=(kernels, *chunks),
+                fill=float("nan"),
+                attrs={"units": "m6 m-6", "long_name": "variance of the anomalies that independent products share, by kernel"},
+            ),
+            "prior_weight": Variable(
+                ("y", "x"),
+                "float32",
+                shards=shards,
+                chunks=chunks,
+                fill=float("nan"),
+                attrs={"long_name": "weight left to the prior"},
+            ),
+            "layer_top": Variable((OBSERVATION,), "float64", values=layout.top, attrs={"units": "m"}),
+            "layer_bottom": Variable((OBSERVATION,), "float64", values=layout.bottom, attrs={"units": "m"}),
+            "product_index": Variable(
+                (OBSERVATION,), "int8", values=layout.product_index.astype(np.int8), attrs={"products": list(layout.products)}
+            ),
+            "kernel_length": Variable(
+                ("kernel",), "float64", values=np.array([k.length for k in KERNELS]), attrs={"units": "m"}
+            ),
+        },
+        attrs={
+            **grid_attributes(grid),
+            "title": "Error model of each layer of each product",
+            "products": list(layout.products),
+            "coordinates": "lat lon layer_top layer_bottom product_index kernel_length",
+            "block_dims": ["y", "x"],
+            "dependent": [list(pair) for pair in dependent_pairs(config)],
+            "min_samples": config.collocation.min_samples,
+            "window": config.collocation.window,
+        },
+    )
+
+
+def _design(config: Config) -> Design:
+    return plan_comparisons(layout_of(config), dependent_pairs(config))
+
+
+@lru_cache(maxsize=4)
+def _cached_design(
+    tops: tuple[tuple[float, float, int], ...], products: tuple[str, ...], pairs: tuple[tuple[str, str], ...]
+) -> Any:
+    layout = Layout(
+        products,
+        np.array([p for _, _, p in tops], dtype=np.int64),
+        np.array([a for a, _, _ in tops]),
+        np.array([b for _, b, _ in tops]),
+    )
+    return layout, plan_comparisons(layout, pairs)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The observations and the pairs that may not be compared, small enough to travel with a block."""
+
+    products: tuple[str, ...]
+    layers: tuple[tuple[float, float, int], ...]
+    dependent: tuple[tuple[str, str], ...]
+
+    @classmethod
+    def of(cls, config: Config) -> Comparison:
+        """As configured."""
+        layout = layout_of(config)
+        layers = zip(layout.top.tolist(), layout.bottom.tolist(), layout.product_index.tolist(), strict=True)
+        return cls(layout.products, tuple(layers), dependent_pairs(config))
+
+    def design(self) -> tuple[Layout, Design]:
+        """The list of observations and the comparisons; made once by each worker."""
+        layout, design = _cached_design(self.layers, self.products, self.dependent)
+        return layout, design
+
+
+@dataclass(frozen=True)
+class MomentsBlock:
+    """Computes the moments of a block of cells over the whole record."""
+
+    target: Grid
+    sources: tuple[Source, ...]
+    days: int
+    comparison: Comparison
+    url: str
+
+    def __call__(self, block: Block, _: Any) -> Outcome:
+        """See ``deepprofile.engine.Job``."""
+        rows, columns = block.region
+        _, design = self.comparison.design()
+        total: Moments | None = None
+        read = 0
+        for start in range(0, self.days, STRETCH_DAYS):
+            stretch = (start, min(start + STRETCH_DAYS, self.days))
+            series = [np.moveaxis(s.read(self.target, stretch, rows, columns), (0, 1), (2, 3)) for s in self.sources]
+            read += sum(s.nbytes for s in series)
+            part = Moments.from_array(series_moments([np.ascontiguousarray(s) for s in series], design))
+            total = part if total is None else total.merge(part)
+        assert total is not None
+        written = write_shards(self.url, "moments", (rows[0], columns[0], 0, 0), total.to_array())
+        return Outcome(read, written)
+
+
+@dataclass(frozen=True)
+class WeightsBlock:
+    """Computes the error model of a block of cells from the moments of its neighbourhood."""
+
+    target: Grid
+    moments_url: str
+    comparison: Comparison
+    min_samples: int
+    window: int
+    url: str
+
+    def __call__(self, block: Block, _: Any) -> Outcome:
+        """See ``deepprofile.engine.Job``."""
+        rows, columns = block.region
+        errors, read = self.errors(rows, columns)
+        written = 0
+        for name in _ARRAYS:
+            values = errors[name].transpose(OBSERVATION, "y", "x").values.astype(_ARRAYS[name][0])
+            written += write_shards(self.url, name, (0, rows[0], columns[0]), values)
+        signal = errors["signal_variance"].transpose("kernel", "y", "x").values.astype(np.float32)
+        written += write_shards(self.url, "signal_variance", (0, rows[0], columns[0]), signal)
+        weight = errors["prior_weight"].transpose("y", "x").values.astype(np.float32)
+        written += write_shards(self.url, "prior_weight", (rows[0], columns[0]), weight)
+        return Outcome(read, written)
+
+    def errors(self, rows: tuple[int, int], columns: tuple[int, int]) -> tuple[xr.Dataset, int]:
+        """The error model of some cells, and the bytes that were read for it."""
+        layout, design = self.comparison.design()
+        reach = self.window // 2
+        top, bottom = max(rows[0] - reach, 0), min(rows[1] + reach, self.target.rows)
+        left, right = max(columns[0] - reach, 0), min(columns[1] + reach, self.target.columns)
+        values = read_region(self.moments_url, "moments", (slice(top, bottom), slice(left, right)))
+        moments = xr.DataArray(values, dims=("y", "x", "group", "moment"))
+        found = errors_from_moments(moments, layout, design, self.min_samples, self.window)
+        inside = {"y": slice(rows[0] - top, rows[1] - top), "x": slice(columns[0] - left, columns[1] - left)}
+        return found.isel(inside), values.nbytes
+
+
+def _cells_per_block(config: Config) -> int:
+    grid = config.grid.grid()
+    return min(config.blocks.cells, grid.rows) * min(config.blocks.cells, grid.columns)
+
+
+def moments_job(config: Config, compute: Any = None, mark: Any = None) -> Job:
+    """Blocks of the moments and their cost."""
+    grid, days, n = config.grid.grid(), days_of(config).size, layout_of(config).size
+    cells, groups = _cells_per_block(config), len(_design(config).groups)
+    stretch = min(STRETCH_DAYS, days)
+    return Job(
+        name="collocate: moments",
+        blocks=grid_blocks(grid.shape, (config.blocks.cells, config.blocks.cells)),
+        compute=compute,
+        fingerprint=mark,
+        memory_per_block=cells * (4 * groups * MOMENTS * 8 + 6 * stretch * n * 4),
+        bytes_in=grid.rows * grid.columns * days * n * 4,
+        bytes_out=grid.rows * grid.columns * groups * MOMENTS * 8,
+    )
+
+
+def weights_job(config: Config, compute: Any = None, mark: Any = None) -> Job:
+    """Blocks of the error model and their cost."""
+    grid, n, groups = config.grid.grid(), layout_of(config).size, len(_design(config).groups)
+    reach = 2 * (config.collocation.window // 2)
+    halo = min(config.blocks.cells + reach, grid.rows) * min(config.blocks.cells + reach, grid.columns)
+    return Job(
+        name="collocate: weights",
+        blocks=grid_blocks(grid.shape, (config.blocks.cells, config.blocks.cells)),
+        compute=compute,
+        fingerprint=mark,
+        memory_per_block=halo * groups * MOMENTS * 8 * 8,
+        bytes_in=grid.rows * grid.columns * groups * MOMENTS * 8,
+        bytes_out=grid.rows * grid.columns * (n * 25 + 20),
+    )
+
+
+def plan_moments(config: Config, root: Root, versions: Mapping[str, str]) -> StagePlan:
+    """Plan the first step."""
+    made, comparison = moments_template(config), Comparison.of(config)
+    inputs = {ingest.store_name(name): versions[ingest.store_name(name)] for name in config.products}
+    setting = [dict(made.attrs), made.variables["moments"].shards, made.variables["moments"].chunks, comparison, inputs]
+    version = fingerprint("moments", setting)
+    task = MomentsBlock(
+        config.grid.grid(),
+        sources(config, root, versions),
+        days_of(config).size,
+        comparison,
+        root.version(MOMENTS_STORE, version),
+    )
+
+    def mark(block: Block) -> str:
+        return fingerprint("moments", version, block.region)
+
+    return StagePlan("collocate/moments", MOMENTS_STORE, version, made, moments_job(config, task, mark), inputs)
+
+
+def plan_weights(config: Config, root: Root, versions: Mapping[str, str]) -> StagePlan:
+    """Plan the second step."""
+    made, comparison = weights_template(config), Comparison.of(config)
+    inputs = {MOMENTS_STORE: versions[MOMENTS_STORE]}
+    shards = {name: (v.shards, v.chunks) for name, v in made.variables.items()}
+    version = fingerprint("weights", dict(made.attrs), shards, comparison, inputs)
+    task = WeightsBlock(
+        config.grid.grid(),
+        root.version(MOMENTS_STORE, versions[MOMENTS_STORE]),
+        comparison,
+        config.collocation.min_samples,
+        config.collocation.window,
+        root.version(STORE, version),
+    )
+
+    def mark(block: Block) -> str:
+        return fingerprint("weights", version, block.region)
+
+    return StagePlan("collocate/weights", STORE, version, made, weights_job(config, task, mark), inputs)
+
+
+def read_errors(url: str, layout: Layout, rows: slice, columns: slice) -> xr.Dataset:
+    """The error model of some cells as ``deepprofile.invert`` takes it."""
+    region = (slice(None), rows, columns)
+    arrays: dict[str, tuple[tuple[str, ...], NDArray[Any]]] = {
+        name: ((OBSERVATION, "y", "x"), read_region(url, name, region))
+        for name in ("error_variance", "bias_variance", "mean", "status")
+    }
+    arrays["signal_variance"] = (("kernel", "y", "x"), read_region(url, "signal_variance", region))
+    arrays["prior_weight"] = (("y", "x"), read_region(url, "prior_weight", region[1:]))
+    return xr.Dataset(arrays).assign_coords(layout.coordinates())

@@ -1,0 +1,113 @@
+"""Which granules there are: a folder or URL, listed once, by day."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from deepprofile.engine import fingerprint
+from deepprofile.products import GranuleError, Product
+from deepprofile.stores import is_local, listing
+from fsspec.core import url_to_fs
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Granule:
+    """A file of a product: where it is, its size, and what changes when it is replaced."""
+
+    url: str
+    size: int
+    tag: str
+    key: str
+
+    @property
+    def name(self) -> str:
+        """Without the folder."""
+        return self.url.rsplit("/", 1)[-1]
+
+    @property
+    def identity(self) -> tuple[str, int, str]:
+        """What a block's bytes depend on."""
+        return self.name, self.size, self.tag
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """The granules of a product by day, ``YYYY-MM-DD``, in the order of their names."""
+
+    by_day: dict[str, tuple[Granule, ...]]
+
+    def of(self, days: Iterable[np.datetime64]) -> dict[str, tuple[Granule, ...]]:
+        """Granules of some days."""
+        return {text: self.by_day[text] for text in map(str, days) if text in self.by_day}
+
+    def mark(self) -> str:
+        """A hash that changes with any granule."""
+        return fingerprint(sorted((day, g.identity) for day, granules in self.by_day.items() for g in granules))
+
+    @property
+    def count(self) -> int:
+        """Number of files."""
+        return len({granule.url for granules in self.by_day.values() for granule in granules})
+
+
+def find_granules(product: Product, url: str, days: NDArray[np.datetime64]) -> Catalogue:
+    """List the granules of some days below a folder or URL.
+
+    Raises
+    ------
+    FileNotFoundError
+        Where there is no such folder.
+    """
+    fs, path = url_to_fs(url)
+    if not any(c in path for c in "*?[") and not fs.exists(path):
+        raise FileNotFoundError(f"there is no folder {url} for the granules of {product.name}")
+    wanted = set(days.astype("datetime64[D]").astype(str).tolist())
+    found: dict[str, list[Granule]] = defaultdict(list)
+    for entry in listing(url):
+        name = product.parse(str(entry["url"]))
+        if name is None:
+            continue
+        # Of a local file the time of its last change, elsewhere what the service says of its content.
+        tag = next(
+            (str(entry[k]) for k in ("etag", "ETag", "md5Hash", "md5", "mtime", "updated", "LastModified") if entry.get(k)), ""
+        )
+        granule = Granule(str(entry["url"]), int(entry["size"]), tag, name.key)
+        for text in name.days.astype(str).tolist():
+            if text in wanted:
+                found[text].append(granule)
+    return Catalogue({day: tuple(sorted(found[day], key=lambda g: (g.key, g.url))) for day in sorted(found)})
+
+
+def local_copy(granule: Granule, cache: str | None) -> Path:
+    """The granule as a file of this machine: itself, or downloaded into the cache.
+
+    Raises
+    ------
+    GranuleError
+        Where the download is shorter or longer than was announced.
+    """
+    fs, path = url_to_fs(granule.url)
+    if is_local(granule.url):
+        return Path(path)
+    folder = Path(cache or os.path.join(os.environ.get("TMPDIR", "/tmp"), "deepprofile-granules"))
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / fingerprint(granule.url, granule.size, granule.tag) / granule.name
+    if target.exists() and target.stat().st_size == granule.size:
+        return target
+    target.parent.mkdir(exist_ok=True)
+    temporary = target.with_suffix(f".{uuid.uuid4().hex}.part")
+    try:
+        fs.get_file(path, str(temporary))
+        if (size := temporary.stat().st_size) != granule.size:
+            raise GranuleError(f"{granule.name} has {size} bytes after its download, {granule.size} were announced")
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return target

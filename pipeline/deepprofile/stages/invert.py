@@ -1,0 +1,271 @@
+"""Invert: analysis-ready stores and weights to profiles."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from deepprofile.config import Config, Inversion
+from deepprofile.engine import Block, Job, Outcome, fingerprint, grid_blocks
+from deepprofile.grids import Grid
+from deepprofile.inversion import invert_stack, product_patterns
+from deepprofile.layers import OBSERVATION, Layout, stack_products
+from deepprofile.prior import Prior
+from deepprofile.stages import collocate, ingest
+from deepprofile.stages.collocate import Comparison
+from deepprofile.stages.stage import Source, StagePlan, days_of, grid_attributes, space_time_coordinates
+from deepprofile.stores import Root, StoreError, Template, Variable, write_shards
+from numpy.typing import NDArray
+
+STORE: Final = "profile"
+# Six coefficients, each off by half of this at most, move theta by less than 1e-4.
+PRECISION: Final = 2.0**-16
+# Arrays without time: dimensions after those of the cells, and what they are.
+_STATIC: Final[dict[str, tuple[str, ...]]] = {
+    "posterior_covariance": ("availability", "degree", "degree_2"),
+    "kernel_variance": ("kernel",),
+    "prior_mean": (),
+    "lower_bound": (),
+    "upper_bound": (),
+}
+
+
+def _prior(settings: Inversion) -> Prior:
+    return Prior(std=settings.prior.std, correlation_length=settings.prior.correlation_length)
+
+
+def profile_of(
+    series: Mapping[str, NDArray[np.float32]], errors: xr.Dataset, layout: Layout, days: pd.DatetimeIndex, settings: Inversion
+) -> xr.Dataset:
+    """Profiles of arrays (day, layer, row, column) by product, with the patterns of whole products."""
+    products = {}
+    for p, name in enumerate(layout.products):
+        own = layout.product_index == p
+        products[name] = xr.DataArray(
+            series[name].transpose(2, 3, 0, 1),
+            dims=("y", "x", "time", "layer"),
+            coords={"time": days, "layer_top": ("layer", layout.top[own]), "layer_bottom": ("layer", layout.bottom[own])},
+        )
+    stack = stack_products(products)
+    return invert_stack(
+        stack,
+        errors,
+        settings.method,
+        settings.order,
+        settings.bounds,
+        _prior(settings),
+        listed=product_patterns(layout),
+    )
+
+
+def _prototype(config: Config) -> xr.Dataset:
+    """The result of one cell and day without data: every array, attribute and coordinate that a profile has."""
+    layout = collocate.layout_of(config)
+    series = {
+        name: np.full((1, int((layout.product_index == p).sum()), 1, 1), np.nan, np.float32)
+        for p, name in enumerate(layout.products)
+    }
+    one = np.ones((layout.size, 1, 1), np.float32)
+    errors = xr.Dataset(
+        {
+            "error_variance": ((OBSERVATION, "y", "x"), 0.002 * one),
+            "bias_variance": ((OBSERVATION, "y", "x"), 0.001 * one),
+            "mean": ((OBSERVATION, "y", "x"), 0.25 * one),
+            "status": ((OBSERVATION, "y", "x"), np.zeros(one.shape, np.int8)),
+            "signal_variance": (("kernel", "y", "x"), np.full((4, 1, 1), 0.001, np.float32)),
+            "prior_weight": (("y", "x"), np.zeros((1, 1), np.float32)),
+        }
+    ).assign_coords(layout.coordinates())
+    return profile_of(series, errors, layout, pd.DatetimeIndex(["2000-01-01"]), config.inversion)
+
+
+def template(config: Config) -> Template:
+    """The store before anything is computed."""
+    grid, days, blocks = config.grid.grid(), days_of(config), config.blocks
+    one = _prototype(config)
+    degrees, patterns = one.sizes["degree"], one.sizes["availability"]
+    cells, chunk = (blocks.cells, blocks.cells), (blocks.chunk_cells, blocks.chunk_cells)
+    variables = space_time_coordinates(grid, days)
+    variables["coefficients"] = Variable(
+        ("time", "degree", "y", "x"),
+        "float32",
+        shards=(blocks.days, degrees, *cells),
+        chunks=(blocks.chunk_days, degrees, *chunk),
+        fill=float("nan"),
+        precision=PRECISION,
+        attrs=one["coefficients"].attrs,
+    )
+    for name, dtype in (("flags", "uint32"), ("pattern", "uint16")):
+        variables[name] = Variable(
+            ("time", "y", "x"),
+            dtype,
+            shards=(blocks.days, *cells),
+            chunks=(blocks.chunk_days, *chunk),
+            fill=0,
+            attrs=one[name].attrs,
+        )
+    sizes = {
+        "time": days.size,
+        "degree": degrees,
+        "degree_2": degrees,
+        "availability": patterns,
+        "y": grid.rows,
+        "x": grid.columns,
+    }
+    sizes |= {"kernel": one.sizes["kernel"], OBSERVATION: one.sizes[OBSERVATION]}
+    for name, dims in _STATIC.items():
+        own = tuple(sizes[dim] for dim in dims)
+        variables[name] = Variable(
+            ("y", "x", *dims), "float32", shards=(*cells, *own), chunks=(*chunk, *own), fill=float("nan"), attrs=one[name].attrs
+        )
+    kept = ("degree", "observed", "kernel_length", "kernel_decay", "observation_product", "layer_top", "layer_bottom")
+    for name in kept:
+        coordinate = one[name]
+        values = coordinate.values.astype(np.int64) if coordinate.dtype.kind == "i" else coordinate.values
+        variables[name] = Variable(tuple(map(str, coordinate.dims)), values.dtype.name, values=values, attrs=coordinate.attrs)
+    return Template(
+        sizes=sizes,
+        variables=variables,
+        attrs={
+            **one.attrs,
+            **grid_attributes(grid),
+            "title": "Soil-moisture profiles, 0 to 1 m",
+            "coordinates": "lat lon observed kernel_length kernel_decay observation_product layer_top layer_bottom",
+            "block_dims": ["time", "y", "x"],
+        },
+    )
+
+
+@dataclass(frozen=True)
+class InvertBlock:
+    """Computes one block: reads the products, regrids them, inverts, writes the shards."""
+
+    target: Grid
+    sources: tuple[Source, ...]
+    weights_url: str
+    comparison: Comparison
+    settings: Inversion
+    first_day: np.datetime64
+    url: str
+    # Write what was read instead of a solution: what the stage would cost without its arithmetic.
+    solve: bool = True
+
+    def __call__(self, block: Block, _: Any) -> Outcome:
+        """See ``deepprofile.engine.Job``."""
+        days, rows, columns = block.region
+        layout, _design = self.comparison.design()
+        series = {s.name: s.read(self.target, days, rows, columns) for s in self.sources}
+        errors = collocate.read_errors(self.weights_url, layout, slice(*rows), slice(*columns))
+        read = sum(v.nbytes for v in series.values()) + errors.nbytes
+        index = pd.DatetimeIndex(self.first_day + np.arange(*days).astype("timedelta64[D]"))
+        profile = (
+            profile_of(series, errors, layout, index, self.settings)
+            if self.solve
+            else self._unsolved(series, errors, layout, index)
+        )
+        corner = (days[0], rows[0], columns[0])
+        coefficients = profile["coefficients"].transpose("time", "degree", "y", "x").values
+        written = write_shards(self.url, "coefficients", (corner[0], 0, *corner[1:]), coefficients)
+        for name in ("flags", "pattern"):
+            written += write_shards(self.url, name, corner, profile[name].transpose("time", "y", "x").values)
+        if block.index[0] == 0:
+            cells = (rows[1] - rows[0], columns[1] - columns[0])
+            for name, dims in _STATIC.items():
+                values = profile[name]
+                whole = values.expand_dims({d: n for d, n in zip(("y", "x"), cells, strict=True) if d not in values.dims})
+                array = whole.transpose("y", "x", *dims).values.astype(np.float32)
+                written += write_shards(self.url, name, (*corner[1:], *[0] * len(dims)), array)
+        return Outcome(read, written)
+
+    def _unsolved(
+        self, series: Mapping[str, NDArray[np.float32]], errors: xr.Dataset, layout: Layout, days: pd.DatetimeIndex
+    ) -> xr.Dataset:
+        """Arrays of the shapes and about the entropy of a solution, for the benchmark."""
+        first = {name: values[:1] for name, values in series.items()}
+        one = profile_of(first, errors, layout, days[:1], self.settings)
+        degrees = one.sizes["degree"]
+        stacked = np.concatenate(list(series.values()), axis=1)[:, :degrees]
+        shape = (stacked.shape[0], *stacked.shape[2:])
+        bare = one.drop_dims("time").assign(coefficients=(("time", "degree", "y", "x"), stacked))
+        for name in ("flags", "pattern"):
+            bare[name] = (("time", "y", "x"), np.broadcast_to(one[name].transpose("time", "y", "x").values, shape))
+        return bare
+
+
+def job(config: Config, compute: Any = None, mark: Any = None) -> Job:
+    """Blocks and their cost."""
+    grid, days, blocks, n = config.grid.grid(), days_of(config).size, config.blocks, collocate.layout_of(config).size
+    degrees = (5 if config.inversion.method == "map" else 2) if config.inversion.order is None else config.inversion.order
+    degrees += 1
+    cells = min(blocks.cells, grid.rows) * min(blocks.cells, grid.columns)
+    profiles = cells * min(blocks.days, days)
+    patterns = 2 ** len(config.products)
+    return Job(
+        name="invert",
+        blocks=grid_blocks((days, *grid.shape), (blocks.days, blocks.cells, blocks.cells)),
+        compute=compute,
+        fingerprint=mark,
+        memory_per_block=profiles * (3 * n * 4 + 4 * degrees * 4 + 24) + cells * patterns * degrees**2 * 16,
+        bytes_in=grid.rows * grid.columns * days * n * 4,
+        bytes_out=grid.rows * grid.columns * (days * (degrees * 4 + 6) + patterns * degrees**2 * 4),
+    )
+
+
+def plan(config: Config, root: Root, versions: Mapping[str, str], *, solve: bool = True) -> StagePlan:
+    """Plan the inversion.
+
+    Raises
+    ------
+    StoreError
+        Where the weights were made for another grid or other products.
+    """
+    made, comparison = template(config), Comparison.of(config)
+    inputs = {name: versions[name] for name in (*map(ingest.store_name, config.products), collocate.STORE)}
+    shards = {name: (v.shards, v.chunks) for name, v in made.variables.items()}
+    setting = [
+        dict(made.attrs),
+        shards,
+        comparison,
+        config.inversion.model_dump(mode="json"),
+        str(days_of(config)[0]),
+        inputs,
+        solve,
+    ]
+    version = fingerprint("invert", setting, days_of(config).size)
+    weights_url = root.version(collocate.STORE, versions[collocate.STORE])
+    task = InvertBlock(
+        config.grid.grid(),
+        collocate.sources(config, root, versions),
+        weights_url,
+        comparison,
+        config.inversion,
+        days_of(config)[0],
+        root.version(STORE, version),
+        solve,
+    )
+
+    def mark(block: Block) -> str:
+        return fingerprint("invert", setting, block.region)
+
+    return StagePlan("invert", STORE, version, made, job(config, task, mark), inputs)
+
+
+def check_matches(url: str, attrs: Mapping[str, Any], grid: Grid, stage: str) -> None:
+    """Refuse a store that was made on another grid than the one expected.
+
+    Raises
+    ------
+    StoreError
+        With both grids.
+    """
+    expected = grid_attributes(grid)
+    for key in ("grid", "grid_window"):
+        if attrs.get(key) != expected[key]:
+            raise StoreError(
+                f"{url} was made for the {key.replace('_', ' ')} {attrs.get(key)}, the configuration asks for {expected[key]}: "
+                f"run 'deepprofile {stage}' again, or use another root"
+            )

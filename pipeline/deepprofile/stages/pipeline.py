@@ -1,0 +1,143 @@
+"""The stages in their order, each with the versions that the one before has made; the pointer moves when all are done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Final
+
+import zarr
+from deepprofile.config import Config
+from deepprofile.engine import Job, Pool, Progress
+from deepprofile.stages import collocate, ingest, invert, validate
+from deepprofile.stages.stage import WORKER_BASE_BYTES, StagePlan, StageResult, days_of, execute
+from deepprofile.stores import Root, StoreError, exists, open_store, read_region
+
+STAGES: Final = ("ingest", "collocate", "invert", "validate")
+# Which store each step makes, and the stage that it belongs to.
+_STEPS: Final = {
+    collocate.MOMENTS_STORE: "collocate",
+    collocate.STORE: "collocate",
+    invert.STORE: "invert",
+    validate.STORE: "validate",
+}
+
+
+class PlanError(Exception):
+    """A plan that cannot be carried out; the message says what to change."""
+
+
+def steps(config: Config, stages: Sequence[str]) -> Iterator[tuple[str, Callable[[Root, Mapping[str, str]], StagePlan]]]:
+    """The steps of these stages: the store that each makes, and how it is planned from the versions before it."""
+    if "ingest" in stages:
+        for name in config.products:
+            yield ingest.store_name(name), partial(_plan_ingest, config, name)
+    if "collocate" in stages:
+        yield collocate.MOMENTS_STORE, lambda root, versions: collocate.plan_moments(config, root, versions)
+        yield collocate.STORE, lambda root, versions: collocate.plan_weights(config, root, versions)
+    if "invert" in stages:
+        yield invert.STORE, lambda root, versions: invert.plan(config, root, versions)
+    if "validate" in stages and config.stations:
+        yield validate.STORE, lambda root, versions: validate.plan(config, root, versions)
+
+
+def _plan_ingest(config: Config, name: str, root: Root, _: Mapping[str, str]) -> StagePlan:
+    return ingest.plan(config, root, name)
+
+
+def jobs(config: Config, stages: Sequence[str] = STAGES) -> list[Job]:
+    """Every job with its blocks and cost, without looking at any data."""
+    found: list[Job] = []
+    if "ingest" in stages:
+        found += [ingest.job(config, name) for name in config.products]
+    if "collocate" in stages:
+        found += [collocate.moments_job(config), collocate.weights_job(config)]
+    if "invert" in stages:
+        found.append(invert.job(config))
+    return found
+
+
+def check_memory(jobs: Sequence[Job], limit_bytes: int, threads: int) -> None:
+    """Refuse a plan whose blocks do not fit into a worker.
+
+    Raises
+    ------
+    PlanError
+        With the stage, both numbers, and what to do.
+    """
+    for job in jobs:
+        needed = WORKER_BASE_BYTES + threads * job.memory_per_block
+        if needed > limit_bytes:
+            raise PlanError(
+                f"{job.name}: a worker needs {needed / 2**30:.2f} GiB ({threads} blocks at a time of "
+                f"{job.memory_per_block / 2**30:.2f} GiB, and {WORKER_BASE_BYTES / 2**30:.2f} GiB for itself), its limit is "
+                f"{limit_bytes / 2**30:.2f} GiB: make blocks.cells or blocks.days smaller, or compute.memory_limit larger"
+            )
+
+
+def run_stages(
+    config: Config,
+    stages: Sequence[str],
+    pool: Pool,
+    *,
+    on_stage: Callable[[StagePlan], Callable[[Progress], None] | None] | None = None,
+) -> list[StageResult]:
+    """Run some stages and publish what they made.
+
+    Raises
+    ------
+    StoreError
+        Where a stage before these has not been run, or was run for another grid.
+    """
+    root = Root(config.root)
+    versions = root.current()
+    made: dict[str, str] = {}
+    results = []
+    for store, planner in steps(config, stages):
+        _check_inputs(config, root, store, versions)
+        plan = planner(root, versions)
+        result = execute(plan, root, config, pool, on_stage(plan) if on_stage is not None else None)
+        versions = versions | {store: plan.version}
+        made[store] = plan.version
+        results.append(result)
+    root.publish(made)
+    return results
+
+
+def _check_inputs(config: Config, root: Root, store: str, versions: Mapping[str, str]) -> None:
+    """The stores that a step reads have to be there, and to be on the configured grid."""
+    stage = _STEPS.get(store)
+    if stage is None:
+        return
+    needed = [ingest.store_name(name) for name in config.products]
+    if store in (collocate.STORE, validate.STORE):
+        needed.append(collocate.MOMENTS_STORE)
+    if store in (invert.STORE, validate.STORE):
+        needed.append(collocate.STORE)
+    if store == validate.STORE:
+        needed.append(invert.STORE)
+    for name in needed:
+        before = "ingest" if name.startswith("ard/") else _STEPS[name]
+        if name not in versions or not exists(root.version(name, versions[name])):
+            raise StoreError(f"{stage} needs {name}, which is not in {root.url}: run 'deepprofile {before}' first")
+        url = root.version(name, versions[name])
+        attrs = zarr.open_group(open_store(url), mode="r").attrs.asdict()
+        grid = ingest.window(config, name.removeprefix("ard/")) if name.startswith("ard/") else config.grid.grid()
+        invert.check_matches(url, attrs, grid, before)
+        if name.startswith("ard/"):
+            _check_period(config, url, before)
+        elif (products := attrs.get("products")) is not None and products != list(config.products):
+            raise StoreError(
+                f"{url} was made for the products {products}, the configuration names {list(config.products)}: "
+                f"run 'deepprofile {before}' again"
+            )
+
+
+def _check_period(config: Config, url: str, before: str) -> None:
+    expected = days_of(config)
+    found = read_region(url, "time", (slice(None),)).astype("datetime64[D]")
+    if found.size != expected.size or found[0] != expected[0]:
+        raise StoreError(
+            f"{url} holds {found.size} days from {found[0]}, the configuration asks for {expected.size} from {expected[0]}: "
+            f"run 'deepprofile {before}' again"
+        )

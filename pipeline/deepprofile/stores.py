@@ -1,0 +1,360 @@
+"""Zarr stores in versions: templates, whole-shard writes, copies of shards, and the pointer to what readers see.
+
+Knows nothing of soil moisture. A root is any URL; a store below it has versions, and a pointer says which one is current:
+
+    <root>/<store>/<version>.zarr
+    <root>/current.json          {"<store>": "<version>", ...}
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import uuid
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import product as combinations
+from math import ceil, prod
+from typing import Any, Final
+
+import fsspec
+import numpy as np
+import zarr
+from fsspec.core import url_to_fs
+from numpy.typing import NDArray
+from zarr.codecs import ZstdCodec
+from zarr.storage import FsspecStore, LocalStore, StoreLike
+
+POINTER: Final = "current.json"
+# Values are rounded to a power of two: exact in single precision, and the zeros compress.
+COMPRESSION_LEVEL: Final = 3
+_SEPARATOR: Final = "/"
+
+
+class StoreError(Exception):
+    """A store that cannot be used as asked; the message says what to do."""
+
+
+def join(*parts: str) -> str:
+    """Join the parts of a URL."""
+    return _SEPARATOR.join([parts[0].rstrip(_SEPARATOR), *(part.strip(_SEPARATOR) for part in parts[1:])])
+
+
+def is_local(url: str) -> bool:
+    """Whether a URL names a folder of this machine."""
+    return "://" not in url or url.startswith(("file://", "local://"))
+
+
+def _local_path(url: str) -> str:
+    return str(url_to_fs(url)[1])
+
+
+def open_store(url: str) -> StoreLike:
+    """The zarr store at a URL."""
+    if is_local(url):
+        return LocalStore(_local_path(url))
+    return FsspecStore.from_url(url)
+
+
+def read_json(url: str) -> Any:
+    """The document at a URL; None where there is none."""
+    fs, path = url_to_fs(url)
+    try:
+        return json.loads(fs.cat_file(path))
+    except FileNotFoundError:
+        return None
+
+
+def write_json(url: str, document: Any) -> None:
+    """Write a document whole: a reader sees the old one or the new one."""
+    write_bytes(url, (json.dumps(document, indent=1, sort_keys=True) + "\n").encode())
+
+
+def write_bytes(url: str, content: bytes) -> None:
+    """Write an object whole: a reader sees the old one or the new one."""
+    fs, path = url_to_fs(url)
+    fs.makedirs(path.rsplit(_SEPARATOR, 1)[0], exist_ok=True)
+    if not is_local(url):
+        fs.pipe_file(path, content)
+        return
+    temporary = f"{path}.{uuid.uuid4().hex}.part"
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with suppress(OSError):
+            os.remove(temporary)
+        raise
+
+
+@dataclass(frozen=True)
+class Variable:
+    """An array of a template.
+
+    ``shards`` and ``chunks`` are sizes along ``dims``; a coordinate has neither and is written by the driver. ``precision``:
+    values are rounded to a multiple of it, a power of two.
+    """
+
+    dims: tuple[str, ...]
+    dtype: str
+    shards: tuple[int, ...] | None = None
+    chunks: tuple[int, ...] | None = None
+    fill: float | int | None = None
+    precision: float | None = None
+    attrs: Mapping[str, Any] = field(default_factory=dict)
+    values: NDArray[Any] | None = None
+
+
+@dataclass(frozen=True)
+class Template:
+    """A store before anything is computed: sizes of the dimensions, arrays, attributes."""
+
+    sizes: Mapping[str, int]
+    variables: Mapping[str, Variable]
+    attrs: Mapping[str, Any]
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of an array."""
+        return tuple(self.sizes[dim] for dim in self.variables[name].dims)
+
+    def shard_shape(self, name: str) -> tuple[int, ...]:
+        """Shape of the array's shards, those at the end included: a shard may be larger than what is left of the array."""
+        variable = self.variables[name]
+        if variable.shards is None:
+            raise StoreError(f"{name} is a coordinate: it has no shards")
+        return variable.shards
+
+    def nbytes(self) -> int:
+        """Bytes of all arrays, uncompressed."""
+        return sum(prod(self.shape(name)) * np.dtype(v.dtype).itemsize for name, v in self.variables.items())
+
+
+def create(url: str, template: Template) -> None:
+    """Write metadata and coordinates of a store; what is there already with the same metadata stays."""
+    store = open_store(url)
+    if exists(url):
+        group = zarr.open_group(store, mode="r+")
+        group.attrs.put(dict(template.attrs))
+    else:
+        group = zarr.create_group(store, attributes=dict(template.attrs))
+    for name in sorted(template.variables):
+        variable = template.variables[name]
+        attrs = dict(variable.attrs)
+        if variable.precision is not None:
+            attrs["precision"] = variable.precision
+        shape = template.shape(name)
+        if name in group:
+            _check_same(url, name, group[name], shape, variable)
+        else:
+            # A coordinate is one chunk; everything else is made of shards.
+            single = tuple(max(size, 1) for size in shape)
+            group.create_array(
+                name,
+                shape=shape,
+                dtype=variable.dtype,
+                shards=variable.shards,
+                chunks=variable.chunks or single,
+                compressors=[ZstdCodec(level=COMPRESSION_LEVEL)],
+                dimension_names=variable.dims,
+                attributes=attrs,
+                fill_value=variable.fill,
+            )
+        if variable.values is not None:
+            write_coordinate(url, name, variable.values)
+
+
+def _check_same(url: str, name: str, array: Any, shape: tuple[int, ...], variable: Variable) -> None:
+    found = (array.shape, array.shards, array.dtype)
+    expected = (shape, variable.shards, np.dtype(variable.dtype))
+    if found != expected:
+        raise StoreError(
+            f"{url} has {name} with shape, shards and type {found}, this run would write {expected}: remove it first"
+        )
+
+
+def exists(url: str) -> bool:
+    """Whether there is a store at a URL."""
+    fs, path = url_to_fs(url)
+    return bool(fs.exists(join(path, "zarr.json")))
+
+
+def write_coordinate(url: str, name: str, values: NDArray[Any]) -> None:
+    """Write a small array whole (what the driver learns at the end of a stage)."""
+    zarr.open_array(open_store(join(url, name)), mode="r+")[...] = values
+
+
+def quantize(values: NDArray[Any], precision: float | None) -> NDArray[Any]:
+    """Round to a multiple of the precision, half to even."""
+    if precision is None:
+        return values
+    return np.asarray(np.rint(values / np.asarray(precision, values.dtype)) * np.asarray(precision, values.dtype))
+
+
+def write_shards(url: str, name: str, start: Sequence[int], values: NDArray[Any]) -> int:
+    """Write a region that consists of whole shards; returns the bytes before compression.
+
+    Raises
+    ------
+    StoreError
+        Where the region begins or ends within a shard.
+    """
+    array = zarr.open_array(open_store(join(url, name)), mode="r+")
+    assert array.shards is not None
+    stop = [a + n for a, n in zip(start, values.shape, strict=True)]
+    for a, b, size, shard in zip(start, stop, array.shape, array.shards, strict=True):
+        if a % shard or (b % shard and b != size):
+            raise StoreError(f"{name} would be written from {list(start)} to {stop}, its shards are {list(array.shards)}")
+    region = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
+    precision = array.attrs.get("precision")
+    array[region] = quantize(values, float(precision) if isinstance(precision, (int, float)) else None)
+    return values.nbytes
+
+
+def read_region(url: str, name: str, region: tuple[slice, ...]) -> NDArray[Any]:
+    """A part of an array."""
+    return np.asarray(zarr.open_array(open_store(join(url, name)), mode="r")[region])
+
+
+def shard_objects(name: str, start: Sequence[int], shape: Sequence[int], shards: Sequence[int]) -> Iterator[str]:
+    """Names, below the store, of the objects that hold a region."""
+    spans = [range(a // s, ceil((a + n) / s)) for a, n, s in zip(start, shape, shards, strict=True)]
+    for index in combinations(*spans):
+        yield join(name, "c", *map(str, index))
+
+
+def copy_objects(source: str, target: str, names: Sequence[str]) -> None:
+    """Take objects over from another version: a hard link on a local disk, a copy on the server elsewhere.
+
+    An object that the source does not have (a shard that is all fill) is removed from the target too.
+    """
+    fs, base = url_to_fs(source)
+    _, goal = url_to_fs(target)
+    for name in names:
+        old, new = join(base, name), join(goal, name)
+        if not is_local(source):
+            if fs.exists(old):
+                fs.cp_file(old, new)
+            elif fs.exists(new):
+                fs.rm_file(new)
+            continue
+        with suppress(FileNotFoundError):
+            os.remove(new)
+        if os.path.exists(old):
+            os.makedirs(os.path.dirname(new), exist_ok=True)
+            try:
+                os.link(old, new)
+            except OSError:
+                # Another file system, or one without hard links.
+                shutil.copyfile(old, new)
+
+
+def sweep(url: str) -> None:
+    """Remove what a process that was killed left half-written below a local folder."""
+    if not is_local(url):
+        return
+    for folder, _, names in os.walk(_local_path(url)):
+        for name in names:
+            if name.endswith((".partial", ".part")):
+                with suppress(FileNotFoundError):
+                    os.remove(os.path.join(folder, name))
+
+
+def consolidate(url: str) -> None:
+    """Write consolidated metadata: one read opens the store. Optional in Zarr 3, so nothing here requires it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        zarr.consolidate_metadata(open_store(url))
+
+
+@dataclass(frozen=True)
+class Root:
+    """Where all stores of one data set live."""
+
+    url: str
+
+    def version(self, store: str, version: str) -> str:
+        """URL of a version of a store."""
+        return join(self.url, store, f"{version}.zarr")
+
+    def current(self) -> dict[str, str]:
+        """The current version of each store."""
+        return dict(read_json(join(self.url, POINTER)) or {})
+
+    def open(self, store: str) -> str:
+        """URL of the current version of a store.
+
+        Raises
+        ------
+        StoreError
+            Where it has not been published.
+        """
+        version = self.current().get(store)
+        if version is None:
+            raise StoreError(f"{self.url} has no published store {store!r}: run the stage that makes it first")
+        return self.version(store, version)
+
+    def publish(self, versions: Mapping[str, str]) -> None:
+        """Move the pointer: from now on readers see these versions.
+
+        Raises
+        ------
+        StoreError
+            Where a version has fewer days than the one that readers see now.
+        """
+        before = self.current()
+        for store, version in versions.items():
+            if store in before and before[store] != version:
+                self._check_not_shorter(store, before[store], version)
+        after = before | dict(versions)
+        if after != before:
+            write_json(join(self.url, POINTER), after)
+
+    def _check_not_shorter(self, store: str, old: str, new: str) -> None:
+        days = [_days(self.version(store, version)) for version in (old, new)]
+        if days[0] is None or days[1] is None:
+            return
+        lost = np.setdiff1d(days[0], days[1])
+        if lost.size:
+            raise StoreError(
+                f"{store}: the new version lacks {lost.size} days that readers have now ({_day(lost[0])} to {_day(lost[-1])}); "
+                "widen 'period' in the configuration, or publish to another root"
+            )
+
+
+def _days(url: str) -> NDArray[Any] | None:
+    if not exists(url):
+        return None
+    if "time" not in zarr.open_group(open_store(url), mode="r"):
+        return None
+    return np.asarray(zarr.open_array(open_store(join(url, "time")), mode="r")[...])
+
+
+def _day(days: Any) -> str:
+    return str(np.datetime64(int(days), "D"))
+
+
+def check_writable(url: str) -> None:
+    """Raise a StoreError where nothing can be written below a URL."""
+    probe = join(url, f".probe-{uuid.uuid4().hex}")
+    fs, path = url_to_fs(probe)
+    try:
+        fs.makedirs(path.rsplit(_SEPARATOR, 1)[0], exist_ok=True)
+        with fs.open(path, "wb") as file:
+            file.write(b"probe")
+        fs.rm_file(path)
+    except OSError as error:
+        raise StoreError(f"nothing can be written to {url} ({error.strerror or error}): choose another root") from error
+
+
+def listing(url: str) -> list[dict[str, Any]]:
+    """Every file below a URL (or matching it, where it has wildcards), with name and size, sorted by name."""
+    fs, path = fsspec.core.url_to_fs(url)
+    found = fs.glob(path, detail=True) if any(c in path for c in "*?[") else fs.find(path, detail=True)
+    entries = [dict(info, url=fs.unstrip_protocol(name) if not is_local(url) else name) for name, info in found.items()]
+    return sorted((e for e in entries if e.get("type") == "file"), key=lambda e: str(e["url"]))
