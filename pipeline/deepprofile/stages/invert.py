@@ -17,8 +17,8 @@ from deepprofile.layers import OBSERVATION, Layout, stack_products
 from deepprofile.prior import Prior
 from deepprofile.stages import collocate, ingest
 from deepprofile.stages.collocate import Comparison
-from deepprofile.stages.stage import Source, StagePlan, days_of, grid_attributes, space_time_coordinates
-from deepprofile.stores import Root, StoreError, Template, Variable, write_shards
+from deepprofile.stages.stage import PlanError, Source, StagePlan, days_of, grid_attributes, space_time_coordinates
+from deepprofile.stores import Root, Template, Variable, write_shards
 from numpy.typing import NDArray
 
 STORE: Final = "profile"
@@ -259,13 +259,13 @@ def check_matches(url: str, attrs: Mapping[str, Any], grid: Grid, stage: str) ->
 
     Raises
     ------
-    StoreError
+    PlanError
         With both grids.
     """
     expected = grid_attributes(grid)
     for key in ("grid", "grid_window"):
         if attrs.get(key) != expected[key]:
-            raise StoreError(
+            raise PlanError(
                 f"{url} was made for the {key.replace('_', ' ')} {attrs.get(key)}, the configuration asks for {expected[key]}: "
                 f"run 'deepprofile {stage}' again, or use another root"
             )

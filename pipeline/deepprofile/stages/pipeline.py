@@ -10,8 +10,8 @@ import zarr
 from deepprofile.config import Config
 from deepprofile.engine import Job, Pool, Progress
 from deepprofile.stages import collocate, ingest, invert, validate
-from deepprofile.stages.stage import WORKER_BASE_BYTES, StagePlan, StageResult, days_of, execute
-from deepprofile.stores import Root, StoreError, exists, open_store, read_region
+from deepprofile.stages.stage import WORKER_BASE_BYTES, PlanError, StagePlan, StageResult, days_of, execute
+from deepprofile.stores import Root, exists, open_store, read_region
 
 STAGES: Final = ("ingest", "collocate", "invert", "validate")
 # Which store each step makes, and the stage that it belongs to.
@@ -21,10 +21,6 @@ _STEPS: Final = {
     invert.STORE: "invert",
     validate.STORE: "validate",
 }
-
-
-class PlanError(Exception):
-    """A plan that cannot be carried out; the message says what to change."""
 
 
 def steps(config: Config, stages: Sequence[str]) -> Iterator[tuple[str, Callable[[Root, Mapping[str, str]], StagePlan]]]:
@@ -86,7 +82,7 @@ def run_stages(
 
     Raises
     ------
-    StoreError
+    PlanError
         Where a stage before these has not been run, or was run for another grid.
     """
     root = Root(config.root)
@@ -119,7 +115,7 @@ def _check_inputs(config: Config, root: Root, store: str, versions: Mapping[str,
     for name in needed:
         before = "ingest" if name.startswith("ard/") else _STEPS[name]
         if name not in versions or not exists(root.version(name, versions[name])):
-            raise StoreError(f"{stage} needs {name}, which is not in {root.url}: run 'deepprofile {before}' first")
+            raise PlanError(f"{stage} needs {name}, which is not in {root.url}: run 'deepprofile {before}' first")
         url = root.version(name, versions[name])
         attrs = zarr.open_group(open_store(url), mode="r").attrs.asdict()
         grid = ingest.window(config, name.removeprefix("ard/")) if name.startswith("ard/") else config.grid.grid()
@@ -127,7 +123,7 @@ def _check_inputs(config: Config, root: Root, store: str, versions: Mapping[str,
         if name.startswith("ard/"):
             _check_period(config, url, before)
         elif (products := attrs.get("products")) is not None and products != list(config.products):
-            raise StoreError(
+            raise PlanError(
                 f"{url} was made for the products {products}, the configuration names {list(config.products)}: "
                 f"run 'deepprofile {before}' again"
             )
@@ -137,7 +133,7 @@ def _check_period(config: Config, url: str, before: str) -> None:
     expected = days_of(config)
     found = read_region(url, "time", (slice(None),)).astype("datetime64[D]")
     if found.size != expected.size or found[0] != expected[0]:
-        raise StoreError(
+        raise PlanError(
             f"{url} holds {found.size} days from {found[0]}, the configuration asks for {expected.size} from {expected[0]}: "
             f"run 'deepprofile {before}' again"
         )

@@ -40,6 +40,10 @@ PACKAGES: Final = ("deepprofile", "numpy", "xarray", "zarr", "numba", "dask", "d
 WORKER_BASE_BYTES: Final = 300 * 2**20
 
 
+class PlanError(Exception):
+    """A plan that cannot be carried out; the message says what to change."""
+
+
 @dataclass(frozen=True)
 class StagePlan:
     """A stage that is ready to run.

@@ -240,7 +240,8 @@ def _errors_without(
 
 @lru_cache(maxsize=2)
 def _open(url: str) -> xr.Dataset:
-    return xr.open_zarr(url, consolidated=False, chunks=None)
+    store: xr.Dataset = xr.open_zarr(url, consolidated=False, chunks=None)
+    return store
 
 
 def open_cell(url: str, row: int, column: int) -> xr.Dataset:

@@ -1,0 +1,79 @@
+"""Workers: a local Dask cluster as a pool of the block engine, and nothing else."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import dask
+from dask.utils import parse_bytes
+from distributed import Client, LocalCluster
+
+from deepprofile.config import Compute
+from deepprofile.engine import DaskPool
+
+# Linear algebra on one thread: the same bytes on any number of cores, and blocks are parallel already.
+ONE_THREAD: Final = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
+
+
+def memory_limit_bytes(compute: Compute) -> int:
+    """The configured limit of a worker.
+
+    Raises
+    ------
+    ValueError
+        For something that is no amount of memory.
+    """
+    return int(parse_bytes(compute.memory_limit))
+
+
+@contextmanager
+def local_pool(compute: Compute) -> Iterator[DaskPool]:
+    """A Dask cluster on this machine, gone when the block ends."""
+    scratch = tempfile.mkdtemp(prefix="deepprofile-")
+    settings = {
+        "distributed.worker.daemon": True,
+        "distributed.admin.tick.limit": "60s",
+        # A worker that ran out of memory is started again; what it held is repeated by the engine.
+        "distributed.scheduler.allowed-failures": 2,
+        "distributed.nanny.pre-spawn-environ": ONE_THREAD,
+        "temporary-directory": scratch,
+    }
+    os.environ.update({name: value for name, value in ONE_THREAD.items() if name not in os.environ})
+    try:
+        with dask.config.set(settings), _deaf_children():
+            cluster = LocalCluster(
+                n_workers=compute.workers,
+                threads_per_worker=compute.threads,
+                processes=compute.processes,
+                memory_limit=memory_limit_bytes(compute),
+                dashboard_address=None,
+                silence_logs=logging.CRITICAL,
+            )
+        try:
+            with Client(cluster, set_as_default=False) as client:
+                yield DaskPool(client, compute.workers * compute.threads)
+        finally:
+            cluster.close(timeout=5)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextmanager
+def _deaf_children() -> Iterator[None]:
+    """Processes that are started here ignore Ctrl-C: the driver alone decides how to end."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,158 @@
+"""What the command line shows of a running stage: a bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Final
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
+from rich.progress import Progress as Bars
+from rich.table import Table
+
+from deepprofile.engine import Job, Progress
+from deepprofile.stages.stage import StagePlan, StageResult
+
+SECONDS_BETWEEN_LINES: Final = 10.0
+
+
+def size_text(count: float) -> str:
+    """Bytes for people: ``1.5 GiB``."""
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if count < 1024 or unit == "TiB":
+            return f"{count:.0f} {unit}" if unit == "B" or count >= 100 else f"{count:.1f} {unit}"
+        count /= 1024
+    raise AssertionError
+
+
+def time_text(seconds: float | None) -> str:
+    """A duration for people: ``2 h 05 min``."""
+    if seconds is None:
+        return "unknown"
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+class Display:
+    """Shows stages one after the other; a context manager."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bars: Bars | None = None
+        if console.is_terminal:
+            self._bars = Bars(
+                TextColumn("{task.description:<20}"),
+                BarColumn(bar_width=30),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[rate]:>12}"),
+                TextColumn("{task.fields[left]}"),
+                console=console,
+            )
+        self.latest: Progress | None = None
+
+    def __enter__(self) -> Display:
+        if self._bars is not None:
+            self._bars.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+
+    def stage(self, plan: StagePlan) -> Callable[[Progress], None]:
+        """Begin to show a stage; returns what is to be told of its progress."""
+        if self._bars is not None:
+            task = self._bars.add_task(plan.job.name, total=len(plan.job.blocks), rate="", left="")
+            return lambda progress: self._update(task, progress)
+        self._console.print(f"{plan.job.name}: {len(plan.job.blocks)} blocks", highlight=False)
+        last = [time.monotonic()]
+
+        def line(progress: Progress) -> None:
+            self.latest = progress
+            ended = progress.finished == progress.blocks
+            if ended or time.monotonic() - last[0] >= SECONDS_BETWEEN_LINES:
+                last[0] = time.monotonic()
+                self._console.print(f"{progress.job}: {describe(progress)}", highlight=False)
+
+        return line
+
+    def _update(self, task: TaskID, progress: Progress) -> None:
+        assert self._bars is not None
+        self.latest = progress
+        rate = size_text(progress.bytes_read / progress.seconds) + "/s" if progress.seconds > 0.5 else ""
+        over = progress.finished == progress.blocks
+        left = describe_rest(progress) if over else f"{time_text(progress.seconds_left)} left"
+        self._bars.update(task, completed=progress.finished, rate=rate, left=left)
+
+
+def describe(progress: Progress) -> str:
+    """One line about a stage."""
+    text = f"{progress.finished} of {progress.blocks} blocks"
+    if progress.seconds > 0:
+        text += f", {size_text(progress.bytes_read / progress.seconds)}/s read"
+    if progress.finished < progress.blocks:
+        return f"{text}, {time_text(progress.seconds_left)} left"
+    return f"{text}, {describe_rest(progress)}"
+
+
+def describe_rest(progress: Progress) -> str:
+    """How the blocks of a finished stage came about."""
+    parts = [f"{time_text(progress.seconds)}"]
+    for count, word in (
+        (progress.skipped, "done before"),
+        (progress.copied, "copied"),
+        (progress.incomplete, "incomplete"),
+        (progress.retried, "retried"),
+        (progress.failed, "failed"),
+    ):
+        if count:
+            parts.append(f"{count} {word}")
+    return ", ".join(parts)
+
+
+def summary_table(results: Sequence[StageResult]) -> Table:
+    """What every stage has done."""
+    table = Table(title="Summary", title_justify="left")
+    for name in (
+        "stage",
+        "version",
+        "blocks",
+        "computed",
+        "done before",
+        "copied",
+        "incomplete",
+        "retried",
+        "read",
+        "written",
+        "time",
+    ):
+        table.add_column(name, justify="left" if name in ("stage", "version") else "right")
+    for result in results:
+        p = result.progress
+        table.add_row(
+            result.stage,
+            *(str(v) for v in (p.blocks, p.done, p.skipped, p.copied, p.incomplete, p.retried)),
+            size_text(p.bytes_read),
+            size_text(p.bytes_written),
+            time_text(p.seconds),
+        )
+    return table
+
+
+def plan_table(jobs: Sequence[Job]) -> Table:
+    """Blocks, bytes and memory of every job."""
+    table = Table(title="Plan", title_justify="left")
+    for name in ("stage", "blocks", "read", "written", "memory a block"):
+        table.add_column(name, justify="left" if name == "stage" else "right")
+    for job in jobs:
+        cost = (size_text(job.bytes_in), size_text(job.bytes_out), size_text(job.memory_per_block))
+        table.add_row(job.name, f"{len(job.blocks):,}", *cost)
+    total = (sum(j.bytes_in for j in jobs), sum(j.bytes_out for j in jobs))
+    table.add_section()
+    largest = max((job.memory_per_block for job in jobs), default=0)
+    table.add_row("together", f"{sum(len(j.blocks) for j in jobs):,}", *map(size_text, total), f"{size_text(largest)} at most")
+    return table
