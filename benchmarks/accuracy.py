@@ -15,9 +15,8 @@ from collections.abc import Mapping, Sequence
 import deepprofile as dp
 import numpy as np
 import pandas as pd
-import xarray as xr
 from deepprofile import twin
-from deepprofile.comparison import plain_average, step_function_mean
+from deepprofile.comparison import cell_scores, plain_average, step_function_mean
 from deepprofile.twin.ceiling import ceiling
 from rich.console import Console
 from rich.table import Table
@@ -28,20 +27,6 @@ TEST_SEED = 42
 SEEDS = (40, 41, 43, 44, 45)
 UNEQUAL_TEST_SEED = 61
 UNEQUAL_SEEDS = (60, 62)
-
-
-def cell_scores(estimate: xr.DataArray, truth: xr.DataArray) -> dict[str, float]:
-    """Medians over cells of RMSE, ubRMSE and R on the days of the estimate."""
-    estimate = estimate.transpose("time", "y", "x")
-    there = estimate.notnull()
-    error = estimate - truth
-    known = truth.where(there)
-    covariance = ((estimate - estimate.mean("time")) * (known - known.mean("time"))).mean("time")
-    return {
-        "rmse": float(((error**2).mean("time") ** 0.5).median()),
-        "ubrmse": float(error.std("time").median()),
-        "r": float((covariance / (estimate.std("time") * known.std("time"))).median()),
-    }
 
 
 def judge(world: twin.World) -> pd.DataFrame:

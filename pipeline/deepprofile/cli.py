@@ -142,6 +142,40 @@ def run(config: ConfigPath = DEFAULT_CONFIG, set_: Overrides = []) -> None:  # n
 
 
 @app.command()
+def demo(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for everything that the demo makes.")] = Path(
+        "demo-output"
+    ),
+) -> None:
+    """Simulate a region, write its granules, run every stage on them, and write a report that knows the truth."""
+    from deepprofile.demo import run_demo
+    from deepprofile.stages.pipeline import STAGES
+
+    with _explained():
+        try:
+            code, written = run_demo(output, lambda config: _run(config, STAGES), lambda text: err.print(text, highlight=False))
+        except KeyboardInterrupt:
+            err.print("\nStopped. Run the same command again to go on.", highlight=False)
+            raise typer.Exit(STOPPED) from None
+    out.print(f"Report: {written[0]}", highlight=False, soft_wrap=True)
+    raise typer.Exit(code)
+
+
+@app.command()
+def report(
+    config: ConfigPath = DEFAULT_CONFIG,
+    set_: Overrides = [],  # noqa: B006
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the page and its figures.")] = Path("report"),
+) -> None:
+    """Write a page about what is published: maps, weights, profiles and series at stations, scores."""
+    from deepprofile.report import write_report
+
+    with _explained():
+        written = write_report(_load(config, set_), output)
+    out.print(f"Report: {written[0]}", highlight=False, soft_wrap=True)
+
+
+@app.command()
 def plan(config: ConfigPath = DEFAULT_CONFIG, set_: Overrides = []) -> None:  # noqa: B006
     """Say what a run would do: blocks, bytes and memory; refuse what does not fit."""
     from deepprofile.cluster import memory_limit_bytes

@@ -50,3 +50,17 @@ def plain_average(products: Mapping[str, xr.DataArray], names: Sequence[str], to
     for mean in aligned[1:]:
         total = total + mean
     return total / len(aligned)
+
+
+def cell_scores(estimate: xr.DataArray, truth: xr.DataArray) -> dict[str, float]:
+    """Medians over cells of RMSE, ubRMSE (m3 m-3) and R on the days of the estimate; both with the dimensions time, y and x."""
+    estimate = estimate.transpose("time", "y", "x")
+    there = estimate.notnull()
+    error = estimate - truth
+    known = truth.where(there)
+    covariance = ((estimate - estimate.mean("time")) * (known - known.mean("time"))).mean("time")
+    return {
+        "rmse": float(((error**2).mean("time") ** 0.5).median()),
+        "ubrmse": float(error.std("time").median()),
+        "r": float((covariance / (estimate.std("time") * known.std("time"))).median()),
+    }

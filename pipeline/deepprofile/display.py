@@ -117,20 +117,8 @@ def describe_rest(progress: Progress) -> str:
 def summary_table(results: Sequence[StageResult]) -> Table:
     """What every stage has done."""
     table = Table(title="Summary", title_justify="left")
-    for name in (
-        "stage",
-        "version",
-        "blocks",
-        "computed",
-        "done before",
-        "copied",
-        "incomplete",
-        "retried",
-        "read",
-        "written",
-        "time",
-    ):
-        table.add_column(name, justify="left" if name in ("stage", "version") else "right")
+    for name in ("stage", "blocks", "computed", "done before", "copied", "incomplete", "retried", "read", "written", "time"):
+        table.add_column(name, justify="left" if name == "stage" else "right", no_wrap=True)
     for result in results:
         p = result.progress
         table.add_row(

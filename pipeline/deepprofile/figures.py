@@ -28,10 +28,11 @@ def profiles_figure(
     days: Sequence[pd.Timestamp],
     layers: Mapping[str, xr.DataArray],
     title: str,
+    truth: xr.DataArray | None = None,
 ) -> Figure:
-    """theta(z) with its 90 % interval on some days, the products' layers as steps, and the sensors.
+    """theta(z) with its 90 % interval on some days, the products' layers as steps, the sensors, and the known truth.
 
-    ``profile`` and ``layers`` are of one cell (dimension time, and layer), ``sensors`` of one station.
+    ``profile``, ``layers`` and ``truth`` are of one cell (dimension time, and layer), ``sensors`` of one station.
     """
     depth = np.linspace(0.0, 1.0, 101)
     figure = Figure(figsize=(2.9 * len(days) + 0.4, 4.9), layout="constrained")
@@ -46,6 +47,10 @@ def profiles_figure(
         axis.plot(theta.squeeze(), depth, color=FUSED, lw=2.0, label="fused profile")
         for colour, (name, series) in zip(OTHERS, layers.items(), strict=False):
             _draw_steps(axis, series, day, colour, name)
+        if truth is not None:
+            known = truth.sel(time=day)
+            edges = np.append(known.layer_top.values, known.layer_bottom.values[-1])
+            axis.stairs(known.values, edges, orientation="horizontal", baseline=None, color=SENSOR, lw=1.4, label="truth")
         seen = sensors.sel(time=day)
         middle = np.minimum(0.5 * (seen.depth_top + seen.depth_bottom), 1.0)
         axis.plot(seen.soil_moisture, middle, "o", color=SENSOR, ms=6, mec="white", mew=0.8, zorder=5, label="sensor")
@@ -71,6 +76,36 @@ def _draw_steps(axis: Axes, series: xr.DataArray, day: pd.Timestamp, colour: str
         one = today.isel(layer=layer)
         axis.plot([one, one], [one.layer_top, one.layer_bottom], color=colour, lw=1.6, label=label)
         label = None
+
+
+def maps_figure(
+    panels: Sequence[tuple[str, xr.DataArray]], *, label: str, title: str, colours: str = "YlGnBu", columns: int = 3
+) -> Figure:
+    """Maps (y, x) with coordinates ``lat`` and ``lon`` on one scale of colours."""
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(3.4 * min(columns, len(panels)) + 0.9, 3.1 * rows + 0.5), layout="constrained")
+    axes = figure.subplots(rows, min(columns, len(panels)), sharex=True, sharey=True, squeeze=False)
+    values = np.concatenate([np.asarray(field).ravel() for _, field in panels])
+    finite = values[np.isfinite(values)]
+    low, high = np.quantile(finite, [0.01, 0.99]) if finite.size else (0.0, 1.0)
+    mesh = None
+    for axis, (name, field) in zip(axes.ravel(), panels, strict=False):
+        mesh = axis.pcolormesh(
+            field.lon, field.lat, field, cmap=colours, vmin=low, vmax=high, shading="nearest", rasterized=True
+        )
+        axis.set_title(name, fontsize=10)
+        axis.set_aspect(1.0 / max(np.cos(np.radians(float(field.lat.mean()))), 0.2))
+        axis.tick_params(labelsize=8)
+    for axis in axes.ravel()[len(panels) :]:
+        axis.set_visible(False)
+    for axis in axes[:, 0]:
+        axis.set_ylabel("latitude (°N)", fontsize=8)
+    for axis in axes[-1]:
+        axis.set_xlabel("longitude (°E)", fontsize=8)
+    if mesh is not None:
+        figure.colorbar(mesh, ax=axes, label=label, shrink=0.85, pad=0.01)
+    figure.suptitle(title, fontsize=11)
+    return figure
 
 
 def section_figure(profile: xr.Dataset, title: str) -> Figure:

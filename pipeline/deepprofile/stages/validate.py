@@ -22,7 +22,7 @@ from deepprofile.stages import collocate, ingest, invert
 from deepprofile.stages.collocate import Comparison, layout_of
 from deepprofile.stages.stage import Source, StagePlan, days_of, grid_attributes
 from deepprofile.stations import reaches_profile, read_ismn, read_scan, read_uscrn, sensor_estimate
-from deepprofile.stores import Root, Template, Variable, listing, read_region, write_shards
+from deepprofile.stores import Root, Template, Variable, read_region, write_shards
 from numpy.typing import NDArray
 
 STORE: Final = "validation"
@@ -262,29 +262,9 @@ def job(count: int, compute: Any = None, mark: Any = None, inputs: Any = None) -
     )
 
 
-def plan(config: Config, root: Root, versions: Mapping[str, str]) -> StagePlan:
-    """Plan the validation; the stations are read here, once."""
-    stations, cells = inside(read_stations(config.stations), config.grid.grid(), days_of(config))
-    made = template(config, stations)
-    stores = (*map(ingest.store_name, config.products), collocate.MOMENTS_STORE, collocate.STORE, invert.STORE)
-    inputs = {name: versions[name] for name in stores}
-    values = stations.soil_moisture.transpose("sensor", "time").values
-
-    def sensors(block: Block) -> tuple[Sensor, ...]:
-        return tuple(
-            Sensor(
-                int(cells[k, 0]),
-                int(cells[k, 1]),
-                float(stations.depth_top[k]),
-                float(stations.depth_bottom[k]),
-                tuple(map(float, values[k])),
-            )
-            for k in range(*block.region[0])
-        )
-
-    files = [(e["url"].rsplit("/", 1)[-1], e["size"]) for s in config.stations for e in listing(s.path)]
-    version = fingerprint("validate", dict(made.attrs), inputs, files, values.tobytes().hex()[:64], float(np.nansum(values)))
-    task = ValidateBlock(
+def task(config: Config, root: Root, versions: Mapping[str, str], url: str = "") -> ValidateBlock:
+    """What scores a sensor, in these versions of the stores."""
+    return ValidateBlock(
         config.grid.grid(),
         collocate.sources(config, root, versions),
         root.version(invert.STORE, versions[invert.STORE]),
@@ -292,17 +272,35 @@ def plan(config: Config, root: Root, versions: Mapping[str, str]) -> StagePlan:
         Comparison.of(config),
         config,
         tuple(estimates_of(config)),
-        root.version(STORE, version),
+        url,
     )
+
+
+def sensors_of(config: Config) -> tuple[xr.Dataset, tuple[Sensor, ...]]:
+    """The sensors that can be compared, as a dataset and one by one."""
+    stations, cells = inside(read_stations(config.stations), config.grid.grid(), days_of(config))
+    values = stations.soil_moisture.transpose("sensor", "time").values
+    sensors = tuple(
+        Sensor(int(row), int(column), float(top), float(bottom), tuple(map(float, series)))
+        for (row, column), top, bottom, series in zip(
+            cells, stations.depth_top.values, stations.depth_bottom.values, values, strict=True
+        )
+    )
+    return stations, sensors
+
+
+def plan(config: Config, root: Root, versions: Mapping[str, str]) -> StagePlan:
+    """Plan the validation; the stations are read here, once."""
+    stations, sensors = sensors_of(config)
+    made = template(config, stations)
+    stores = (*map(ingest.store_name, config.products), collocate.MOMENTS_STORE, collocate.STORE, invert.STORE)
+    inputs = {name: versions[name] for name in stores}
+    version = fingerprint("validate", dict(made.attrs), inputs, [fingerprint(sensor) for sensor in sensors])
 
     def mark(block: Block) -> str:
         return fingerprint("validate", version, block.region)
 
-    return StagePlan(
-        "validate",
-        STORE,
-        version,
-        made,
-        job(stations.sizes["sensor"], task, mark, sensors),
-        inputs | {"sensors": stations.sizes["sensor"]},
-    )
+    compute = task(config, root, versions, root.version(STORE, version))
+    count = stations.sizes["sensor"]
+    listed = job(count, compute, mark, lambda block: sensors[slice(*block.region[0])])
+    return StagePlan("validate", STORE, version, made, listed, inputs | {"sensors": count})

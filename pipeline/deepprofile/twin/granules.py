@@ -41,12 +41,12 @@ def region(world: World, corner: tuple[int, int] = CORNER) -> Grid:
 def write_granules(
     world: World,
     folder: Path,
+    days: slice = slice(None),
     *,
     corner: tuple[int, int] = CORNER,
-    days: slice = slice(None),
     skip: Mapping[str, set[str]] | None = None,
 ) -> Grid:
-    """Write every granule of the twin, one folder for each product, and ``ismn`` for its stations.
+    """Write the granules of the twin's products, one folder for each.
 
     Parameters
     ----------
@@ -54,10 +54,10 @@ def write_granules(
         As ``simulate`` makes it.
     folder
         Created where it is not there.
-    corner
-        Row and column of EASE-Grid 2.0 M09 at which the twin's first cell lies.
     days
         Which of the world's days.
+    corner
+        Row and column of EASE-Grid 2.0 M09 at which the twin's first cell lies.
     skip
         Days (``YYYY-MM-DD``) that are left out, by product.
 
@@ -72,16 +72,20 @@ def write_granules(
     writers = {"smap_l4": _write_smap_l4, "gldas_noah": _write_gldas, "era5_land": _write_era5}
     for name in (*models, "smap_l3"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    chosen = range(*days.indices(times.size))
-    for t in chosen:
+    for t in range(*days.indices(times.size)):
         text = str(times[t])
         for name, model in models.items():
             if text not in left_out.get(name, set()):
                 writers[name](folder / name, model, t, times[t])
         if text not in left_out.get("smap_l3", set()):
             _write_smap_l3(folder / "smap_l3", world, grid, t, times[t])
-    _write_ismn(folder / "ismn", world, grid, times, np.array(chosen))
     return grid
+
+
+def write_stations(world: World, folder: Path, *, corner: tuple[int, int] = CORNER) -> Path:
+    """Write the twin's stations as an ISMN archive, ``ismn`` below a folder; returns its path."""
+    _write_ismn(folder / "ismn", world, region(world, corner), world.truth.time.values.astype("datetime64[D]"))
+    return folder / "ismn"
 
 
 @dataclass(frozen=True)
@@ -243,12 +247,12 @@ def _write_smap_l3(folder: Path, world: World, grid: Grid, t: int, day: np.datet
                 _dataset(group, f"{name}{end}", values, _FillValue=FILL)
 
 
-def _write_ismn(folder: Path, world: World, grid: Grid, times: NDArray[np.datetime64], chosen: NDArray[np.int64]) -> None:
+def _write_ismn(folder: Path, world: World, grid: Grid, times: NDArray[np.datetime64]) -> None:
     """Six-hourly records in the header format of the International Soil Moisture Network."""
     stations = world.stations
     lat, lon = grid.lat, grid.lon
-    first, last = (str(times[k]).replace("-", "") for k in (chosen[0], chosen[-1]))
-    dates = [str(times[k]).replace("-", "/") for k in chosen]
+    first, last = (str(day).replace("-", "") for day in (times[0], times[-1]))
+    dates = [str(day).replace("-", "/") for day in times]
     for i in range(stations.sizes["sensor"]):
         one = stations.isel(sensor=i)
         network, station = str(one.network.values), str(one.station.values)
@@ -257,7 +261,7 @@ def _write_ismn(folder: Path, world: World, grid: Grid, times: NDArray[np.dateti
         lines = [
             f"{network} {network} {station} {place[0]:10.5f} {place[1]:10.5f} {400.0:8.2f} {top:8.4f} {bottom:8.4f} Twin-Sensor"
         ]
-        for date, value in zip(dates, one.soil_moisture.values[chosen], strict=True):
+        for date, value in zip(dates, one.soil_moisture.values, strict=True):
             text = "  -9999.0000 M M" if np.isnan(value) else f"{value:9.4f} G M"
             lines += [f"{date} {hour:02d}:00 {text}" for hour in (0, 6, 12, 18)]
         path = folder / network / station
