@@ -315,6 +315,7 @@ def _stations(stores: Published, profile: xr.Dataset, truth: xr.DataArray | None
     times = pd.DatetimeIndex(days_of(stores.config))
     for name in _best_stations(stations):
         chosen = [int(i) for i in np.flatnonzero(stations.station.values == name)]
+        chosen.sort(key=lambda i: (sensors[i].top, sensors[i].bottom))
         one, cell = stations.isel(sensor=chosen), sensors[chosen[0]]
         here = profile.isel(y=cell.row, x=cell.column).load()
         place = f"{one.network.values[0]} {name}"

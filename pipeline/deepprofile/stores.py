@@ -167,6 +167,10 @@ def create(url: str, template: Template) -> None:
             )
         if variable.values is not None:
             write_coordinate(url, name, variable.values)
+    # One read opens the store; this is optional in Zarr 3, so nothing here requires it.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        zarr.consolidate_metadata(store)
 
 
 def _check_same(url: str, name: str, array: Any, shape: tuple[int, ...], variable: Variable) -> None:
@@ -263,13 +267,6 @@ def sweep(url: str) -> None:
             if name.endswith((".partial", ".part")):
                 with suppress(FileNotFoundError):
                     os.remove(os.path.join(folder, name))
-
-
-def consolidate(url: str) -> None:
-    """Write consolidated metadata: one read opens the store. Optional in Zarr 3, so nothing here requires it."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        zarr.consolidate_metadata(open_store(url))
 
 
 @dataclass(frozen=True)

@@ -307,7 +307,7 @@ def plan_moments(config: Config, root: Root, versions: Mapping[str, str]) -> Sta
     def mark(block: Block) -> str:
         return fingerprint("moments", version, block.region)
 
-    return StagePlan("collocate/moments", MOMENTS_STORE, version, made, moments_job(config, task, mark), inputs)
+    return StagePlan("collocate/moments", MOMENTS_STORE, version, made, moments_job(config, task, mark), task.url, inputs)
 
 
 def plan_weights(config: Config, root: Root, versions: Mapping[str, str]) -> StagePlan:
@@ -328,7 +328,7 @@ def plan_weights(config: Config, root: Root, versions: Mapping[str, str]) -> Sta
     def mark(block: Block) -> str:
         return fingerprint("weights", version, block.region)
 
-    return StagePlan("collocate/weights", STORE, version, made, weights_job(config, task, mark), inputs)
+    return StagePlan("collocate/weights", STORE, version, made, weights_job(config, task, mark), task.url, inputs)
 
 
 def read_errors(url: str, layout: Layout, rows: slice, columns: slice) -> xr.Dataset:

@@ -14,7 +14,7 @@ from deepprofile.grids import Grid
 from deepprofile.products import GranuleError, Product
 from deepprofile.stages.granules import Catalogue, Granule, find_granules, local_copy
 from deepprofile.stages.stage import Source, StagePlan, days_of, grid_attributes, space_time_coordinates
-from deepprofile.stores import Root, Template, Variable, write_coordinate, write_shards
+from deepprofile.stores import Root, Template, Variable, write_shards
 from numpy.typing import NDArray
 
 # 2^-15 m3 m-3: far below what any product resolves.
@@ -54,7 +54,9 @@ def template(config: Config, name: str) -> Template:
             "steps": Variable(
                 ("time",),
                 "uint8",
-                values=np.zeros(days.size, np.uint8),
+                shards=(blocks.days,),
+                chunks=(blocks.chunk_days,),
+                fill=0,
                 attrs={"long_name": "time steps that were there", "steps_per_day": product.steps_per_day},
             ),
             "soil_moisture": Variable(
@@ -94,6 +96,9 @@ class IngestBlock:
         values, counts, recorded, problems, read = self.daily_means(block, granules)
         days, rows, columns = block.region
         written = write_shards(self.url, "soil_moisture", (days[0], 0, rows[0], columns[0]), values)
+        if block.index[1:] == (0, 0):
+            # The same in every block of these days: one of them writes it.
+            written += write_shards(self.url, "steps", (days[0],), np.array(counts, np.uint8))
         details = {"steps": counts, "recorded": recorded}
         return Outcome(read, written, tuple(problems), details)
 
@@ -191,6 +196,7 @@ def plan(config: Config, root: Root, name: str) -> StagePlan:
         store=store_name(name),
         version=version,
         template=made,
+        url=task.url,
         job=job(config, name, task, mark, granules_of),
         inputs={"granules": catalogue.count, "folder": config.products[name].granules},
         finish=_Finish(product, days),
@@ -224,8 +230,8 @@ class _Finish:
     product: Product
     days: NDArray[np.datetime64]
 
-    def __call__(self, url: str, records: Mapping[str, Record]) -> list[str]:
-        """Write how many time steps each day has; a day whose granules hold nothing at all is a problem."""
+    def __call__(self, records: Mapping[str, Record]) -> list[str]:
+        """Days whose granules hold nothing at all, in no block."""
         steps = np.zeros(self.days.size, np.uint8)
         recorded = np.zeros(self.days.size, np.int64)
         length = max((len(r.details["steps"]) for r in records.values()), default=0)
@@ -234,7 +240,6 @@ class _Finish:
             part = slice(first, first + len(record.details["steps"]))
             steps[part] = np.maximum(steps[part], record.details["steps"])
             recorded[part] += record.details["recorded"]
-        write_coordinate(url, "steps", steps)
         empty = np.flatnonzero((steps > 0) & (recorded == 0) & self.product.gapless)
         return [f"{self.days[k]}: the granules of {self.product.name} hold no value at all, only fill" for k in empty]
 

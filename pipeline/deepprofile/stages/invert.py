@@ -251,7 +251,7 @@ def plan(config: Config, root: Root, versions: Mapping[str, str], *, solve: bool
     def mark(block: Block) -> str:
         return fingerprint("invert", setting, block.region)
 
-    return StagePlan("invert", STORE, version, made, job(config, task, mark), inputs)
+    return StagePlan("invert", STORE, version, made, job(config, task, mark), task.url, inputs)
 
 
 def check_matches(url: str, attrs: Mapping[str, Any], grid: Grid, stage: str) -> None:

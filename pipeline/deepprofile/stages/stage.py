@@ -21,7 +21,6 @@ from deepprofile.stores import (
     Template,
     Variable,
     check_writable,
-    consolidate,
     copy_objects,
     create,
     exists,
@@ -48,8 +47,8 @@ class PlanError(Exception):
 class StagePlan:
     """A stage that is ready to run.
 
-    ``finish`` is given the record of every block when all are done; it writes what only the driver knows, and returns
-    sentences about inputs that were missing.
+    ``url`` is that of the version of the store that it makes. ``finish`` is given the record of every block when all are done;
+    it returns sentences about inputs that were missing.
     """
 
     stage: str
@@ -57,8 +56,9 @@ class StagePlan:
     version: str
     template: Template
     job: Job
+    url: str
     inputs: Mapping[str, Any] = field(default_factory=dict)
-    finish: Callable[[str, Mapping[str, Record]], list[str]] | None = None
+    finish: Callable[[Mapping[str, Record]], list[str]] | None = None
 
 
 @dataclass(frozen=True)
@@ -175,8 +175,7 @@ def execute(
 ) -> StageResult:
     """Run a stage, or what is left of it; the new version is complete afterwards, but not yet published."""
     check_writable(root.url)
-    url = root.version(plan.store, plan.version)
-    create(url, plan.template)
+    create(plan.url, plan.template)
     run_url = join(root.url, "runs", f"{plan.stage.replace('/', '-')}-{plan.version}")
     manifest = _manifest(plan, config)
     before = read_json(join(run_url, "manifest.json")) or {}
@@ -208,9 +207,8 @@ def execute(
     )
     problems = sorted({problem for record in records.values() for problem in record.problems})
     if plan.finish is not None:
-        problems += plan.finish(url, records)
-    sweep(url)
-    consolidate(url)
+        problems += plan.finish(records)
+    sweep(plan.url)
     progress = latest[-1]
     manifest |= {
         "ended": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -303,4 +303,4 @@ def plan(config: Config, root: Root, versions: Mapping[str, str]) -> StagePlan:
     compute = task(config, root, versions, root.version(STORE, version))
     count = stations.sizes["sensor"]
     listed = job(count, compute, mark, lambda block: sensors[slice(*block.region[0])])
-    return StagePlan("validate", STORE, version, made, listed, inputs | {"sensors": count})
+    return StagePlan("validate", STORE, version, made, listed, compute.url, inputs | {"sensors": count})

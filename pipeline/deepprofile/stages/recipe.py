@@ -1,0 +1,92 @@
+"""Ingest as a Pangeo-Forge recipe: the same granules, the same function on a block, the same bytes, on any Beam runner.
+
+Apache Beam is imported where it is used, so that everything else does without it.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from deepprofile.engine import Block
+from deepprofile.stages.granules import Granule
+from deepprofile.stages.stage import StagePlan
+from deepprofile.stores import create
+from pangeo_forge_recipes.patterns import ConcatDim, FilePattern
+
+
+def granule_pattern(plan: StagePlan) -> FilePattern:
+    """The granules of a planned ingest along ``time``: one item for each file, in the order of their days and names.
+
+    Raises
+    ------
+    FileNotFoundError
+        Where there is no granule of the configured period.
+    """
+    urls = list(dict.fromkeys(granule.url for _, granules in _by_day(plan) for granule in granules))
+    if not urls:
+        raise FileNotFoundError(f"{plan.inputs['folder']} holds no granule of the configured period for {plan.stage}")
+    return FilePattern(_url_of, ConcatDim("time", keys=urls))
+
+
+def _url_of(time: str) -> str:
+    # The CRID in the names of SMAP changes from day to day: names are read from the folder, never made.
+    return time
+
+
+def _by_day(plan: StagePlan) -> Iterator[tuple[Block, list[Granule]]]:
+    assert plan.job.inputs is not None
+    for block in plan.job.blocks:
+        yield block, [granule for granules in plan.job.inputs(block).values() for granule in granules]
+
+
+def daily_means(plan: StagePlan) -> Any:
+    """Transform from the items of ``granule_pattern`` to the shards of the store: group by block, average, write.
+
+    The store's template is written when the transform is made: grids and time steps are regular, so that it is known before
+    anything is read. Every shard is written whole by one element, so that a runner may repeat any of them, and nothing is
+    combined over all.
+    """
+    import apache_beam as beam
+
+    create(plan.url, plan.template)
+
+    blocks: dict[str, list[str]] = defaultdict(list)
+    inputs: dict[str, Any] = {}
+    known: dict[str, Block] = {}
+    assert plan.job.inputs is not None
+    for block, granules in _by_day(plan):
+        known[block.name], inputs[block.name] = block, plan.job.inputs(block)
+        for granule in granules:
+            blocks[granule.url].append(block.name)
+    compute, members = plan.job.compute, dict(blocks)
+
+    class ToBlocks(beam.DoFn):  # type: ignore[misc]
+        """Each granule to the blocks that need it."""
+
+        def process(self, element: tuple[Any, str]) -> Iterable[tuple[str, str]]:
+            _, url = element
+            for name in dict.fromkeys(members.get(url, ())):
+                yield name, url
+
+    class WriteBlock(beam.DoFn):  # type: ignore[misc]
+        """All granules of a block to its shards."""
+
+        def process(self, element: tuple[str, Iterable[str]]) -> Iterable[tuple[str, tuple[str, ...]]]:
+            name, _ = element
+            outcome = compute(known[name], inputs[name])
+            yield name, outcome.problems
+
+    class DailyMeans(beam.PTransform):  # type: ignore[misc]
+        """From (index, url) to (block, problems)."""
+
+        def expand(self, items: Any) -> Any:
+            return (
+                items
+                | "To blocks" >> beam.ParDo(ToBlocks())
+                | "Group granules" >> beam.GroupByKey()
+                | "Write shards" >> beam.ParDo(WriteBlock())
+            )
+
+    return DailyMeans()
