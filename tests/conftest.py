@@ -11,6 +11,8 @@ import pytest
 import xarray as xr
 from deepprofile import twin
 
+pytest_plugins = ["tests.granules"]
+
 LAYERS = {
     "smap_l4": ((0.0, 0.05), (0.0, 1.0)),
     "gldas_noah": ((0.0, 0.1), (0.1, 0.4), (0.4, 1.0)),

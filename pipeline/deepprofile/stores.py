@@ -20,7 +20,6 @@ from itertools import product as combinations
 from math import ceil, prod
 from typing import Any, Final
 
-import fsspec
 import numpy as np
 import zarr
 from fsspec.core import url_to_fs
@@ -350,8 +349,20 @@ def check_writable(url: str) -> None:
 
 
 def listing(url: str) -> list[dict[str, Any]]:
-    """Every file below a URL (or matching it, where it has wildcards), with name and size, sorted by name."""
-    fs, path = fsspec.core.url_to_fs(url)
-    found = fs.glob(path, detail=True) if any(c in path for c in "*?[") else fs.find(path, detail=True)
-    entries = [dict(info, url=fs.unstrip_protocol(name) if not is_local(url) else name) for name, info in found.items()]
-    return sorted((e for e in entries if e.get("type") == "file"), key=lambda e: str(e["url"]))
+    """Every file below a URL (or matching it, where it has wildcards), with name and size, sorted by name.
+
+    Links on a local disk are followed: the size and the time of change are those of the file that they lead to.
+    """
+    fs, path = url_to_fs(url)
+    pattern = any(c in path for c in "*?[")
+    if not is_local(url):
+        found = fs.glob(path, detail=True) if pattern else fs.find(path, detail=True)
+        entries = [dict(info, url=fs.unstrip_protocol(name)) for name, info in found.items() if info.get("type") == "file"]
+    else:
+        if pattern:
+            names = [name for name in fs.glob(path) if os.path.isfile(name)]
+        else:
+            names = [os.path.join(folder, name) for folder, _, files in os.walk(path, followlinks=True) for name in files]
+        states = ((name, os.stat(name)) for name in names if os.path.exists(name))
+        entries = [{"url": name, "size": state.st_size, "mtime": state.st_mtime_ns} for name, state in states]
+    return sorted(entries, key=lambda entry: str(entry["url"]))

@@ -144,6 +144,10 @@ class ValidateBlock:
             estimates, volume = self.estimates(sensor, times)
             read += volume
             reference = xr.DataArray(np.array(sensor.values, np.float32)[None], dims=("sensor", "time"), coords={"time": times})
+            if not estimates:
+                # No product has a value here: there is nothing to score.
+                results["n"][:, k] = 0.0
+                continue
             scores = score_all(estimates, reference)
             for metric in METRICS:
                 for e, name in enumerate(self.names):

@@ -29,7 +29,7 @@ def read_ismn(path: str | Path, *, min_day_fraction: float = MIN_DAY_FRACTION) -
     FileNotFoundError
         If the path does not exist.
     ValueError
-        If the archive holds no soil-moisture sensor.
+        If the archive holds no soil-moisture sensor, or a file that cannot be read.
     """
     from ismn.interface import ISMN_Interface
 
@@ -40,6 +40,8 @@ def read_ismn(path: str | Path, *, min_day_fraction: float = MIN_DAY_FRACTION) -
     with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stdout(io.StringIO()):
         with contextlib.redirect_stderr(io.StringIO()):
             archive = ISMN_Interface(str(path), meta_path=scratch, temp_root=scratch, parallel=False)
+        read = {Path(sensor.filehandler.file_path).name for *_, sensor in archive.collection.iter_sensors()}
+        _refuse_damaged(Path(path), read)
         for network, station, sensor in archive.collection.iter_sensors(variable="soil_moisture"):
             frame = sensor.read_data()
             good = frame.loc[frame["soil_moisture_flag"] == GOOD, "soil_moisture"]
@@ -57,6 +59,14 @@ def read_ismn(path: str | Path, *, min_day_fraction: float = MIN_DAY_FRACTION) -
     if not records:
         raise ValueError(f"the ISMN archive at {path} holds no readable soil-moisture sensor")
     return to_dataset(records)
+
+
+def _refuse_damaged(path: Path, read: set[str]) -> None:
+    """The package skips files that it cannot read; here a station that would silently be lacking is an error."""
+    damaged = sorted(file.name for file in path.rglob("*_sm_*.stm") if file.name not in read) if path.is_dir() else []
+    if damaged:
+        others = f", and {len(damaged) - 1} more" if len(damaged) > 1 else ""
+        raise ValueError(f"the ISMN file {damaged[0]}{others} cannot be read: it is cut off or damaged; replace or remove it")
 
 
 def _time_step(index: pd.DatetimeIndex) -> pd.Timedelta:

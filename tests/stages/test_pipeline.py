@@ -1,0 +1,272 @@
+"""The stages on granules in the providers' formats, from files to scores."""
+
+import re
+import shutil
+from pathlib import Path
+
+import deepprofile as dp
+import h5py
+import numpy as np
+import pytest
+import xarray as xr
+from deepprofile.engine import ThreadPool
+from deepprofile.report import Published
+from deepprofile.stages.invert import PRECISION
+from deepprofile.stages.pipeline import STAGES, check_memory, jobs, run_stages
+from deepprofile.stages.stage import PlanError
+from deepprofile.stores import Root, StoreError
+
+from tests.granules import DAYS, NAMES, tree
+
+pytestmark = pytest.mark.xdist_group("pipeline")
+
+
+def run(config, stages=STAGES):
+    return run_stages(config, stages, ThreadPool(2))
+
+
+def opened(config, store):
+    return xr.open_zarr(Root(config.root).open(store), consolidated=False, chunks=None)
+
+
+def test_daily_means_are_those_of_the_twin(world, finished):
+    store = opened(finished, "ard/smap_l4")
+    expected = world.products["smap_l4"].values[:DAYS]
+    # The cycle of the day averages to zero; values are kept to 2^-15.
+    np.testing.assert_allclose(store.soil_moisture.values, expected, atol=2.0**-15)
+    assert np.isnan(expected).any()
+    assert store.steps.values.tolist() == [8] * DAYS
+    gldas = opened(finished, "ard/gldas_noah")
+    assert gldas.soil_moisture.dims == ("time", "layer", "y", "x")
+    # Kilograms a square metre were written, volumes are read.
+    finite = gldas.soil_moisture.values[np.isfinite(gldas.soil_moisture.values)]
+    assert 0.02 < finite.min() < finite.max() < 0.6
+
+
+def test_retrievals_that_are_not_recommended_are_left_out(world, finished):
+    store = opened(finished, "ard/smap_l3")
+    expected = world.products["smap_l3"].values[:DAYS]
+    np.testing.assert_array_equal(np.isfinite(store.soil_moisture.values), np.isfinite(expected))
+    np.testing.assert_allclose(store.soil_moisture.values, expected, atol=2.0**-15)
+
+
+def test_stores_equal_fuse_on_the_whole_region(finished):
+    stores = Published.of(finished)
+    products = stores.products()
+    errors = dp.estimate_errors(products, min_samples=40, window=5)
+    profile = dp.invert(products, errors)
+    store = stores.open("profile")
+    expected = profile.coefficients.transpose("time", "degree", "y", "x").values
+    np.testing.assert_allclose(store.coefficients.values, expected, atol=0.51 * PRECISION)
+    np.testing.assert_array_equal(store.flags.values, profile.flags.transpose("time", "y", "x").values)
+    for depths in ((0.0, 0.05), (0.3, 0.5)):
+        found = store.deepprofile.std_mean(*depths).transpose("time", "y", "x").values
+        np.testing.assert_allclose(found, profile.deepprofile.std_mean(*depths).transpose("time", "y", "x").values, rtol=1e-5)
+
+
+def test_stores_do_not_depend_on_the_size_of_the_blocks(configure, finished):
+    other = configure(blocks={"days": 40, "cells": 16, "chunk_days": 20, "chunk_cells": 8})
+    run(other)
+    for store in Root(other.root).current():
+        whole, parts = opened(finished, store), opened(other, store)
+        for name in whole.variables:
+            assert whole[name].values.tobytes() == parts[name].values.tobytes(), (store, name)
+
+
+def test_a_second_run_does_nothing(configure, finished):
+    again = run(finished)
+    assert all(r.progress.skipped == r.progress.blocks for r in again)
+    assert len(again) == len(NAMES) + 4
+
+
+def test_scores_at_stations(finished, world):
+    store = opened(finished, "validation")
+    assert store.attrs["estimates"] == ["fused", "fused, no SMAP L3", "smap_l4", "gldas_noah", "era5_land", "plain average"]
+    rmse = store.rmse.values[:, :, 0]
+    with_record = np.isfinite(rmse).all(axis=0)
+    assert with_record.sum() >= 15
+    # The same days for every estimate.
+    counts = store.n.values[:, with_record, 0]
+    assert (counts == counts[0]).all()
+    # By hand for one sensor.
+    published = Published.of(finished)
+    sensor = int(np.flatnonzero(with_record)[0])
+    profile = published.open("profile")
+    row = int(np.abs(profile.lat.values - float(store.latitude[sensor])).argmin())
+    column = int(np.abs(profile.lon.values - float(store.longitude[sensor])).argmin())
+    cell = profile.isel(y=row, x=column)
+    top, bottom = float(store.depth_top[sensor]), float(store.depth_bottom[sensor])
+    estimate = cell.deepprofile.at(top) if top == bottom else cell.deepprofile.mean(top, bottom)
+    seen = world.stations.isel(sensor=np.flatnonzero(world.stations.station == store.attrs["stations"][sensor]))
+    seen = seen.isel(sensor=int(np.flatnonzero(np.isclose(seen.depth_top, top))[0])).soil_moisture[:DAYS]
+    error = (estimate.values - np.round(seen.values, 4))[np.isfinite(seen.values) & np.isfinite(estimate.values)]
+    assert rmse[0, sensor] == pytest.approx(np.sqrt((error**2).mean()), abs=2e-5)
+
+
+def test_a_longer_period_copies_what_has_not_changed(configure):
+    run(configure(period={"start": "2015-04-01", "end": "2015-05-18"}), ("ingest",))
+    results = run(configure(), ("ingest",))
+    for result in results:
+        # Two of three stretches of 24 days are as they were.
+        assert result.progress.copied * 3 == result.progress.blocks * 2
+        assert result.progress.done * 3 == result.progress.blocks
+    clean = configure("clean")
+    run(clean, ("ingest",))
+    assert tree(configure().root) == tree(clean.root)
+
+
+def test_fewer_days_are_not_published(configure):
+    run(configure(), ("ingest",))
+    before = Root(configure().root).current()
+    with pytest.raises(StoreError, match="lacks 24 days that readers have now"):
+        run(configure(period={"start": "2015-04-01", "end": "2015-05-18"}), ("ingest",))
+    assert Root(configure().root).current() == before
+
+
+@pytest.fixture
+def damaged(granules, tmp_path):
+    """A copy of the granules in which files may be replaced."""
+    folder = tmp_path / "granules"
+    for name in NAMES:
+        shutil.copytree(granules / name, folder / name, copy_function=lambda a, b: Path(b).symlink_to(a))
+    return folder
+
+
+def replace(path, content=None):
+    original = path.resolve()
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content(original.read_bytes()))
+        return path
+    shutil.copyfile(original, path)
+    return path
+
+
+def damage_truncated(folder):
+    replace(folder / "smap_l4/SMAP_L4_SM_gph_20150403T043000_Vv8011_001.h5", lambda b: b[: len(b) // 2])
+    return "smap_l4", r"2015-04-03: SMAP_L4_SM_gph_20150403T043000\S* cannot be read .*: it is truncated", 7
+
+
+def damage_no_variable(folder):
+    with h5py.File(replace(folder / "smap_l4/SMAP_L4_SM_gph_20150403T043000_Vv8011_001.h5"), "a") as file:
+        del file["Geophysical_Data/sm_surface"], file["Geophysical_Data/sm_rootzone"]
+    return "smap_l4", r"2015-04-03: SMAP_L4\S* has none of the layers of smap_l4 \(0-0.05 m, 0-1 m\)", 7
+
+
+def damage_other_grid(folder):
+    with h5py.File(replace(folder / "gldas_noah/GLDAS_NOAH025_3H.A20150403.0600.021.nc4"), "a") as file:
+        file["lat"][...] = file["lat"][...] + 0.1
+    return "gldas_noah", r"2015-04-03: GLDAS\S* lies on another grid: its y coordinates .* grid gldas_025", 7
+
+
+def damage_all_fill(folder):
+    for hour in range(0, 24, 3):
+        with h5py.File(replace(folder / f"gldas_noah/GLDAS_NOAH025_3H.A20150403.{hour:02d}00.021.nc4"), "a") as file:
+            for name in ("SoilMoi0_10cm_inst", "SoilMoi10_40cm_inst", "SoilMoi40_100cm_inst"):
+                file[name][...] = -9999.0
+    return "gldas_noah", "2015-04-03: the granules of gldas_noah hold no value at all, only fill", 8
+
+
+def damage_twice(folder):
+    first = folder / "smap_l4/SMAP_L4_SM_gph_20150403T043000_Vv8011_001.h5"
+    shutil.copyfile(first, first.with_name(first.name.replace("Vv8011", "Vv8010")))
+    return "smap_l4", r"2015-04-03: there is more than one granule for 20150403T0430: .*; none of them is used", 7
+
+
+def damage_other_day(folder):
+    wrong = folder / "era5_land/era5_land_20150403.nc"
+    wrong.unlink()
+    shutil.copyfile(folder / "era5_land/era5_land_20150404.nc", wrong)
+    return "era5_land", "2015-04-03: era5_land_20150403.nc is for 2015-04-03 .* by its name, but holds 2015-04-04", 0
+
+
+def damage_missing(folder):
+    (folder / "smap_l3/SMAP_L3_SM_P_E_20150403_R19240_001.h5").unlink()
+    return "smap_l3", "2015-04-03: 1 of 1 time steps of smap_l3 are missing", 0
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        damage_truncated,
+        damage_no_variable,
+        damage_other_grid,
+        damage_all_fill,
+        damage_twice,
+        damage_other_day,
+        damage_missing,
+    ],
+    ids=lambda f: f.__name__.removeprefix("damage_"),
+)
+def test_a_granule_that_cannot_be_used_is_recorded_and_costs_no_other_day(configure, damaged, finished, damage):
+    name, message, steps = damage(damaged)
+    config = configure(products={name: {"granules": str(damaged / name)}})
+    (result,) = run(config, ("ingest",))
+    assert len(result.problems) == 1
+    assert re.search(message, result.problems[0]), result.problems[0]
+    store, whole = opened(config, f"ard/{name}"), opened(finished, f"ard/{name}")
+    assert int(store.steps.sel(time="2015-04-03")) == steps
+    others = store.time.values != np.datetime64("2015-04-03")
+    assert (store.steps.values[others] == whole.steps.values[others]).all()
+    np.testing.assert_array_equal(store.soil_moisture.values[others], whole.soil_moisture.values[others])
+    # A day with at least three quarters of its steps has a mean all the same.
+    there = bool(np.isfinite(store.soil_moisture.sel(time="2015-04-03")).any())
+    assert there == (0.75 * whole.steps.attrs["steps_per_day"] <= steps and damage is not damage_all_fill)
+
+
+def test_exactly_the_blocks_of_a_repaired_granule_are_done_again(configure, damaged, finished):
+    damage_truncated(damaged)
+    config = configure(products={name: {"granules": str(damaged / name)} for name in NAMES})
+    run(config)
+    path = damaged / "smap_l4/SMAP_L4_SM_gph_20150403T043000_Vv8011_001.h5"
+    path.unlink()
+    path.symlink_to(Path(finished.products["smap_l4"].granules) / path.name)
+    results = {result.stage: result for result in run(config)}
+    assert (results["ingest/smap_l4"].progress.done, results["ingest/smap_l4"].progress.copied) == (4, 8)
+    assert not [problem for result in results.values() for problem in result.problems]
+    assert tree(config.root) == tree(finished.root)
+
+
+def test_a_stage_needs_those_before_it(configure):
+    with pytest.raises(PlanError, match=r"invert needs ard/smap_l4, which is not in .*: run 'deepprofile ingest' first"):
+        run(configure(), ("invert",))
+
+
+def test_stores_of_another_grid_are_refused(configure, finished):
+    config = configure(root=finished.root, grid={"name": "ease2_m36", "bbox": list(finished.grid.bbox)})
+    with pytest.raises(PlanError, match=r"ard/smap_l4/\S+ was made for the grid window \[400, 880, 10, 12\], the configuration asks for \[4"):
+        run(config, ("invert",))
+
+
+def test_stores_of_another_period_or_other_products_are_refused(configure, finished):
+    longer = configure(root=finished.root, period={"start": "2015-04-01", "end": "2015-07-01"})
+    with pytest.raises(PlanError, match="holds 72 days from 2015-04-01, the configuration asks for 92"):
+        run(longer, ("collocate",))
+    fewer = {name: source.model_dump() for name, source in finished.products.items() if name != "smap_l3"}
+    with pytest.raises(PlanError, match="was made for the products"):
+        run(configure(root=finished.root, products=fewer), ("invert",))
+
+
+def test_a_station_file_that_was_cut_is_named(configure, granules, tmp_path, finished):
+    shutil.copytree(granules / "ismn", tmp_path / "ismn")
+    path = next((tmp_path / "ismn").rglob("*.stm"))
+    path.write_bytes(path.read_bytes()[:40])
+    config = configure(root=finished.root, stations=[{"kind": "ismn", "path": str(tmp_path / "ismn")}])
+    before = Root(config.root).current()
+    with pytest.raises(ValueError, match=rf"ISMN file {path.name} cannot be read: it is cut off or damaged"):
+        run(config, ("validate",))
+    assert Root(config.root).current() == before
+
+
+def test_a_plan_that_does_not_fit_is_refused(configure):
+    config = configure(grid={"name": "ease2_m09"}, blocks={"days": 512, "cells": 512})
+    with pytest.raises(PlanError, match=r"a worker needs .* GiB .* its limit is 2.00 GiB: make blocks.cells or blocks.days"):
+        check_memory(jobs(config), 2 * 2**30, 1)
+
+
+def test_no_clock_host_or_path_is_in_a_store(finished):
+    for name, content in tree(finished.root).items():
+        if name.endswith("zarr.json"):
+            text = content.decode()
+            assert finished.root not in text
+            assert "2026" not in text.replace("Zhu et al. 2026", "").replace("rse.2026", ""), name

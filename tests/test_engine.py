@@ -1,0 +1,187 @@
+"""The engine on jobs that have nothing to do with soil moisture."""
+
+import threading
+from dataclasses import dataclass, field
+
+import pytest
+from deepprofile.engine import (
+    COPIED,
+    DONE,
+    FAILED,
+    INCOMPLETE,
+    MOST_FAILURES,
+    Job,
+    JobFailed,
+    Ledger,
+    Outcome,
+    Retry,
+    ThreadPool,
+    fingerprint,
+    grid_blocks,
+    run_job,
+)
+
+AT_ONCE = Retry(attempts=3, wait_seconds=0.001)
+
+
+@dataclass
+class Work:
+    """Counts how often each block is computed, and fails as often as it is told to."""
+
+    failures: dict[str, int] = field(default_factory=dict)
+    problems: dict[str, str] = field(default_factory=dict)
+    error: type[Exception] = OSError
+    calls: list[str] = field(default_factory=list)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __call__(self, block, inputs):
+        with self.lock:
+            self.calls.append(block.name)
+            left = self.failures.get(block.name, 0)
+            self.failures[block.name] = left - 1
+        if left > 0:
+            raise self.error(f"no luck with {block.name}")
+        problems = (self.problems[block.name],) if block.name in self.problems else ()
+        return Outcome(10, 5, problems, {"inputs": inputs})
+
+
+def make_job(work, count=6, marks=None, **options):
+    marks = marks or {}
+    return Job(
+        "test", grid_blocks((count,), (1,)), work, lambda block: fingerprint(block.region, marks.get(block.name)), **options
+    )
+
+
+def test_blocks_cover_an_array_once():
+    blocks = grid_blocks((5, 3), (2, 3))
+    assert [b.name for b in blocks] == ["0.0", "1.0", "2.0"]
+    assert [b.region for b in blocks] == [((0, 2), (0, 3)), ((2, 4), (0, 3)), ((4, 5), (0, 3))]
+
+
+def test_every_block_is_computed_once_and_recorded(tmp_path):
+    work = Work()
+    job = make_job(work, inputs=lambda block: block.index[0] * 2)
+    records = run_job(job, ThreadPool(2), Ledger(str(tmp_path / "l")))
+    assert sorted(work.calls) == ["0", "1", "2", "3", "4", "5"]
+    assert {r.status for r in records.values()} == {DONE}
+    assert records["3"].details == {"inputs": 6}
+    # The ledger says the same to the next run.
+    assert Ledger(str(tmp_path / "l")).read() == records
+
+
+def test_what_is_done_is_not_done_again(tmp_path):
+    first, second = Work(), Work()
+    run_job(make_job(first), ThreadPool(), Ledger(str(tmp_path)))
+    seen = []
+    run_job(make_job(second), ThreadPool(), Ledger(str(tmp_path)), on_progress=seen.append)
+    assert second.calls == []
+    assert (seen[-1].skipped, seen[-1].finished) == (6, 6)
+
+
+def test_a_block_whose_inputs_changed_is_done_again(tmp_path):
+    work = Work()
+    run_job(make_job(Work()), ThreadPool(), Ledger(str(tmp_path)))
+    run_job(make_job(work, marks={"2": "new"}), ThreadPool(), Ledger(str(tmp_path)))
+    assert work.calls == ["2"]
+
+
+def test_incomplete_blocks_are_tried_again_by_the_next_run(tmp_path):
+    records = run_job(make_job(Work(problems={"4": "a file is missing"})), ThreadPool(), Ledger(str(tmp_path)))
+    assert records["4"].status == INCOMPLETE
+    again = Work()
+    records = run_job(make_job(again), ThreadPool(), Ledger(str(tmp_path)))
+    assert again.calls == ["4"]
+    assert records["4"].status == DONE
+
+
+def test_a_failed_attempt_is_repeated_after_a_pause(tmp_path):
+    work, seen = Work(failures={"1": 2}), []
+    records = run_job(make_job(work), ThreadPool(), Ledger(str(tmp_path)), retry=AT_ONCE, on_progress=seen.append)
+    assert work.calls.count("1") == 3
+    assert records["1"].attempts == 3
+    assert seen[-1].retried == 2
+
+
+def test_a_block_that_always_fails_is_named_and_the_others_are_done(tmp_path):
+    work = Work(failures={"1": 99})
+    with pytest.raises(JobFailed, match=r"1 of 6 blocks failed; the first, block 1, with OSError: no luck with 1"):
+        run_job(make_job(work), ThreadPool(), Ledger(str(tmp_path)), retry=AT_ONCE)
+    records = Ledger(str(tmp_path)).read()
+    assert records["1"].status == FAILED
+    assert sum(r.status == DONE for r in records.values()) == 5
+
+
+def test_errors_of_the_code_are_not_repeated(tmp_path):
+    work = Work(failures={"1": 99}, error=TypeError)
+    with pytest.raises(JobFailed):
+        run_job(make_job(work), ThreadPool(), Ledger(str(tmp_path)), retry=AT_ONCE)
+    assert work.calls.count("1") == 1
+
+
+def test_a_job_in_which_everything_fails_ends_early(tmp_path):
+    work = Work(failures={str(k): 99 for k in range(500)})
+    with pytest.raises(JobFailed, match="of 500 blocks failed"):
+        run_job(make_job(work, 500), ThreadPool(), Ledger(str(tmp_path)), retry=Retry(1))
+    assert len(work.calls) < MOST_FAILURES + 10
+
+
+def test_blocks_under_way_are_bounded(tmp_path):
+    most, running, lock = [0], [0], threading.Lock()
+
+    def compute(block, inputs):
+        with lock:
+            running[0] += 1
+            most[0] = max(most[0], running[0])
+        threading.Event().wait(0.002)
+        with lock:
+            running[0] -= 1
+        return Outcome()
+
+    class Counting(ThreadPool):
+        submitted = 0
+
+        def submit(self, *args):
+            self.submitted += 1
+            assert len(self._running) < 3
+            return super().submit(*args)
+
+    pool = Counting(8)
+    run_job(make_job(compute, 40), pool, Ledger(str(tmp_path)), window=3)
+    assert pool.submitted == 40
+    assert most[0] <= 3
+
+
+def test_unchanged_blocks_are_copied_from_the_version_before(tmp_path):
+    old = run_job(make_job(Work()), ThreadPool(), Ledger(str(tmp_path / "old")))
+    work, copied = Work(), []
+    job = make_job(work, marks={"5": "new"}, copy=lambda block: copied.append(block.name))
+    records = run_job(job, ThreadPool(), Ledger(str(tmp_path / "new")), previous=old)
+    assert copied == ["0", "1", "2", "3", "4"]
+    assert work.calls == ["5"]
+    assert records["0"].status == COPIED
+    assert records["0"].details == old["0"].details
+
+
+def test_stopping_keeps_what_is_done(tmp_path):
+    def stop_after(progress):
+        if progress.done >= 3:
+            raise KeyboardInterrupt
+
+    work = Work()
+    with pytest.raises(KeyboardInterrupt):
+        run_job(make_job(work, 50), ThreadPool(1), Ledger(str(tmp_path)), window=1, on_progress=stop_after)
+    done = Ledger(str(tmp_path)).read()
+    assert len(done) >= 3
+    again = Work()
+    run_job(make_job(again, 50), ThreadPool(1), Ledger(str(tmp_path)))
+    assert not set(again.calls) & set(done)
+    assert len(again.calls) + len(done) == 50
+
+
+def test_progress_tells_the_time_that_is_left(tmp_path):
+    seen = []
+    run_job(make_job(Work(), 4), ThreadPool(1), Ledger(str(tmp_path)), window=1, on_progress=seen.append)
+    assert seen[0].seconds_left is None
+    assert seen[2].seconds_left == pytest.approx(seen[2].seconds * 2 / 2)
+    assert seen[-1].seconds_left == 0.0
+    assert (seen[-1].bytes_read, seen[-1].bytes_written) == (40, 20)
