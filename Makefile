@@ -9,7 +9,7 @@ export OPENBLAS_NUM_THREADS := 1
 export MKL_NUM_THREADS := 1
 export MPLBACKEND := Agg
 # Compiled kernels are cached by source file, and one file inlines another: a cache for each state of the sources.
-export NUMBA_CACHE_DIR := $(CURDIR)/$(VENV)/numba/$(shell cat pipeline/deepprofile/*.py pipeline/deepprofile/twin/*.py | cksum | tr ' ' -)
+export NUMBA_CACHE_DIR := $(CURDIR)/$(VENV)/numba/$(shell cat pipeline/deepprofile/*.py pipeline/deepprofile/*/*.py | cksum | tr ' ' -)
 
 .PHONY: help demo test lint types format bench twin calibration lock clean
 
@@ -23,8 +23,8 @@ $(INSTALLED): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
-demo: $(INSTALLED)  ## fuse the real series of Hawaii (or the twin, where they are absent) and draw the result
-	$(BIN)/python examples/hawaii.py --output demo-output
+demo: $(INSTALLED)  ## a region whose soil moisture is known: its granules, every stage, a report
+	$(BIN)/deepprofile demo --output demo-output
 
 test: $(INSTALLED)  ## all tests that need no cluster and no network
 	$(BIN)/python -m pytest $(PYTEST_ARGUMENTS)
@@ -43,6 +43,7 @@ format: $(INSTALLED)  ## rewrite the sources in the project's format
 
 bench: $(INSTALLED)  ## speed and memory, as ratios taken in one run
 	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks.stages
 
 twin: $(INSTALLED)  ## accuracy on six twins whose truth is known, and on three with unequal parents
 	$(BIN)/python -m benchmarks.accuracy

@@ -31,7 +31,11 @@ def test_relative_paths_count_from_the_file(write, tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("  cells: 64", "  cels: 64", r"yaml, line 7: there is no key 'blocks.cels'; known are days, cells, chunk_days, chunk_cells"),
+        (
+            "  cells: 64",
+            "  cels: 64",
+            r"yaml, line 7: there is no key 'blocks.cels'; known are days, cells, chunk_days, chunk_cells",
+        ),
         ("    granules:", "    granule:", r"line 5: there is no key 'products.smap_l4.granule'; known are granules, grid"),
         ("  cells: 64", "  cells: many", r"line 7: blocks.cells: Input should be a valid integer.* \(it is 'many'\)"),
         ("  smap_l4:", "  smap_l5:", r"line 3: products: there is no product 'smap_l5'; known are smap_l4, gldas_noah"),

@@ -26,7 +26,9 @@ def make_template(days=6, first=0, **changes):
     return Template(
         sizes={"time": days, "x": 5},
         variables={
-            "time": Variable(("time",), "int64", values=np.arange(first, first + days), attrs={"units": "days since 1970-01-01"}),
+            "time": Variable(
+                ("time",), "int64", values=np.arange(first, first + days), attrs={"units": "days since 1970-01-01"}
+            ),
             "theta": Variable(("time", "x"), "float32", **options),
         },
         attrs={"title": "test"},
@@ -73,7 +75,7 @@ def test_creating_again_changes_nothing_and_another_shape_is_refused(tmp_path):
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
     create(url, make_template())
     assert before == {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
-    with pytest.raises(StoreError, match="has theta with shape, shards and type .*remove it first"):
+    with pytest.raises(StoreError, match=r"has theta with shape, shards and type .*remove it first"):
         create(url, make_template(shards=(2, 3)))
 
 
@@ -106,7 +108,7 @@ def test_a_version_with_fewer_days_is_not_published(tmp_path):
     create(root.version("profile", "b"), make_template(days=4, first=1))
     create(root.version("profile", "c"), make_template(days=9))
     root.publish({"profile": "a"})
-    with pytest.raises(StoreError, match="lacks 2 days that readers have now \\(1970-01-01 to 1970-01-06\\)"):
+    with pytest.raises(StoreError, match=r"lacks 2 days that readers have now \(1970-01-01 to 1970-01-06\)"):
         root.publish({"profile": "b"})
     assert root.current() == {"profile": "a"}
     root.publish({"profile": "c"})
@@ -138,7 +140,9 @@ def mounted(tmp_path):
 
 def test_a_read_only_root_is_said_before_anything_runs(mounted):
     folder = mounted("size=1m,ro")
-    with pytest.raises(StoreError, match=r"nothing can be written to .*mounted/root \(Read-only file system\): choose another root"):
+    with pytest.raises(
+        StoreError, match=r"nothing can be written to .*mounted/root \(Read-only file system\): choose another root"
+    ):
         check_writable(str(folder / "root"))
 
 

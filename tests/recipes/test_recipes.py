@@ -42,7 +42,9 @@ def test_a_recipe_writes_the_same_bytes_as_ingest(feedstock, world, granules, tm
     with beam.Pipeline("DirectRunner") as pipeline:
         pipeline | module["recipe"]
     path = tmp_path / "dask.yaml"
-    path.write_text(yaml.safe_dump(document(world, granules, tmp_path / "dask", products={name: {"granules": str(granules / name)}})))
+    path.write_text(
+        yaml.safe_dump(document(world, granules, tmp_path / "dask", products={name: {"granules": str(granules / name)}}))
+    )
     run_stages(configuration.load(path), ("ingest",), ThreadPool(2))
     ours, beams = (sorted(p for p in (tmp_path / root / "ard" / name).rglob("*") if p.is_file()) for root in ("dask", "beam"))
     assert [p.relative_to(tmp_path / "dask") for p in ours] == [p.relative_to(tmp_path / "beam") for p in beams]

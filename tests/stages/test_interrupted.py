@@ -102,7 +102,7 @@ def test_a_worker_that_is_killed_costs_the_blocks_it_held(settings, undisturbed)
 
 
 def test_ctrl_c_stops_within_seconds_and_says_how_to_go_on(settings, undisturbed):
-    expected, seconds = undisturbed
+    expected, _ = undisturbed
     path, root = settings("stopped")
     process = start(path)
     deadline = time.monotonic() + 120

@@ -234,7 +234,9 @@ def test_a_stage_needs_those_before_it(configure):
 
 def test_stores_of_another_grid_are_refused(configure, finished):
     config = configure(root=finished.root, grid={"name": "ease2_m36", "bbox": list(finished.grid.bbox)})
-    with pytest.raises(PlanError, match=r"ard/smap_l4/\S+ was made for the grid window \[400, 880, 10, 12\], the configuration asks for \[4"):
+    with pytest.raises(
+        PlanError, match=r"ard/smap_l4/\S+ was made for the grid window \[400, 880, 10, 12\], the configuration asks for \[4"
+    ):
         run(config, ("invert",))
 
 

@@ -1,0 +1,145 @@
+"""The ``invert`` stage against the same engine that reads and writes the same bytes without solving; time and memory by blocks.
+
+    python -m benchmarks.stages
+
+Stores lie on the local disk. Both sides read the same shards of four products, regrid them, and write shards of the same size;
+the other side writes what it read. Ratios are of medians of paired runs.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from datetime import date, timedelta
+from pathlib import Path
+
+import numpy as np
+import psutil
+from deepprofile.config import Config
+from deepprofile.engine import ThreadPool
+from deepprofile.stages import ingest, invert
+from deepprofile.stages.pipeline import run_stages
+from deepprofile.stages.stage import days_of, execute
+from deepprofile.stores import Root, create, write_shards
+from rich.console import Console
+from rich.table import Table
+
+START = date(2016, 1, 1)
+DAYS_A_BLOCK, CELLS = 64, 64
+PAIRS = 5
+PRODUCTS = ("smap_l4", "gldas_noah", "era5_land", "smap_l3")
+
+
+def configure(folder: Path, blocks: int) -> Config:
+    """A region of 64 x 64 cells and as many days as make these blocks."""
+    end = START + timedelta(days=DAYS_A_BLOCK * blocks - 1)
+    return Config.model_validate(
+        {
+            "root": str(folder),
+            "grid": {"name": "ease2_m09", "bbox": [-100.0, 34.0, -100.0 + CELLS * 0.093361, 38.62]},
+            "period": {"start": START, "end": end},
+            "products": {name: {"granules": "none"} for name in PRODUCTS},
+            "blocks": {"days": DAYS_A_BLOCK, "cells": CELLS},
+            "collocation": {"min_samples": 30, "window": 5},
+        }
+    )
+
+
+def fill(config: Config) -> dict[str, str]:
+    """Analysis-ready stores of a signal with noise; returns their versions."""
+    root, days = Root(config.root), days_of(config)
+    rng = np.random.default_rng(0)
+    signal = 0.25 + 0.06 * np.sin(np.arange(days.size) / 9.0) + 0.02 * rng.standard_normal(days.size)
+    versions = {}
+    for name in config.products:
+        template, store = ingest.template(config, name), ingest.store_name(name)
+        versions[store] = "made"
+        url = root.version(store, "made")
+        create(url, template)
+        shape = template.shape("soil_moisture")
+        for start in range(0, shape[0], DAYS_A_BLOCK):
+            for row in range(0, shape[2], CELLS):
+                for column in range(0, shape[3], CELLS):
+                    size = (min(CELLS, shape[2] - row), min(CELLS, shape[3] - column))
+                    part = signal[start : start + DAYS_A_BLOCK, None, None, None]
+                    noise = 0.03 * rng.standard_normal((part.shape[0], shape[1], *size))
+                    write_shards(
+                        url, "soil_moisture", (start, 0, row, column), np.clip(part + noise, 0.02, 0.5).astype(np.float32)
+                    )
+    root.publish(versions)
+    return versions
+
+
+class PeakMemory:
+    """Largest resident size of this process above that at the start, sampled."""
+
+    def __enter__(self) -> PeakMemory:
+        self._process, self._stop = psutil.Process(), threading.Event()
+        self._start = self.peak = self._process.memory_info().rss
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+        return self
+
+    def _watch(self) -> None:
+        while not self._stop.wait(0.01):
+            self.peak = max(self.peak, self._process.memory_info().rss)
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        self.mebibytes = (self.peak - self._start) / 2**20
+
+
+def run(config: Config, versions: dict[str, str], *, solve: bool, threads: int = 2) -> tuple[float, float]:
+    """Seconds and MiB of one run of the stage from nothing."""
+    root = Root(config.root)
+    plan = invert.plan(config, root, versions, solve=solve)
+    for folder in (plan.url, f"{config.root}/runs/invert-{plan.version}"):
+        shutil.rmtree(folder, ignore_errors=True)
+    with PeakMemory() as memory:
+        began = time.perf_counter()
+        execute(plan, root, config, ThreadPool(threads))
+        seconds = time.perf_counter() - began
+    return seconds, memory.mebibytes
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the benchmark and print its tables."""
+    console = Console(width=110)
+    table = Table(title="invert stage on the local disk, two threads", title_justify="left")
+    for name in ("blocks", "profiles", "solving (s)", "not solving (s)", "ratio", "s a block", "memory above start (MiB)"):
+        table.add_column(name, justify="right")
+    for blocks in (1, 2, 4, 8):
+        folder = Path(tempfile.mkdtemp(prefix="deepprofile-bench-"))
+        try:
+            config = configure(folder, blocks)
+            versions = fill(config)
+            run_stages(config, ("collocate",), ThreadPool(2))
+            versions = Root(config.root).current()
+            run(config, versions, solve=True)
+            run(config, versions, solve=False)
+            pairs = [(run(config, versions, solve=True), run(config, versions, solve=False)) for _ in range(PAIRS)]
+            solving, idle = (float(np.median([pair[k][0] for pair in pairs])) for k in (0, 1))
+            memory = float(np.median([pair[0][1] for pair in pairs]))
+            profiles = blocks * DAYS_A_BLOCK * int(np.prod(config.grid.grid().shape))
+            row = (
+                f"{blocks}",
+                f"{profiles:,}",
+                f"{solving:.2f}",
+                f"{idle:.2f}",
+                f"{solving / idle:.2f}",
+                f"{solving / blocks:.3f}",
+            )
+            table.add_row(*row, f"{memory:.0f}")
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+    console.print(table)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
