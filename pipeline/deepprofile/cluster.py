@@ -54,7 +54,10 @@ def local_pool(compute: Compute) -> Iterator[DaskPool]:
                 threads_per_worker=compute.threads,
                 processes=compute.processes,
                 memory_limit=memory_limit_bytes(compute),
-                dashboard_address=None,
+                host="127.0.0.1" if compute.processes else None,
+                # Any free port, and of this machine alone.
+                dashboard_address="127.0.0.1:0",
+                worker_dashboard_address="127.0.0.1:0",
                 silence_logs=logging.CRITICAL,
             )
         try:

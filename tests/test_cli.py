@@ -1,0 +1,134 @@
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+import yaml
+from deepprofile import cli
+from deepprofile.stores import Root
+from typer.testing import CliRunner
+
+from tests.granules import document
+
+pytestmark = pytest.mark.xdist_group("pipeline")
+GLOBE = """\
+period: {start: 2015-04-01, end: 2026-10-31}
+products:
+  smap_l4: {granules: a}
+  gldas_noah: {granules: b}
+  era5_land: {granules: c}
+  smap_l3: {granules: d}
+"""
+
+
+@pytest.fixture
+def call():
+    def run(*arguments):
+        result = CliRunner().invoke(cli.app, list(map(str, arguments)))
+        assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+        return result.exit_code, result.stdout, " ".join(result.stderr.split())
+
+    return run
+
+
+@pytest.fixture
+def settings(world, granules, tmp_path):
+    def write(**changes):
+        path = tmp_path / "deepprofile.yaml"
+        path.write_text(yaml.safe_dump(document(world, granules, tmp_path / "root", **changes), sort_keys=False))
+        return path
+
+    return write
+
+
+def test_help_names_every_command_and_the_exit_codes(call):
+    code, printed, _ = call("--help")
+    assert code == 0
+    for command in ("demo", "plan", "ingest", "collocate", "invert", "validate", "run", "status", "report", "config"):
+        assert re.search(rf"^\s+{command}\s", printed, re.MULTILINE)
+    assert "3 done, but inputs were" in printed
+
+
+def test_the_globe_is_planned_in_one_table(call, tmp_path):
+    (tmp_path / "globe.yaml").write_text(GLOBE)
+    code, printed, _ = call("plan", "-c", tmp_path / "globe.yaml")
+    assert code == 0
+    assert "ease2_m09, 1624 x 3856 cells, 4,232 days" in printed
+    # 67 stretches of 64 days x 26 x 61 shards of 64 x 64 cells.
+    assert re.search(r"invert\s+│\s+106,262 ", printed)
+
+
+def test_a_plan_that_does_not_fit_is_refused(call, tmp_path):
+    (tmp_path / "globe.yaml").write_text(GLOBE)
+    code, _, complaint = call("plan", "-c", tmp_path / "globe.yaml", "--set", "compute.memory_limit=400MiB")
+    assert code == 2
+    assert "collocate: moments: a worker needs" in complaint
+    assert "make blocks.cells or blocks.days smaller, or compute.memory_limit larger" in complaint
+
+
+def test_run_status_and_report(call, settings, tmp_path):
+    path = settings(compute={"workers": 1, "threads": 2, "processes": False})
+    code, printed, said = call("run", "-c", path)
+    assert code == 0, said
+    assert "invert: 12 of 12 blocks" in said
+    assert re.search(r"ingest/smap_l4\s+│\s+12 │\s+12 │", printed)
+    code, printed, _ = call("status", "-c", path)
+    assert code == 0
+    assert printed.count("published") == 8
+    code, printed, _ = call("status", "-c", path, "--json")
+    found = json.loads(printed)
+    assert found["current"] == Root(str(tmp_path / "root")).current()
+    manifest = next(run for run in found["runs"] if run["stage"] == "invert")
+    assert manifest["blocks"] == {"total": 12, "done": 12, "skipped": 0, "copied": 0, "incomplete": 0, "retried": 0}
+    assert manifest["configuration"]["inversion"]["method"] == "map"
+    assert set(manifest["inputs"]) == {"ard/smap_l4", "ard/gldas_noah", "ard/era5_land", "ard/smap_l3", "weights"}
+    code, printed, _ = call("report", "-c", path, "-o", tmp_path / "report")
+    assert code == 0
+    page = (tmp_path / "report" / "index.html").read_text()
+    for heading in ("Soil moisture", "Weights", "Against stations", "At the stations", "Inputs"):
+        assert f"<h2>{heading}</h2>" in page
+    # Self-contained: nothing is loaded from anywhere.
+    assert page.count("data:image/png;base64,") == len(list((tmp_path / "report").glob("*.png"))) == 8
+    assert not re.search(r'(?:src|href)="(?!data:)', page)
+
+
+def test_missing_inputs_are_said_with_exit_code_three(call, settings):
+    path = settings(period={"start": "2015-04-01", "end": "2015-06-14"}, compute={"processes": False})
+    code, _, said = call("ingest", "-c", path)
+    assert code == 3
+    assert "12 inputs were missing or could not be used:" in said
+    assert "2015-06-12: 8 of 8 time steps of smap_l4 are missing" in said
+    assert "and 2 more: see" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("run", "-c", "nowhere.yaml"), 2, "there is no configuration nowhere.yaml: write one"),
+        (("report",), 1, "has no published store 'profile': run the stage that makes it first"),
+        (("invert",), 2, "invert needs ard/smap_l4, which is not in"),
+        (("ingest", "--set", "products.smap_l4.granules=/no/such/folder"), 2, "there is no folder /no/such/folder for the granules"),
+        (("ingest", "--set", "compute.memory_limit=much"), 2, "compute.memory_limit: 'much' is no amount of memory"),
+        (("ingest", "--set", "products.cci={granules: a}"), 2, "there is no product 'cci'; known are"),
+        (("ingest", "--set", "root=/proc/nothing"), 1, "nothing can be written to /proc/nothing"),
+    ],
+)
+def test_wrong_use_gets_one_message(call, settings, arguments, code, message):
+    path = settings(compute={"processes": False})
+    if "-c" not in arguments:
+        arguments = (*arguments, "-c", path)
+    found, _, said = call(*arguments)
+    assert (found, message in said) == (code, True), said
+
+
+def test_config_prints_every_key(call):
+    code, printed, _ = call("config")
+    assert code == 0
+    assert "chunk_days: 16  # days in a chunk; divides days" in printed
+
+
+def test_an_unknown_command_is_wrong_use():
+    found = subprocess.run([sys.executable, "-m", "deepprofile.cli", "invrt"], capture_output=True, text=True)
+    assert found.returncode == 2
+    assert "No such command 'invrt'" in found.stderr
