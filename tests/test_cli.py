@@ -108,7 +108,11 @@ def test_missing_inputs_are_said_with_exit_code_three(call, settings):
         (("run", "-c", "nowhere.yaml"), 2, "there is no configuration nowhere.yaml: write one"),
         (("report",), 1, "has no published store 'profile': run the stage that makes it first"),
         (("invert",), 2, "invert needs ard/smap_l4, which is not in"),
-        (("ingest", "--set", "products.smap_l4.granules=/no/such/folder"), 2, "there is no folder /no/such/folder for the granules"),
+        (
+            ("ingest", "--set", "products.smap_l4.granules=/no/such/folder"),
+            2,
+            "there is no folder /no/such/folder for the granules",
+        ),
         (("ingest", "--set", "compute.memory_limit=much"), 2, "compute.memory_limit: 'much' is no amount of memory"),
         (("ingest", "--set", "products.cci={granules: a}"), 2, "there is no product 'cci'; known are"),
         (("ingest", "--set", "root=/proc/nothing"), 1, "nothing can be written to /proc/nothing"),

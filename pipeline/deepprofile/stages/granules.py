@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 from deepprofile.engine import fingerprint
@@ -15,6 +16,9 @@ from deepprofile.products import GranuleError, Product
 from deepprofile.stores import is_local, listing
 from fsspec.core import url_to_fs
 from numpy.typing import NDArray
+
+# A download that ends early is begun again so often.
+DOWNLOADS: Final = 3
 
 
 @dataclass(frozen=True)
@@ -102,12 +106,15 @@ def local_copy(granule: Granule, cache: str | None) -> Path:
     if target.exists() and target.stat().st_size == granule.size:
         return target
     target.parent.mkdir(exist_ok=True)
-    temporary = target.with_suffix(f".{uuid.uuid4().hex}.part")
-    try:
-        fs.get_file(path, str(temporary))
-        if (size := temporary.stat().st_size) != granule.size:
-            raise GranuleError(f"{granule.name} has {size} bytes after its download, {granule.size} were announced")
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return target
+    size = 0
+    for _ in range(DOWNLOADS):
+        temporary = target.with_suffix(f".{uuid.uuid4().hex}.part")
+        try:
+            fs.get_file(path, str(temporary))
+            size = temporary.stat().st_size
+            if size == granule.size:
+                os.replace(temporary, target)
+                return target
+        finally:
+            temporary.unlink(missing_ok=True)
+    raise GranuleError(f"{granule.name} has {size} bytes after its download, {granule.size} were announced")

@@ -1,0 +1,185 @@
+"""Forms in which granules come and of which there is no real sample: GRIB, experiment versions, 36 km, 2-D indices."""
+
+import eccodes
+import h5py
+import numpy as np
+import pytest
+from deepprofile.grids import EASE2_M36
+from deepprofile.products import PRODUCTS, VARIANTS, GranuleError
+
+ERA5 = PRODUCTS["era5_land"]
+WINDOW = ERA5.grid.within((10.0, 45.0, 10.4, 45.3))
+DAY = np.array(["2020-01-02"], "datetime64[D]")
+PARAMETERS = {"swvl1": 39, "swvl2": 40, "swvl3": 41, "stl1": 139}
+
+
+def write_grib(path, fields, *, step_type):
+    """Hourly messages as the Climate Data Store gives them: analyses at each hour, or steps of the forecast of midnight."""
+    lat, lon = WINDOW.lat, WINDOW.lon
+    with open(path, "wb") as file:
+        for hour in range(24):
+            for name, values in fields.items():
+                message = eccodes.codes_grib_new_from_samples("regular_ll_sfc_grib1")
+                for key, value in {
+                    "paramId": PARAMETERS[name],
+                    "dataDate": 20200102,
+                    "dataTime": hour * 100 if step_type == "an" else 0,
+                    "stepRange": 0 if step_type == "an" else hour,
+                    "Ni": lon.size,
+                    "Nj": lat.size,
+                    "latitudeOfFirstGridPointInDegrees": round(float(lat[0]), 3),
+                    "latitudeOfLastGridPointInDegrees": round(float(lat[-1]), 3),
+                    "longitudeOfFirstGridPointInDegrees": round(float(lon[0]), 3),
+                    "longitudeOfLastGridPointInDegrees": round(float(lon[-1]), 3),
+                    "iDirectionIncrementInDegrees": 0.1,
+                    "jDirectionIncrementInDegrees": 0.1,
+                    "bitsPerValue": 24,
+                }.items():
+                    eccodes.codes_set(message, key, value)
+                eccodes.codes_set_values(message, values[hour].ravel())
+                eccodes.codes_write(message, file)
+                eccodes.codes_release(message)
+
+
+def hourly_fields():
+    rng = np.random.default_rng(0)
+    fields = {name: rng.uniform(0.1, 0.4, (24, *WINDOW.shape)) for name in ("swvl1", "swvl2", "swvl3")}
+    fields["stl1"] = np.full((24, *WINDOW.shape), 285.0)
+    fields["stl1"][5, 0, 0] = 270.0
+    return fields
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("step_type", ["an", "fc"])
+def test_era5_land_from_grib(tmp_path, step_type):
+    path = tmp_path / "era5_land_20200102.grib"
+    fields = hourly_fields()
+    write_grib(path, fields, step_type=step_type)
+    steps = ERA5.read(path, WINDOW, DAY)
+    assert steps.times.astype(str).tolist() == [f"2020-01-02T{hour:02d}:00" for hour in range(24)]
+    expected = np.stack([fields[name] for name in ("swvl1", "swvl2", "swvl3")], axis=1)
+    expected[5, :, 0, 0] = np.nan
+    np.testing.assert_allclose(steps.values, expected, atol=2e-7)
+    # Nothing is left beside the granule.
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_truncated_grib_file_is_named(tmp_path):
+    path = tmp_path / "era5_land_20200102.grib"
+    write_grib(path, hourly_fields(), step_type="an")
+    path.write_bytes(path.read_bytes()[:150])
+    with pytest.raises(GranuleError, match=r"era5_land_20200102.grib (cannot be read as GRIB|has none of the layers)"):
+        ERA5.read(path, WINDOW, DAY)
+
+
+def write_netcdf(path, fields, times, expver=None):
+    with h5py.File(path, "w") as file:
+        file["valid_time" if expver is None or expver.ndim == 1 else "time"] = times.astype("datetime64[s]").astype(np.int64)
+        clock = next(iter(set(file) & {"valid_time", "time"}))
+        file[clock].attrs["units"] = "seconds since 1970-01-01"
+        file["latitude"], file["longitude"] = WINDOW.lat, WINDOW.lon
+        if expver is not None:
+            file["expver"] = expver
+        for name, values in fields.items():
+            file[name] = values.astype(np.float32)
+
+
+def test_provisional_values_are_tagged_in_the_newer_form(tmp_path):
+    times = DAY[0].astype("datetime64[h]") + np.arange(24)
+    versions = np.array([b"0001"] * 20 + [b"0005"] * 4)
+    write_netcdf(tmp_path / "e_20200102.nc", hourly_fields(), times, versions)
+    steps = ERA5.read(tmp_path / "e_20200102.nc", WINDOW, DAY)
+    assert steps.provisional
+    assert np.isfinite(steps.values).sum() == 24 * 3 * WINDOW.rows * WINDOW.columns - 3
+    write_netcdf(tmp_path / "f_20200102.nc", hourly_fields(), times, np.array([b"0001"] * 24))
+    assert not ERA5.read(tmp_path / "f_20200102.nc", WINDOW, DAY).provisional
+
+
+def test_provisional_values_fill_in_in_the_older_form(tmp_path):
+    times = DAY[0].astype("datetime64[h]") + np.arange(24)
+    fields = {}
+    for name, values in hourly_fields().items():
+        both = np.stack([values, values + 0.01], axis=1)
+        both[20:, 0], both[:20, 1] = np.nan, np.nan
+        fields[name] = both
+    write_netcdf(tmp_path / "e_20200102.nc", fields, times, np.array([[1, 5]]))
+    found = ERA5.read(tmp_path / "e_20200102.nc", WINDOW, DAY).values
+    expected = hourly_fields()["swvl2"]
+    np.testing.assert_allclose(found[:5, 1], expected[:5], atol=1e-6)
+    np.testing.assert_allclose(found[20:, 1], expected[20:] + 0.01, atol=1e-6)
+
+
+def test_a_month_is_read_a_day_at_a_time(tmp_path):
+    times = np.arange("2020-01-01", "2020-01-04", dtype="datetime64[h]")
+    fields = {"swvl1": np.arange(72.0)[:, None, None] / 1000 + np.full((72, *WINDOW.shape), 0.1)}
+    write_netcdf(tmp_path / "era5_2020-01.nc", fields, times)
+    name = ERA5.parse("era5_2020-01.nc")
+    assert name.days.size == 31
+    steps = ERA5.read(tmp_path / "era5_2020-01.nc", WINDOW, DAY)
+    assert steps.layers.tolist() == [True, False, False]
+    np.testing.assert_allclose(steps.values[:, 0, 0, 0], 0.1 + np.arange(24, 48) / 1000, rtol=1e-6)
+    with pytest.raises(GranuleError, match="is for 2020-01-09 to 2020-01-09 by its name, but holds 2020-01-01 to 2020-01-03"):
+        ERA5.read(tmp_path / "era5_2020-01.nc", WINDOW, np.array(["2020-01-09"], "datetime64[D]"))
+
+
+def write_smap_l3(path, product, corner, shape, *, index=True):
+    moisture = np.full(shape, -9999.0, np.float32)
+    flag = np.full(shape, 65534, np.uint16)
+    moisture[1, 1], flag[1, 1] = 0.2, 0
+    moisture[1, 2], flag[1, 2] = 0.3, 8
+    moisture[2, 1], flag[2, 1] = 0.25, 1
+    moisture[2, 2], flag[2, 2] = 0.6, 0
+    with h5py.File(path, "w") as file:
+        for group, end in (("Soil_Moisture_Retrieval_Data_AM", ""), ("Soil_Moisture_Retrieval_Data_PM", "_pm")):
+            there = file.create_group(group)
+            evening = np.where(flag == 1, 0, flag).astype(np.uint16) if end else flag
+            for name, values, fill in (
+                (f"soil_moisture{end}", moisture, np.float32(-9999)),
+                (f"retrieval_qual_flag{end}", evening, np.uint16(65534)),
+            ):
+                there[name] = values
+                there[name].attrs["_FillValue"] = fill
+            if index:
+                for axis, word in enumerate(("row", "column")):
+                    counted = np.expand_dims(np.arange(shape[axis]) + corner[axis], 1 - axis) + np.zeros(shape, int)
+                    there[f"EASE_{word}_index{end}"] = np.where(flag == 65534, 65534, counted).astype(np.uint16)
+                    there[f"EASE_{word}_index{end}"].attrs["_FillValue"] = np.uint16(65534)
+
+
+def test_smap_l3_on_36_km_by_indices_that_are_filled_outside_of_the_swath(tmp_path):
+    product = VARIANTS["smap_l3", "ease2_m36"]
+    path = tmp_path / "SMAP_L3_SM_P_20200102_R18290_001.h5"
+    write_smap_l3(path, product, (100, 200), (4, 5))
+    assert product.parse(path.name) is not None
+    found = product.read(path, EASE2_M36.window(100, 200, 4, 5), DAY).values[0, 0]
+    # Good in the morning (8 is good too); good in the evening alone; above the valid range.
+    assert found[1, 1] == np.float32(0.2)
+    assert found[1, 2] == np.float32(0.3)
+    assert found[2, 1] == np.float32(0.25)
+    assert np.isfinite(found).sum() == 3
+    # Whatever the window.
+    shifted = product.read(path, EASE2_M36.window(101, 199, 2, 4), DAY).values[0, 0]
+    np.testing.assert_array_equal(shifted[:, 1:], found[1:3, :3])
+
+
+def test_a_subset_that_does_not_say_where_it_is_is_refused(tmp_path):
+    product = PRODUCTS["smap_l3"]
+    path = tmp_path / "SMAP_L3_SM_P_E_20200102_R18290_001.h5"
+    write_smap_l3(path, product, (0, 0), (4, 5), index=False)
+    with pytest.raises(GranuleError, match="has 4 x 5 cells, the grid ease2_m09 1624 x 3856, and nothing says which"):
+        product.read(path, product.grid.window(0, 0, 4, 5), DAY)
+
+
+def test_gldas_in_another_unit_is_refused(tmp_path):
+    product = PRODUCTS["gldas_noah"]
+    path = tmp_path / "GLDAS_NOAH025_3H.A20200102.0000.021.nc4"
+    window = product.grid.window(100, 100, 3, 3)
+    with h5py.File(path, "w") as file:
+        file["lat"], file["lon"] = window.lat.astype(np.float32), window.lon.astype(np.float32)
+        file["time"] = np.array([(np.datetime64("2020-01-02") - np.datetime64("2000-01-01T03:00")) / np.timedelta64(1, "m")])
+        file["time"].attrs["units"] = "minutes since 2000-01-01 03:00:00"
+        file["SoilMoi0_10cm_inst"] = np.full((1, 3, 3), 0.3, np.float32)
+        file["SoilMoi0_10cm_inst"].attrs["units"] = "m3 m-3"
+    with pytest.raises(GranuleError, match="gives SoilMoi0_10cm_inst in 'm3 m-3', not in kg m-2"):
+        product.read(path, window, DAY)
