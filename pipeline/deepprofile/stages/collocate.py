@@ -13,6 +13,8 @@ from typing import Any, Final
 
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
+
 from deepprofile.collocation import MOMENTS, Moments
 from deepprofile.config import Config
 from deepprofile.engine import Block, Job, Outcome, fingerprint, grid_blocks
@@ -23,7 +25,6 @@ from deepprofile.prior import KERNELS
 from deepprofile.stages import ingest
 from deepprofile.stages.stage import Source, StagePlan, days_of, grid_attributes, space_time_coordinates
 from deepprofile.stores import Root, Template, Variable, read_region, write_shards
-from numpy.typing import NDArray
 
 MOMENTS_STORE: Final = "moments"
 STORE: Final = "weights"

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+from fsspec.core import url_to_fs
+from numpy.typing import NDArray
+
 from deepprofile.engine import fingerprint
 from deepprofile.products import GranuleError, Product
 from deepprofile.stores import is_local, listing
-from fsspec.core import url_to_fs
-from numpy.typing import NDArray
 
 # A download that ends early is begun again so often.
 DOWNLOADS: Final = 3

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
+
 from deepprofile.config import Config
 from deepprofile.engine import Block, Job, Outcome, Record, fingerprint, grid_blocks
 from deepprofile.grids import Grid
@@ -15,7 +17,6 @@ from deepprofile.products import GranuleError, Product
 from deepprofile.stages.granules import Catalogue, Granule, find_granules, local_copy
 from deepprofile.stages.stage import Source, StagePlan, days_of, grid_attributes, space_time_coordinates
 from deepprofile.stores import Root, Template, Variable, write_shards
-from numpy.typing import NDArray
 
 # 2^-15 m3 m-3: far below what any product resolves.
 PRECISION: Final = 2.0**-15

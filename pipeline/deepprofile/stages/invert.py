@@ -9,6 +9,8 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 import xarray as xr
+from numpy.typing import NDArray
+
 from deepprofile.config import Config, Inversion
 from deepprofile.engine import Block, Job, Outcome, fingerprint, grid_blocks
 from deepprofile.grids import Grid
@@ -19,7 +21,6 @@ from deepprofile.stages import collocate, ingest
 from deepprofile.stages.collocate import Comparison
 from deepprofile.stages.stage import PlanError, Source, StagePlan, days_of, grid_attributes, space_time_coordinates
 from deepprofile.stores import Root, Template, Variable, write_shards
-from numpy.typing import NDArray
 
 STORE: Final = "profile"
 # Six coefficients, each off by half of this at most, move theta by less than 1e-4.

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Final
 
 import zarr
+
 from deepprofile.config import Config
 from deepprofile.engine import Job, Pool, Progress
 from deepprofile.stages import collocate, ingest, invert, validate

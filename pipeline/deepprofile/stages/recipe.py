@@ -9,11 +9,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from pangeo_forge_recipes.patterns import ConcatDim, FilePattern
+
 from deepprofile.engine import Block
 from deepprofile.stages.granules import Granule
 from deepprofile.stages.stage import StagePlan
 from deepprofile.stores import create
-from pangeo_forge_recipes.patterns import ConcatDim, FilePattern
 
 
 def granule_pattern(plan: StagePlan) -> FilePattern:

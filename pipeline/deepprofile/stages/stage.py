@@ -12,6 +12,8 @@ from importlib.metadata import version as package_version
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
+
 from deepprofile.config import Config
 from deepprofile.engine import Block, Job, Ledger, Pool, Progress, Record, Retry, run_job
 from deepprofile.grids import Grid, Overlap, overlaps, regrid
@@ -31,7 +33,6 @@ from deepprofile.stores import (
     sweep,
     write_json,
 )
-from numpy.typing import NDArray
 
 CF_CALENDAR: Final = "proleptic_gregorian"
 PACKAGES: Final = ("deepprofile", "numpy", "xarray", "zarr", "numba", "dask", "distributed")

@@ -11,6 +11,8 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 import xarray as xr
+from numpy.typing import NDArray
+
 from deepprofile.comparison import plain_average, step_function_mean
 from deepprofile.config import Config, Stations
 from deepprofile.engine import Block, Job, Outcome, fingerprint, grid_blocks
@@ -23,7 +25,6 @@ from deepprofile.stages.collocate import Comparison, layout_of
 from deepprofile.stages.stage import Source, StagePlan, days_of, grid_attributes
 from deepprofile.stations import reaches_profile, read_ismn, read_scan, read_uscrn, sensor_estimate
 from deepprofile.stores import Root, Template, Variable, read_region, write_shards
-from numpy.typing import NDArray
 
 STORE: Final = "validation"
 SENSORS_PER_BLOCK: Final = 8
