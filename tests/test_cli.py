@@ -73,6 +73,11 @@ def test_run_status_and_report(call, settings, tmp_path):
     assert code == 0, said
     assert "invert: 12 of 12 blocks" in said
     assert re.search(r"ingest/smap_l4\s+│\s+12 │\s+12 │", printed)
+    # A plan sees what is there, and a day more changes the last stretch only.
+    code, printed, _ = call("plan", "-c", path)
+    assert re.search(r"ingest smap_l4\s+│\s+12 │\s+12 │", printed)
+    code, printed, _ = call("plan", "-c", path, "--set", "period.end=2015-06-10")
+    assert re.search(r"ingest smap_l4\s+│\s+12 │\s+8 │", printed)
     code, printed, _ = call("status", "-c", path)
     assert code == 0
     assert printed.count("published") == 8

@@ -179,7 +179,7 @@ def report(
 def plan(config: ConfigPath = DEFAULT_CONFIG, set_: Overrides = []) -> None:  # noqa: B006
     """Say what a run would do: blocks, bytes and memory; refuse what does not fit."""
     from deepprofile.cluster import memory_limit_bytes
-    from deepprofile.stages.pipeline import check_memory, jobs
+    from deepprofile.stages.pipeline import already_there, check_memory, jobs
 
     with _explained():
         checked = _load(config, set_)
@@ -191,7 +191,7 @@ def plan(config: ConfigPath = DEFAULT_CONFIG, set_: Overrides = []) -> None:  # 
             f"{checked.compute.memory_limit}",
             highlight=False,
         )
-        out.print(plan_table(listed))
+        out.print(plan_table(listed, already_there(checked)))
         threads = checked.compute.threads if checked.compute.processes else checked.compute.threads * checked.compute.workers
         check_memory(listed, memory_limit_bytes(checked.compute), threads)
 

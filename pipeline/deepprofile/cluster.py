@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 import signal
 import tempfile
@@ -20,7 +19,7 @@ from deepprofile.config import Compute
 from deepprofile.engine import DaskPool
 
 # Linear algebra on one thread: the same bytes on any number of cores, and blocks are parallel already.
-ONE_THREAD: Final = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
+ONE_THREAD: Final = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
 def memory_limit_bytes(compute: Compute) -> int:
@@ -46,7 +45,6 @@ def local_pool(compute: Compute) -> Iterator[DaskPool]:
         "distributed.nanny.pre-spawn-environ": ONE_THREAD,
         "temporary-directory": scratch,
     }
-    os.environ.update({name: value for name, value in ONE_THREAD.items() if name not in os.environ})
     try:
         with dask.config.set(settings), _deaf_children():
             cluster = LocalCluster(

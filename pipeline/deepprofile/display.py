@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Final
 
@@ -131,16 +131,18 @@ def summary_table(results: Sequence[StageResult]) -> Table:
     return table
 
 
-def plan_table(jobs: Sequence[Job]) -> Table:
-    """Blocks, bytes and memory of every job."""
+def plan_table(jobs: Sequence[Job], kept: Mapping[str, int]) -> Table:
+    """Blocks, bytes and memory of every job; ``kept``: blocks that are done or copied, where that is known."""
     table = Table(title="Plan", title_justify="left")
-    for name in ("stage", "blocks", "read", "written", "memory a block"):
+    for name in ("stage", "blocks", "done or copied", "read", "written", "memory a block"):
         table.add_column(name, justify="left" if name == "stage" else "right")
     for job in jobs:
         cost = (size_text(job.bytes_in), size_text(job.bytes_out), size_text(job.memory_per_block))
-        table.add_row(job.name, f"{len(job.blocks):,}", *cost)
+        table.add_row(job.name, f"{len(job.blocks):,}", f"{kept[job.name]:,}" if job.name in kept else "", *cost)
     total = (sum(j.bytes_in for j in jobs), sum(j.bytes_out for j in jobs))
     table.add_section()
     largest = max((job.memory_per_block for job in jobs), default=0)
-    table.add_row("together", f"{sum(len(j.blocks) for j in jobs):,}", *map(size_text, total), f"{size_text(largest)} at most")
+    table.add_row(
+        "together", f"{sum(len(j.blocks) for j in jobs):,}", "", *map(size_text, total), f"{size_text(largest)} at most"
+    )
     return table

@@ -73,6 +73,19 @@ def test_stores_do_not_depend_on_the_size_of_the_blocks(configure, finished):
             assert whole[name].values.tobytes() == parts[name].values.tobytes(), (store, name)
 
 
+def test_a_notebook_opens_what_is_published(finished):
+    profile = dp.open_store(finished.root)
+    storage = profile.deepprofile.storage(0.0, 1.0)
+    assert storage.sizes == {"time": DAYS, "y": 10, "x": 12}
+    assert storage.chunks is not None
+    interval = profile.isel(x=3, y=4).deepprofile.interval(0.9, depth=0.3)
+    assert bool((interval.lower < interval.upper).any())
+    weights = dp.open_store(finished.root, "weights")
+    assert weights.error_variance.dims == ("observation", "y", "x")
+    with pytest.raises(StoreError, match="has no published store 'nothing'"):
+        dp.open_store(finished.root, "nothing")
+
+
 def test_a_second_run_does_nothing(configure, finished):
     again = run(finished)
     assert all(r.progress.skipped == r.progress.blocks for r in again)

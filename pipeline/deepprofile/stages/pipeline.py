@@ -9,9 +9,10 @@ from typing import Final
 import zarr
 
 from deepprofile.config import Config
-from deepprofile.engine import Job, Pool, Progress
+from deepprofile.engine import COPIED, Job, Ledger, Pool, Progress
+from deepprofile.engine import DONE as ENGINE_DONE
 from deepprofile.stages import collocate, ingest, invert, validate
-from deepprofile.stages.stage import WORKER_BASE_BYTES, PlanError, StagePlan, StageResult, days_of, execute
+from deepprofile.stages.stage import WORKER_BASE_BYTES, PlanError, StagePlan, StageResult, days_of, execute, ledger_url
 from deepprofile.stores import Root, exists, open_store, read_region
 
 STAGES: Final = ("ingest", "collocate", "invert", "validate")
@@ -51,6 +52,26 @@ def jobs(config: Config, stages: Sequence[str] = STAGES) -> list[Job]:
         found += [collocate.moments_job(config), collocate.weights_job(config)]
     if "invert" in stages:
         found.append(invert.job(config))
+    return found
+
+
+def already_there(config: Config) -> dict[str, int]:
+    """How many blocks of each ingest need not be computed: done before, or to be copied from the published version.
+
+    Products whose granules are not there to be listed are left out.
+    """
+    root, found = Root(config.root), {}
+    current = root.current()
+    for name in config.products:
+        try:
+            plan = ingest.plan(config, root, name)
+        except FileNotFoundError:
+            continue
+        known = Ledger(ledger_url(root, plan.stage, plan.version)).read()
+        if plan.store in current:
+            known = Ledger(ledger_url(root, plan.stage, current[plan.store])).read() | known
+        done = {block: record.fingerprint for block, record in known.items() if record.status in (ENGINE_DONE, COPIED)}
+        found[plan.job.name] = sum(done.get(block.name) == plan.job.fingerprint(block) for block in plan.job.blocks)
     return found
 
 

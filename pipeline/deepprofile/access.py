@@ -1,0 +1,30 @@
+"""Published stores as xarray datasets."""
+
+from __future__ import annotations
+
+import xarray as xr
+
+from deepprofile.stores import Root
+
+
+def open_store(root: str, store: str = "profile") -> xr.Dataset:
+    """Open the published version of a store.
+
+    Parameters
+    ----------
+    root
+        Folder or URL of the stores.
+    store
+        ``profile`` (with the accessor ``.deepprofile``), ``weights``, ``validation``, or ``ard/<product>``.
+
+    Returns
+    -------
+    The dataset, lazy: chunks are read when they are asked for.
+
+    Raises
+    ------
+    deepprofile.stores.StoreError
+        Where nothing of that name has been published.
+    """
+    dataset: xr.Dataset = xr.open_zarr(Root(root).open(store), consolidated=False)
+    return dataset
