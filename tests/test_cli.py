@@ -56,7 +56,7 @@ def test_the_globe_is_planned_in_one_table(call, tmp_path):
     assert code == 0
     assert "ease2_m09, 1624 x 3856 cells, 4,232 days" in printed
     # 67 stretches of 64 days x 26 x 61 shards of 64 x 64 cells.
-    assert re.search(r"invert\s+│\s+106,262 ", printed)
+    assert re.search(r"invert\s+106,262 ", printed)
 
 
 def test_a_plan_that_does_not_fit_is_refused(call, tmp_path):
@@ -72,12 +72,12 @@ def test_run_status_and_report(call, settings, tmp_path):
     code, printed, said = call("run", "-c", path)
     assert code == 0, said
     assert "invert: 12 of 12 blocks" in said
-    assert re.search(r"ingest/smap_l4\s+│\s+12 │\s+12 │", printed)
+    assert re.search(r"ingest/smap_l4\s+12\s+12\s+0 ", printed)
     # A plan sees what is there, and a day more changes the last stretch only.
     code, printed, _ = call("plan", "-c", path)
-    assert re.search(r"ingest smap_l4\s+│\s+12 │\s+12 │", printed)
+    assert re.search(r"ingest smap_l4\s+12\s+12 ", printed)
     code, printed, _ = call("plan", "-c", path, "--set", "period.end=2015-06-10")
-    assert re.search(r"ingest smap_l4\s+│\s+12 │\s+8 │", printed)
+    assert re.search(r"ingest smap_l4\s+12\s+8 ", printed)
     code, printed, _ = call("status", "-c", path)
     assert code == 0
     assert printed.count("published") == 8

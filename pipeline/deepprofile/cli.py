@@ -11,12 +11,13 @@ from typing import Annotated, Any, Final
 
 import typer
 from fsspec.core import url_to_fs
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 from deepprofile import config as configuration
 from deepprofile.config import Config, ConfigError
-from deepprofile.display import Display, describe, plan_table, size_text, summary_table, time_text
+from deepprofile.display import Display, describe, plan_table, summary_table, time_text
 from deepprofile.engine import JobFailed
 from deepprofile.stores import Root, StoreError, join, read_json
 
@@ -210,20 +211,18 @@ def status(
         sys.stdout.write(json.dumps({"root": root.url, "current": current, "runs": runs}, indent=1, sort_keys=True) + "\n")
         return
     out.print(f"Root: {root.url}", highlight=False, soft_wrap=True)
-    table = Table()
-    for name in ("store", "version", "started", "state", "blocks", "incomplete", "missing inputs", "read", "time"):
+    table = Table(box=SIMPLE_HEAD)
+    for name in ("store", "version", "started", "state", "blocks", "missing", "time"):
         table.add_column(name, no_wrap=True)
     for manifest in runs:
         blocks = manifest.get("blocks")
         table.add_row(
             manifest["store"],
-            manifest["version"],
+            manifest["version"][:8],
             manifest["started"][:16].replace("T", " "),
             _state(manifest, current),
             str(blocks["total"]) if blocks else "",
-            str(blocks["incomplete"]) if blocks else "",
             str(len(manifest.get("problems", []))),
-            size_text(manifest.get("bytes_read", 0)),
             time_text(manifest.get("seconds")) if "seconds" in manifest else "",
         )
     out.print(table if runs else "Nothing has been run yet.")

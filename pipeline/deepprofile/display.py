@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Final
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
 from rich.progress import Progress as Bars
@@ -101,40 +102,37 @@ def describe(progress: Progress) -> str:
 
 def describe_rest(progress: Progress) -> str:
     """How the blocks of a finished stage came about."""
-    parts = [f"{time_text(progress.seconds)}"]
-    for count, word in (
-        (progress.skipped, "done before"),
+    before = f"{progress.skipped} done before" if progress.skipped else ""
+    return ", ".join(part for part in (time_text(progress.seconds), before, _remarks(progress)) if part)
+
+
+def _remarks(progress: Progress) -> str:
+    counts = (
         (progress.copied, "copied"),
         (progress.incomplete, "incomplete"),
         (progress.retried, "retried"),
         (progress.failed, "failed"),
-    ):
-        if count:
-            parts.append(f"{count} {word}")
-    return ", ".join(parts)
+    )
+    return ", ".join(f"{count} {word}" for count, word in counts if count)
 
 
 def summary_table(results: Sequence[StageResult]) -> Table:
     """What every stage has done."""
-    table = Table(title="Summary", title_justify="left")
-    for name in ("stage", "blocks", "computed", "done before", "copied", "incomplete", "retried", "read", "written", "time"):
-        table.add_column(name, justify="left" if name == "stage" else "right", no_wrap=True)
+    table = Table(title="Summary", title_justify="left", box=SIMPLE_HEAD)
+    for name in ("stage", "blocks", "computed", "done before", "read", "written", "time", ""):
+        table.add_column(name, justify="left" if name in ("stage", "") else "right", no_wrap=name != "")
     for result in results:
         p = result.progress
-        table.add_row(
-            result.stage,
-            *(str(v) for v in (p.blocks, p.done, p.skipped, p.copied, p.incomplete, p.retried)),
-            size_text(p.bytes_read),
-            size_text(p.bytes_written),
-            time_text(p.seconds),
-        )
+        volumes = (size_text(p.bytes_read), size_text(p.bytes_written))
+        counted = (str(p.blocks), str(p.done + p.incomplete), str(p.skipped))
+        table.add_row(result.stage, *counted, *volumes, time_text(p.seconds), _remarks(p))
     return table
 
 
 def plan_table(jobs: Sequence[Job], kept: Mapping[str, int]) -> Table:
-    """Blocks, bytes and memory of every job; ``kept``: blocks that are done or copied, where that is known."""
-    table = Table(title="Plan", title_justify="left")
-    for name in ("stage", "blocks", "done or copied", "read", "written", "memory a block"):
+    """Blocks, bytes and memory of every job; ``kept``: blocks that are done already or copied, where that is known."""
+    table = Table(title="Plan", title_justify="left", box=SIMPLE_HEAD)
+    for name in ("stage", "blocks", "kept", "read", "written", "memory a block"):
         table.add_column(name, justify="left" if name == "stage" else "right")
     for job in jobs:
         cost = (size_text(job.bytes_in), size_text(job.bytes_out), size_text(job.memory_per_block))
