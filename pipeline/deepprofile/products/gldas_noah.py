@@ -7,30 +7,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Final
 
-import h5py
 import numpy as np
 
 from deepprofile.grids import GLDAS_025, Grid
 from deepprofile.products.granule import (
-    FROZEN_K,
-    MAX_SNOW_KG_M2,
     Days,
-    Floats,
     GranuleError,
     GranuleName,
     Layer,
-    Placement,
     Product,
     Steps,
     check_day,
     day,
     decode_times,
+    field,
     named_time,
     opened,
     place,
     require_layers,
+    screen_frozen,
     unit_of,
-    without_fill,
 )
 
 _NAME: Final = re.compile(r"GLDAS_NOAH025_3H(?:_EP)?\.A(\d{8})\.(\d{2})(\d{2})\.\d{3}(?:\.\w+)?\.nc4")
@@ -73,18 +69,8 @@ class GldasNoah(Product):
                 if present[k]:
                     if (unit := unit_of(file[name])) != "kg m-2":
                         raise GranuleError(f"{path.name} gives {name} in {unit!r}, not in kg m-2")
-                    values[0, k] = _field(file[name], where)[0] / (_WATER_KG_M3 * (layer.bottom_m - layer.top_m))
+                    values[0, k] = field(file[name], where) / (_WATER_KG_M3 * (layer.bottom_m - layer.top_m))
             recorded = np.array([np.isfinite(values).sum()])
-            screened = np.zeros(window.shape, bool)
-            with np.errstate(invalid="ignore"):
-                # Ice sheets are not missing in GLDAS: Greenland holds 0.396.
-                if self.temperature in file:
-                    screened |= ~(_field(file[self.temperature], where)[0] > FROZEN_K)
-                if self.snow in file:
-                    screened |= ~(_field(file[self.snow], where)[0] < MAX_SNOW_KG_M2)
-            values[:, :, screened] = np.nan
+            # Ice sheets are not missing in GLDAS: Greenland holds 0.396.
+            screen_frozen(values, file, where, self.temperature, self.snow)
         return Steps(when, self.keep_valid(values), recorded, present, provisional="_EP." in path.name)
-
-
-def _field(variable: h5py.Dataset, where: Placement) -> Floats:
-    return where.fill(lambda rows, columns: without_fill(variable[:1, rows, columns], variable), 1)

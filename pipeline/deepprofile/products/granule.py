@@ -188,6 +188,28 @@ class Placement:
         return out
 
 
+def field(variable: h5py.Dataset, where: Placement) -> Floats:
+    """A variable on the asked window, (rows, columns), fill as NaN; one with a leading axis is of a single time step."""
+
+    def read(rows: slice, columns: slice) -> Floats:
+        part = variable[rows, columns] if variable.ndim == 2 else variable[0, rows, columns]
+        return without_fill(part, variable)[None]
+
+    out: Floats = where.fill(read, 1)[0]
+    return out
+
+
+def screen_frozen(values: Floats, file: h5py.File, where: Placement, temperature: str, snow: str) -> None:
+    """Values of frozen and of snow-covered ground become NaN, in place, where the file says which these are."""
+    screened = np.zeros(where.shape, bool)
+    with np.errstate(invalid="ignore"):
+        if temperature in file:
+            screened |= ~(field(file[temperature], where) > FROZEN_K)
+        if snow in file:
+            screened |= ~(field(file[snow], where) < MAX_SNOW_KG_M2)
+    values[..., screened] = np.nan
+
+
 def place(path: Path, grid: Grid, x: NDArray[Any], y: NDArray[Any], window: Grid) -> Placement:
     """Where an array with these centres lies in the asked window of a product's grid."""
     try:

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from deepprofile.grids import EASE2_M09, EASE2_M36, Grid
 from deepprofile.products.granule import (
     Days,
-    Floats,
     GranuleError,
     GranuleName,
     Layer,
@@ -23,6 +22,7 @@ from deepprofile.products.granule import (
     Steps,
     check_day,
     day,
+    field,
     named_time,
     opened,
     place,
@@ -77,10 +77,10 @@ class SmapL3(Product):
             for group, end in there:
                 moisture, flag = file[f"{group}/soil_moisture{end}"], file[f"{group}/retrieval_qual_flag{end}"]
                 where = self._place(path, file, group, end, moisture.shape, window)
-                seen = _field(moisture, where)
+                seen = field(moisture, where)
                 recorded += int(np.isfinite(seen).sum())
                 # Flags are whole numbers below 2^16, exact in single precision; outside of the swath there is none.
-                quality = _field(flag, where)
+                quality = field(flag, where)
                 good = np.isfinite(quality) & (np.nan_to_num(quality, nan=1.0).astype(np.int64) & _NOT_RECOMMENDED == 0)
                 seen = self.keep_valid(np.where(good, seen, np.float32(np.nan)))
                 value = np.where(np.isnan(value), seen, value)
@@ -121,11 +121,6 @@ def _stated_day(file: h5py.File) -> NDArray[np.datetime64]:
         return np.array([], dtype="datetime64[s]")
     stamp = text.decode() if isinstance(text, bytes) else str(text)
     return np.array([np.datetime64(stamp.rstrip("Z"), "s")])
-
-
-def _field(variable: h5py.Dataset, where: Placement) -> Floats:
-    out: Floats = where.fill(lambda rows, columns: without_fill(variable[rows, columns], variable)[None], 1)[0]
-    return out
 
 
 M36: Final = SmapL3(EASE2_M36)

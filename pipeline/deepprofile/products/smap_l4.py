@@ -12,10 +12,7 @@ import numpy as np
 
 from deepprofile.grids import EASE2_M09, Grid
 from deepprofile.products.granule import (
-    FROZEN_K,
-    MAX_SNOW_KG_M2,
     Days,
-    Floats,
     GranuleError,
     GranuleName,
     Layer,
@@ -25,11 +22,12 @@ from deepprofile.products.granule import (
     check_day,
     day,
     decode_times,
+    field,
     named_time,
     opened,
     place,
     require_layers,
-    without_fill,
+    screen_frozen,
 )
 
 # The collection's version and CRID (Vv8010, Vv8011) change: the name is read, never made.
@@ -78,15 +76,9 @@ class SmapL4(Product):
             values = np.full((1, len(self.layers), *window.shape), np.nan, np.float32)
             for k, name in enumerate(names):
                 if present[k]:
-                    values[0, k] = _field(file[name], where)[0]
+                    values[0, k] = field(file[name], where)
             recorded = np.array([np.isfinite(values).sum()])
-            screened = np.zeros(window.shape, bool)
-            with np.errstate(invalid="ignore"):
-                if self.temperature[match[1]] in file:
-                    screened |= ~(_field(file[self.temperature[match[1]]], where)[0] > FROZEN_K)
-                if self.snow in file:
-                    screened |= ~(_field(file[self.snow], where)[0] < MAX_SNOW_KG_M2)
-            values[:, :, screened] = np.nan
+            screen_frozen(values, file, where, self.temperature[match[1]], self.snow)
         return Steps(when, self.keep_valid(values), recorded, present)
 
     def _place(self, path: Path, file: h5py.File, window: Grid) -> Placement:
@@ -95,7 +87,3 @@ class SmapL4(Product):
             return place(path, self.grid, file["x"][()], file["y"][()], window)
         rows, columns = file["cell_row"][:, 0], file["cell_column"][0]
         return place(path, self.grid, self.grid.x[columns.astype(np.int64)], self.grid.y[rows.astype(np.int64)], window)
-
-
-def _field(variable: h5py.Dataset, where: Placement) -> Floats:
-    return where.fill(lambda rows, columns: without_fill(variable[rows, columns], variable)[None], 1)
