@@ -1,4 +1,5 @@
 import pytest
+import yaml
 from deepprofile.config import Config, ConfigError, documented, load
 
 GOOD = """\
@@ -89,4 +90,7 @@ def test_every_key_is_documented():
         assert f"{name}:" in text
         if name not in ("grid", "period", "products", "ingest", "collocation", "inversion", "stations", "blocks", "compute"):
             assert field.description
+    parsed = yaml.safe_load(text)
+    assert set(parsed) == set(Config.model_fields)
+    assert parsed["blocks"]["days"] == 64
     assert "min_day_fraction: 0.75  # share of a day's time steps that a daily mean needs" in text

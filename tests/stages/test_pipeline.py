@@ -273,6 +273,19 @@ def test_a_station_file_that_was_cut_is_named(configure, granules, tmp_path, fin
     assert Root(config.root).current() == before
 
 
+def test_stations_that_are_somewhere_else_are_said(configure, granules, tmp_path, finished):
+    shutil.copytree(granules / "ismn", tmp_path / "ismn")
+    for path in (tmp_path / "ismn").rglob("*.stm"):
+        header, *records = path.read_text().splitlines(keepends=True)
+        network, _, station, _, _, *rest = header.split()
+        moved = f"{network} {network} {station} {10.0:10.5f} {20.0:10.5f} {' '.join(rest)}\n"
+        path.write_text(moved + "".join(records))
+    shutil.copytree(finished.root, tmp_path / "root", symlinks=True)
+    (result,) = run(configure(stations=[{"kind": "ismn", "path": str(tmp_path / "ismn")}]), ("validate",))
+    assert len(result.problems) == 1
+    assert "lies within the grid, the depths and the period: there is nothing to validate against" in result.problems[0]
+
+
 def test_a_plan_that_does_not_fit_is_refused(configure):
     config = configure(grid={"name": "ease2_m09"}, blocks={"days": 512, "cells": 512})
     with pytest.raises(PlanError, match=r"a worker needs .* GiB .* its limit is 2.00 GiB: make blocks.cells or blocks.days"):

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from deepprofile.comparison import plain_average, step_function_mean
 from deepprofile.config import Config, Stations
-from deepprofile.engine import Block, Job, Outcome, fingerprint, grid_blocks
+from deepprofile.engine import Block, Job, Outcome, Record, fingerprint, grid_blocks
 from deepprofile.errors import errors_from_moments, plan_comparisons
 from deepprofile.grids import Grid
 from deepprofile.layers import Layout
@@ -294,6 +294,19 @@ def sensors_of(config: Config) -> tuple[xr.Dataset, tuple[Sensor, ...]]:
     return stations, sensors
 
 
+@dataclass(frozen=True)
+class _Finish:
+    sensors: int
+    config: Config
+
+    def __call__(self, _: Mapping[str, Record]) -> list[str]:
+        """Stations that are all somewhere else are as good as missing."""
+        if self.sensors:
+            return []
+        where = ", ".join(source.path for source in self.config.stations)
+        return [f"no sensor of {where} lies within the grid, the depths and the period: there is nothing to validate against"]
+
+
 def plan(config: Config, root: Root, versions: Mapping[str, str]) -> StagePlan:
     """Plan the validation; the stations are read here, once."""
     stations, sensors = sensors_of(config)
@@ -308,4 +321,4 @@ def plan(config: Config, root: Root, versions: Mapping[str, str]) -> StagePlan:
     compute = task(config, root, versions, root.version(STORE, version))
     count = stations.sizes["sensor"]
     listed = job(count, compute, mark, lambda block: sensors[slice(*block.region[0])])
-    return StagePlan("validate", STORE, version, made, listed, compute.url, inputs | {"sensors": count})
+    return StagePlan("validate", STORE, version, made, listed, compute.url, inputs | {"sensors": count}, _Finish(count, config))
