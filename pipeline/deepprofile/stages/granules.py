@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import uuid
 from collections import defaultdict
 from collections.abc import Iterable
@@ -101,7 +102,7 @@ def local_copy(granule: Granule, cache: str | None) -> Path:
     fs, path = url_to_fs(granule.url)
     if is_local(granule.url):
         return Path(path)
-    folder = Path(cache or os.path.join(os.environ.get("TMPDIR", "/tmp"), "deepprofile-granules"))
+    folder = Path(cache or os.path.join(tempfile.gettempdir(), "deepprofile-granules"))
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / fingerprint(granule.url, granule.size, granule.tag) / granule.name
     if target.exists() and target.stat().st_size == granule.size:
