@@ -99,7 +99,7 @@ def _run(config: Config, stages: Sequence[str]) -> int:
         with local_pool(config.compute) as pool, display:
             results = run_stages(config, stages, pool, on_stage=display.stage)
     except KeyboardInterrupt:
-        done = f" ({describe(display.latest)})" if display.latest is not None else ""
+        done = f" in {display.latest.job} ({describe(display.latest)})" if display.latest is not None else ""
         err.print(f"\nStopped{done}. What was done is recorded: run the same command again to go on.", highlight=False)
         raise typer.Exit(STOPPED) from None
     out.print(summary_table(results))
@@ -223,7 +223,7 @@ def status(
             _state(manifest, current),
             str(blocks["total"]) if blocks else "",
             str(len(manifest.get("problems", []))),
-            time_text(manifest.get("seconds")) if "seconds" in manifest else "",
+            time_text(manifest["seconds"]) if "seconds" in manifest else "",
         )
     out.print(table if runs else "Nothing has been run yet.")
 

@@ -46,7 +46,7 @@ def local_pool(compute: Compute) -> Iterator[DaskPool]:
         "temporary-directory": scratch,
     }
     try:
-        with dask.config.set(settings), _deaf_children():
+        with dask.config.set(settings), deaf_children():
             cluster = LocalCluster(
                 n_workers=compute.workers,
                 threads_per_worker=compute.threads,
@@ -68,7 +68,7 @@ def local_pool(compute: Compute) -> Iterator[DaskPool]:
 
 
 @contextmanager
-def _deaf_children() -> Iterator[None]:
+def deaf_children() -> Iterator[None]:
     """Processes that are started here ignore Ctrl-C: the driver alone decides how to end."""
     if threading.current_thread() is not threading.main_thread():
         yield

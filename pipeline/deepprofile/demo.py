@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -15,6 +14,7 @@ import yaml
 
 from deepprofile import config as configuration
 from deepprofile import twin
+from deepprofile.cluster import deaf_children
 from deepprofile.comparison import cell_scores, plain_average, step_function_mean
 from deepprofile.config import Config
 from deepprofile.inversion import fuse
@@ -39,8 +39,10 @@ def prepare(world: twin.World, folder: Path, *, processes: int = 2) -> Path:
     count = world.truth.sizes["time"]
     if not (granules / "complete").exists():
         parts = [slice(count * k // processes, count * (k + 1) // processes) for k in range(processes)]
-        with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-            list(pool.map(partial(write_granules, world, granules), parts))
+        with deaf_children():
+            pool = get_context("spawn").Pool(processes)
+        with pool:
+            pool.map(partial(write_granules, world, granules), parts)
         write_stations(world, granules)
         (granules / "complete").touch()
     grid = region(world)

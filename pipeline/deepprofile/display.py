@@ -28,10 +28,8 @@ def size_text(count: float) -> str:
     raise AssertionError
 
 
-def time_text(seconds: float | None) -> str:
+def time_text(seconds: float) -> str:
     """A duration for people: ``2 h 05 min``."""
-    if seconds is None:
-        return "unknown"
     if seconds < 60:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
@@ -86,17 +84,18 @@ class Display:
         self.latest = progress
         rate = size_text(progress.bytes_read / progress.seconds) + "/s" if progress.seconds > 0.5 else ""
         over = progress.finished == progress.blocks
-        left = describe_rest(progress) if over else f"{time_text(progress.seconds_left)} left"
+        running = "" if progress.seconds_left is None else f"{time_text(progress.seconds_left)} left"
+        left = describe_rest(progress) if over else running
         self._bars.update(task, completed=progress.finished, rate=rate, left=left)
 
 
 def describe(progress: Progress) -> str:
     """One line about a stage."""
     text = f"{progress.finished} of {progress.blocks} blocks"
-    if progress.seconds > 0:
+    if progress.bytes_read:
         text += f", {size_text(progress.bytes_read / progress.seconds)}/s read"
     if progress.finished < progress.blocks:
-        return f"{text}, {time_text(progress.seconds_left)} left"
+        return text if progress.seconds_left is None else f"{text}, {time_text(progress.seconds_left)} left"
     return f"{text}, {describe_rest(progress)}"
 
 

@@ -11,10 +11,11 @@ import pytest
 import xarray as xr
 from deepprofile.engine import ThreadPool
 from deepprofile.report import Published
+from deepprofile.stages import ingest
 from deepprofile.stages.invert import PRECISION
 from deepprofile.stages.pipeline import STAGES, check_memory, jobs, run_stages
-from deepprofile.stages.stage import PlanError
-from deepprofile.stores import Root, StoreError
+from deepprofile.stages.stage import PlanError, copier
+from deepprofile.stores import Root, StoreError, create
 
 from tests.granules import DAYS, NAMES, tree
 
@@ -126,6 +127,21 @@ def test_a_longer_period_copies_what_has_not_changed(configure):
     clean = configure("clean")
     run(clean, ("ingest",))
     assert tree(configure().root) == tree(clean.root)
+
+
+def test_an_array_that_several_blocks_share_is_copied_by_the_one_that_writes_it(finished, tmp_path):
+    shutil.copytree(finished.root, tmp_path / "root")
+    root, store = Root(str(tmp_path / "root")), "ard/smap_l4"
+    template = ingest.template(finished, "smap_l4")
+    create(root.version(store, "new"), template)
+    copy = copier(root, store, root.current()[store], "new", template)
+    made = Path(root.version(store, "new"))
+    blocks = {block.name: block for block in ingest.job(finished, "smap_l4").blocks}
+    copy(blocks["1.1.1"])
+    assert (made / "soil_moisture/c/1/0/1/1").exists()
+    assert not (made / "steps/c/1").exists()
+    copy(blocks["1.0.0"])
+    assert (made / "steps/c/1").exists()
 
 
 def test_fewer_days_are_not_published(configure):

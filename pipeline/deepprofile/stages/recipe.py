@@ -6,13 +6,11 @@ Apache Beam is imported where it is used, so that everything else does without i
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 from pangeo_forge_recipes.patterns import ConcatDim, FilePattern
 
-from deepprofile.engine import Block
-from deepprofile.stages.granules import Granule
 from deepprofile.stages.stage import StagePlan
 from deepprofile.stores import create
 
@@ -25,7 +23,7 @@ def granule_pattern(plan: StagePlan) -> FilePattern:
     FileNotFoundError
         Where there is no granule of the configured period.
     """
-    urls = list(dict.fromkeys(granule.url for _, granules in _by_day(plan) for granule in granules))
+    urls = list(dict.fromkeys(url for granules in _granules(plan).values() for url in granules))
     if not urls:
         raise FileNotFoundError(f"{plan.inputs['folder']} holds no granule of the configured period for {plan.stage}")
     return FilePattern(_url_of, ConcatDim("time", keys=urls))
@@ -36,10 +34,11 @@ def _url_of(time: str) -> str:
     return time
 
 
-def _by_day(plan: StagePlan) -> Iterator[tuple[Block, list[Granule]]]:
+def _granules(plan: StagePlan) -> dict[str, list[str]]:
+    """URLs of the granules of each block, by the block's name."""
     assert plan.job.inputs is not None
-    for block in plan.job.blocks:
-        yield block, [granule for granules in plan.job.inputs(block).values() for granule in granules]
+    by_block = ((block.name, plan.job.inputs(block)) for block in plan.job.blocks)
+    return {name: [granule.url for granules in days.values() for granule in granules] for name, days in by_block}
 
 
 def daily_means(plan: StagePlan) -> Any:
@@ -53,22 +52,20 @@ def daily_means(plan: StagePlan) -> Any:
 
     create(plan.url, plan.template)
 
-    blocks: dict[str, list[str]] = defaultdict(list)
-    inputs: dict[str, Any] = {}
-    known: dict[str, Block] = {}
+    members: dict[str, list[str]] = defaultdict(list)
+    for name, urls in _granules(plan).items():
+        for url in dict.fromkeys(urls):
+            members[url].append(name)
     assert plan.job.inputs is not None
-    for block, granules in _by_day(plan):
-        known[block.name], inputs[block.name] = block, plan.job.inputs(block)
-        for granule in granules:
-            blocks[granule.url].append(block.name)
-    compute, members = plan.job.compute, dict(blocks)
+    compute = plan.job.compute
+    work = {block.name: (block, plan.job.inputs(block)) for block in plan.job.blocks}
 
     class ToBlocks(beam.DoFn):  # type: ignore[misc]
         """Each granule to the blocks that need it."""
 
         def process(self, element: tuple[Any, str]) -> Iterable[tuple[str, str]]:
             _, url = element
-            for name in dict.fromkeys(members.get(url, ())):
+            for name in members.get(url, ()):
                 yield name, url
 
     class WriteBlock(beam.DoFn):  # type: ignore[misc]
@@ -76,7 +73,7 @@ def daily_means(plan: StagePlan) -> Any:
 
         def process(self, element: tuple[str, Iterable[str]]) -> Iterable[tuple[str, tuple[str, ...]]]:
             name, _ = element
-            outcome = compute(known[name], inputs[name])
+            outcome = compute(*work[name])
             yield name, outcome.problems
 
     class DailyMeans(beam.PTransform):  # type: ignore[misc]

@@ -139,15 +139,15 @@ def copier(root: Root, plan_store: str, old: str, new: str, template: Template) 
     sharded = {name: v for name, v in template.variables.items() if v.shards is not None}
 
     def copy(block: Block) -> None:
+        dims = block_dims(template, block)
+        spans = dict(zip(dims, block.region, strict=True))
         for name, variable in sharded.items():
             assert variable.shards is not None
-            # A block is a region along the first dimensions that it has in common with the array.
-            start = [0] * len(variable.dims)
-            shape = list(template.shape(name))
-            for axis, dim in enumerate(variable.dims):
-                if dim in block_dims(template, block):
-                    low, high = block.region[block_dims(template, block).index(dim)]
-                    start[axis], shape[axis] = low, high - low
+            # An array that lacks a dimension of the blocks belongs to the first block along it, which alone writes it.
+            if any(place for dim, place in zip(dims, block.index, strict=True) if dim not in variable.dims):
+                continue
+            region = [spans.get(dim, (0, template.sizes[dim])) for dim in variable.dims]
+            start, shape = [low for low, _ in region], [high - low for low, high in region]
             copy_objects(source, target, list(shard_objects(name, start, shape, variable.shards)))
 
     return copy if exists(source) else None
