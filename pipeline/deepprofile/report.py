@@ -322,7 +322,9 @@ def _stations(stores: Published, profile: xr.Dataset, truth: xr.DataArray | None
         products = stores.products(slice(cell.row, cell.row + 1), slice(cell.column, cell.column + 1))
         layers = {key: series.isel(y=0, x=0) for key, series in products.items()}
         known = truth.isel(y=cell.row, x=cell.column) if truth is not None else None
-        usable = times[np.isfinite(one.soil_moisture.transpose("sensor", "time").values).all(axis=0)]
+        # Days that every sensor has, and the profile: where the ground is frozen there is none.
+        measured = np.isfinite(one.soil_moisture.transpose("sensor", "time").values).all(axis=0)
+        usable = times[measured & np.isfinite(here.coefficients.isel(degree=0).values)]
         usable = usable if usable.size else times
         days = [usable[int(q * (usable.size - 1))] for q in (0.1, 0.4, 0.65, 0.9)]
         figure = profiles_figure(here, one, days, layers, f"{place}: profiles and sensors", known)
