@@ -70,7 +70,8 @@ def fill(config: Config) -> dict[str, str]:
                     write_shards(
                         url, "soil_moisture", (start, 0, row, column), np.clip(part + noise, 0.02, 0.5).astype(np.float32)
                     )
-    root.publish(versions)
+    with root.lease() as lease:
+        root.publish(versions, lease)
     return versions
 
 

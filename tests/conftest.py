@@ -11,7 +11,7 @@ import pytest
 import xarray as xr
 from deepprofile import twin
 
-pytest_plugins = ["tests.granules"]
+pytest_plugins = ["tests.granules", "tests.storage"]
 
 LAYERS = {
     "smap_l4": ((0.0, 0.05), (0.0, 1.0)),

@@ -80,11 +80,14 @@ def finished(world, granules, tmp_path_factory):
 
 def tree(root: str | Path) -> dict[str, bytes]:
     """Every object of the published stores of a root, by store and name."""
+    from deepprofile.objects import listing, read_bytes
     from deepprofile.stores import Root
 
     found = {}
-    for store, version in Root(str(root)).current().items():
-        base = Path(Root(str(root)).version(store, version))
-        for path in sorted(p for p in base.rglob("*") if p.is_file()):
-            found[f"{store}/{path.relative_to(base)}"] = path.read_bytes()
+    for store, version in sorted(Root(str(root)).current().items()):
+        base = Root(str(root)).version(store, version)
+        for entry in listing(base):
+            content = read_bytes(entry["url"])
+            assert content is not None
+            found[f"{store}/{entry['url'].split(base.split('://')[-1] + '/', 1)[1]}"] = content
     return found

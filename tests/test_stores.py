@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 import xarray as xr
 import zarr
+from deepprofile.objects import copy_objects
 from deepprofile.stores import (
     Root,
     StoreError,
     Template,
     Variable,
     check_writable,
-    copy_objects,
     create,
     quantize,
     read_region,
@@ -33,6 +33,11 @@ def make_template(days=6, first=0, **changes):
         },
         attrs={"title": "test"},
     )
+
+
+def publish(root, versions):
+    with root.lease() as lease:
+        root.publish(versions, lease)
 
 
 def test_a_template_is_a_store_that_xarray_opens(tmp_path):
@@ -98,7 +103,7 @@ def test_readers_see_a_version_only_when_it_is_published(tmp_path):
         root.open("profile")
     create(root.version("profile", "a"), make_template())
     assert root.current() == {}
-    root.publish({"profile": "a"})
+    publish(root, {"profile": "a"})
     assert root.open("profile") == root.version("profile", "a")
 
 
@@ -107,11 +112,11 @@ def test_a_version_with_fewer_days_is_not_published(tmp_path):
     create(root.version("profile", "a"), make_template(days=6))
     create(root.version("profile", "b"), make_template(days=4, first=1))
     create(root.version("profile", "c"), make_template(days=9))
-    root.publish({"profile": "a"})
+    publish(root, {"profile": "a"})
     with pytest.raises(StoreError, match=r"lacks 2 days that readers have now \(1970-01-01 to 1970-01-06\)"):
-        root.publish({"profile": "b"})
+        publish(root, {"profile": "b"})
     assert root.current() == {"profile": "a"}
-    root.publish({"profile": "c"})
+    publish(root, {"profile": "c"})
 
 
 def test_half_written_files_are_swept_away(tmp_path):
@@ -152,5 +157,5 @@ def test_stores_may_be_anywhere_that_fsspec_reaches():
     write_shards(url, "theta", (0, 0), np.ones((4, 3), np.float32))
     assert read_region(url, "theta", (slice(0, 1), slice(0, 4)))[0, :3].tolist() == [1.0, 1.0, 1.0]
     root = Root("memory://somewhere")
-    root.publish({"a": "b"})
+    publish(root, {"a": "b"})
     assert root.current() == {"a": "b"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import xarray as xr
 
+from deepprofile.objects import zarr_store
 from deepprofile.stores import Root
 
 
@@ -13,7 +14,8 @@ def open_store(root: str, store: str = "profile") -> xr.Dataset:
     Parameters
     ----------
     root
-        Folder or URL of the stores.
+        Folder or URL of the stores. ``gs://`` takes the application default credentials; for a public bucket set the
+        environment variable DEEPPROFILE_STORAGE_CREDENTIALS to ``anonymous``.
     store
         ``profile`` (with the accessor ``.deepprofile``), ``weights``, ``validation``, or ``ard/<product>``.
 
@@ -26,5 +28,5 @@ def open_store(root: str, store: str = "profile") -> xr.Dataset:
     deepprofile.stores.StoreError
         Where nothing of that name has been published.
     """
-    dataset: xr.Dataset = xr.open_zarr(Root(root).open(store), consolidated=False)
+    dataset: xr.Dataset = xr.open_zarr(zarr_store(Root(root).open(store)), consolidated=False)
     return dataset

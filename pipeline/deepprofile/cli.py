@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
-from fsspec.core import url_to_fs
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
@@ -19,7 +18,9 @@ from deepprofile import config as configuration
 from deepprofile.config import Config, ConfigError
 from deepprofile.display import Display, describe, plan_table, summary_table, time_text
 from deepprofile.engine import JobFailed
-from deepprofile.stores import Root, StoreError, join, read_json
+from deepprofile.lease import LeaseHeld, LeaseLost
+from deepprofile.objects import StorageUnavailable, join
+from deepprofile.stores import Root, StoreError
 
 DONE, FAILED, WRONG_USE, INCOMPLETE, STOPPED = 0, 1, 2, 3, 130
 SHOWN_PROBLEMS: Final = 10
@@ -59,9 +60,9 @@ def _explained() -> Iterator[None]:
     except FileNotFoundError as error:
         _complain(str(error))
         raise typer.Exit(WRONG_USE) from error
-    except (StoreError, JobFailed) as error:
+    except (StoreError, JobFailed, LeaseHeld, LeaseLost, StorageUnavailable) as error:
         _complain(str(error))
-        if isinstance(error, JobFailed):
+        if isinstance(error, (JobFailed, StorageUnavailable)):
             err.print("What was done is recorded: run the same command again to go on.", highlight=False)
         raise typer.Exit(FAILED) from error
     except OSError as error:
@@ -96,8 +97,8 @@ def _run(config: Config, stages: Sequence[str]) -> int:
     check_memory(jobs(config, stages), limit, threads)
     display = Display(err)
     try:
-        with local_pool(config.compute) as pool, display:
-            results = run_stages(config, stages, pool, on_stage=display.stage)
+        with Root(config.root).lease(on_wait=_complain) as lease, local_pool(config.compute) as pool, display:
+            results = run_stages(config, stages, pool, on_stage=display.stage, lease=lease)
     except KeyboardInterrupt:
         done = f" in {display.latest.job} ({describe(display.latest)})" if display.latest is not None else ""
         err.print(f"\nStopped{done}. What was done is recorded: run the same command again to go on.", highlight=False)
@@ -204,13 +205,17 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
 ) -> None:
     """Say what is published, and what came of the runs."""
+    from deepprofile.stages.pipeline import status_of
+
     with _explained():
-        root = Root(_load(config, set_).root)
-        current, runs = root.current(), _manifests(root)
+        found = status_of(_load(config, set_).root)
     if as_json:
-        sys.stdout.write(json.dumps({"root": root.url, "current": current, "runs": runs}, indent=1, sort_keys=True) + "\n")
+        sys.stdout.write(json.dumps(found, indent=1, sort_keys=True) + "\n")
         return
-    out.print(f"Root: {root.url}", highlight=False, soft_wrap=True)
+    current, runs = found["current"], found["runs"]
+    out.print(f"Root: {found['root']}", highlight=False, soft_wrap=True)
+    if found["lease"] is not None:
+        out.print(f"At work on it: {found['lease']}", highlight=False, soft_wrap=True)
     table = Table(box=SIMPLE_HEAD)
     for name in ("store", "version", "started", "state", "blocks", "missing", "time"):
         table.add_column(name, no_wrap=True)
@@ -232,17 +237,6 @@ def _state(manifest: Mapping[str, Any], current: Mapping[str, str]) -> str:
     if current.get(manifest["store"]) == manifest["version"]:
         return "published"
     return "complete" if "ended" in manifest else "not finished"
-
-
-def _manifests(root: Root) -> list[dict[str, Any]]:
-    fs, path = url_to_fs(join(root.url, "runs"))
-    if not fs.exists(path):
-        return []
-    found = [
-        read_json(join(root.url, "runs", name.rstrip("/").rsplit("/", 1)[-1], "manifest.json"))
-        for name in fs.ls(path, detail=False)
-    ]
-    return sorted((m for m in found if m), key=lambda m: str(m["started"]))
 
 
 @app.command("config")

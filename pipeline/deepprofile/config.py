@@ -148,6 +148,9 @@ class Compute(Section):
     processes: bool = Field(True, description="workers are processes; false: threads of one process")
     memory_limit: str = Field("2GiB", description="of each worker; a plan whose blocks need more is refused")
     attempts: Positive = Field(4, description="how often a block is tried")
+    storage_retry_minutes: float = Field(
+        5.0, gt=0.0, description="how long the requests of a block to object storage may fail and be repeated"
+    )
     window: Positive | None = Field(None, description="blocks under way at a time; twice the threads of all workers by default")
 
 

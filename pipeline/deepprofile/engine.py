@@ -9,24 +9,29 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import random
 import time
+import uuid
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_futures
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from queue import Empty, SimpleQueue
 from typing import Any, Final, Protocol
 
-from fsspec.core import url_to_fs
+from deepprofile.objects import RETRY_SECONDS, join, names_below, read_bytes, retry_budget, write_bytes
 
-from deepprofile.stores import join, write_bytes
+log = logging.getLogger(__name__)
 
 DONE, INCOMPLETE, COPIED, FAILED = "done", "incomplete", "copied", "failed"
 # Records are kept together for so long, so that a store in the cloud gets a few objects a minute, not one for each block.
 FLUSH_SECONDS: Final = 2.0
 FLUSH_RECORDS: Final = 256
 MOST_FAILURES: Final = 20
+# A block whose workers are taken away again and again, through no fault of its own, is given up after so many.
+MOST_LOSSES: Final = 50
 
 
 @dataclass(frozen=True)
@@ -54,11 +59,15 @@ class Outcome:
     bytes_written: int = 0
     problems: tuple[str, ...] = ()
     details: Mapping[str, Any] = field(default_factory=dict)
+    storage_retries: int = 0
 
 
 @dataclass(frozen=True)
 class Record:
-    """One line of the manifest."""
+    """One line of the manifest.
+
+    ``losses``: how often a worker was lost while it computed the block, by cause.
+    """
 
     block: str
     fingerprint: str
@@ -69,6 +78,8 @@ class Record:
     bytes_written: int = 0
     problems: tuple[str, ...] = ()
     details: Mapping[str, Any] = field(default_factory=dict)
+    storage_retries: int = 0
+    losses: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -108,10 +119,14 @@ class Job:
 
 @dataclass(frozen=True)
 class Retry:
-    """How often a block is tried, and how long the engine waits before it tries again (doubled each time, with jitter)."""
+    """How often a block is tried, and how long the engine waits before it tries again (doubled each time, with jitter).
+
+    ``storage_seconds``: how long, in one attempt, requests to object storage may fail and be repeated.
+    """
 
     attempts: int = 4
     wait_seconds: float = 0.5
+    storage_seconds: float = RETRY_SECONDS
 
 
 @dataclass(frozen=True)
@@ -126,6 +141,8 @@ class Progress:
     incomplete: int
     failed: int
     retried: int
+    lost: int
+    storage_retries: int
     bytes_read: int
     bytes_written: int
     seconds: float
@@ -146,6 +163,25 @@ class JobFailed(Exception):
     """Blocks could not be computed; the message names the first of them and why."""
 
 
+class WorkerLost(Exception):
+    """A worker ended while it computed a block.
+
+    ``cause``: in a few words, such as ``out of memory`` or ``evicted``. ``counts``: whether the block may be to blame, so that
+    the loss counts as one of its attempts.
+    """
+
+    def __init__(self, cause: str, counts: bool, message: str) -> None:
+        super().__init__(message)
+        self.cause, self.counts = cause, counts
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return WorkerLost, (self.cause, self.counts, str(self))
+
+
+class PoolLost(Exception):
+    """All workers are gone with what they had been given: the job can go on with another pool, from what is recorded."""
+
+
 def fingerprint(*parts: Any) -> str:
     """A short hash of anything that JSON can hold."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
@@ -163,10 +199,26 @@ def grid_blocks(sizes: Sequence[int], steps: Sequence[int]) -> list[Block]:
     return [Block(index, region) for index, region in spans]
 
 
+def compute_block(
+    job: str, compute: Callable[[Block, Any], Outcome], block: Block, inputs: Any, retry_seconds: float
+) -> Outcome:
+    """What runs on a worker: one block, with one budget for requests to object storage that have to be repeated."""
+    marks = {"stage": job, "block": block.name}
+    log.debug("%s: block %s begins", job, block.name, extra=marks)
+    with retry_budget(retry_seconds) as budget:
+        try:
+            outcome = compute(block, inputs)
+        except Exception as error:
+            log.warning("%s: block %s: %s", job, block.name, _sentence(error), extra=marks)
+            raise
+    log.debug("%s: block %s is written", job, block.name, extra=marks)
+    return replace(outcome, storage_retries=budget.retries)
+
+
 class Pool(Protocol):
     """Workers: a way to submit a block, and to wait for what comes back."""
 
-    def submit(self, compute: Callable[[Block, Any], Outcome], block: Block, inputs: Any) -> Any:
+    def submit(self, function: Callable[..., Outcome], *arguments: Any) -> Any:
         """Start a block; returns a handle."""
 
     def wait(self, seconds: float) -> Iterable[tuple[Any, Outcome | None, BaseException | None]]:
@@ -188,9 +240,9 @@ class ThreadPool:
         self._executor = ThreadPoolExecutor(threads)
         self._running: set[Future[Outcome]] = set()
 
-    def submit(self, compute: Callable[[Block, Any], Outcome], block: Block, inputs: Any) -> Future[Outcome]:
+    def submit(self, function: Callable[..., Outcome], *arguments: Any) -> Future[Outcome]:
         """Start a block."""
-        future = self._executor.submit(compute, block, inputs)
+        future = self._executor.submit(function, *arguments)
         self._running.add(future)
         return future
 
@@ -208,39 +260,70 @@ class ThreadPool:
 
 
 class DaskPool:
-    """Blocks on a Dask cluster."""
+    """Blocks on a Dask cluster.
 
-    def __init__(self, client: Any, size: int) -> None:
+    Parameters
+    ----------
+    client
+        Of the cluster.
+    size
+        Blocks that are computed at a time.
+    explain
+        Says why a worker, given its name, was lost.
+    check
+        Called again and again while blocks are waited for; raises where the cluster itself is gone.
+    """
+
+    def __init__(
+        self,
+        client: Any,
+        size: int,
+        explain: Callable[[str], WorkerLost] | None = None,
+        check: Callable[[], None] | None = None,
+    ) -> None:
         self.size = size
-        self._client = client
+        self._client, self._explain, self._check = client, explain, check
         self._ended: SimpleQueue[Any] = SimpleQueue()
         self._running: set[Any] = set()
 
-    def submit(self, compute: Callable[[Block, Any], Outcome], block: Block, inputs: Any) -> Any:
+    def submit(self, function: Callable[..., Outcome], *arguments: Any) -> Any:
         """Start a block; tasks are impure, since what they do is to write."""
-        future = self._client.submit(compute, block, inputs, pure=False, retries=0)
+        future = self._client.submit(function, *arguments, pure=False, retries=0)
         self._running.add(future)
         future.add_done_callback(self._ended.put)
         return future
 
     def wait(self, seconds: float) -> Iterator[tuple[Any, Outcome | None, BaseException | None]]:
         """Blocks that have ended; a worker that died ends its blocks with an error."""
+        if self._check is not None:
+            self._check()
         try:
             future = self._ended.get(timeout=seconds)
         except Empty:
             return
         while future is not None:
+            if self._check is not None and future.status != "finished":
+                self._check()
             self._running.discard(future)
             if future.status == "finished":
                 yield future, future.result(), None
             elif future.status == "cancelled":
-                yield future, None, RuntimeError("the cluster lost the block")
+                yield future, None, WorkerLost("cancelled", False, "the cluster lost the block")
             else:
-                yield future, None, future.exception()
+                yield future, None, self._explained(future.exception())
             try:
                 future = self._ended.get_nowait()
             except Empty:
                 future = None
+
+    def _explained(self, error: BaseException) -> BaseException:
+        """What Dask says of a lost worker, in our words: it knows that the worker is gone, not why."""
+        worker = getattr(error, "last_worker", None)
+        if worker is None:
+            return error
+        if self._explain is not None:
+            return self._explain(str(worker.name))
+        return WorkerLost("worker ended", True, f"the worker {worker.name} ended while it computed the block")
 
     def cancel(self) -> None:
         """Give up what was submitted."""
@@ -252,20 +335,18 @@ class Ledger:
 
     def __init__(self, url: str) -> None:
         self.url = url
+        # Two drivers may believe for a moment that a run is theirs: neither overwrites what the other has recorded.
+        self._writer = uuid.uuid4().hex[:8]
         self._pending: list[Record] = []
         self._flushed = time.monotonic()
         self._next = 0
 
     def read(self) -> dict[str, Record]:
         """The latest record of each block."""
-        fs, path = url_to_fs(self.url)
         records: dict[str, Record] = {}
-        try:
-            names = sorted(name for name in fs.ls(path, detail=False) if name.endswith(".jsonl"))
-        except FileNotFoundError:
-            return {}
+        names = [name for name in names_below(self.url) if name.endswith(".jsonl")]
         for name in names:
-            for line in fs.cat_file(name).decode().splitlines():
+            for line in (read_bytes(join(self.url, name)) or b"").decode().splitlines():
                 raw = json.loads(line)
                 raw["problems"] = tuple(raw.get("problems", ()))
                 records[raw["block"]] = Record(**raw)
@@ -287,7 +368,7 @@ class Ledger:
         """Write what is kept."""
         if self._pending:
             lines = "".join(json.dumps(asdict(record), sort_keys=True) + "\n" for record in self._pending)
-            write_bytes(join(self.url, f"{self._next:06d}.jsonl"), lines.encode())
+            write_bytes(join(self.url, f"{self._next:06d}-{self._writer}.jsonl"), lines.encode())
             self._next += 1
             self._pending = []
         self._flushed = time.monotonic()
@@ -302,6 +383,7 @@ def run_job(
     retry: Retry | None = None,
     previous: Mapping[str, Record] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
+    check: Callable[[], None] | None = None,
 ) -> dict[str, Record]:
     """Run the blocks of a job that are not done yet; returns the record of every block.
 
@@ -317,17 +399,23 @@ def run_job(
         Records of the version before: blocks with the same fingerprint are copied from there.
     on_progress
         Called at the start and whenever a block has ended.
+    check
+        Called several times a second; raises where the run has to end.
 
     Raises
     ------
     JobFailed
         Where blocks still fail after the last attempt; what was done is recorded.
+    PoolLost
+        Where the pool as a whole is gone; what was done is recorded.
     KeyboardInterrupt
         After what has ended was recorded.
     """
-    run = _Run(job, pool, ledger, window or 2 * pool.size, retry or Retry(), previous or {}, on_progress)
+    run = _Run(job, pool, ledger, window or 2 * pool.size, retry or Retry(), previous or {}, on_progress, check)
     try:
         run.work_off()
+    except PoolLost:
+        raise
     except BaseException:
         pool.cancel()
         raise
@@ -361,15 +449,17 @@ class _Run:
         retry: Retry,
         previous: Mapping[str, Record],
         on_progress: Callable[[Progress], None] | None,
+        check: Callable[[], None] | None,
     ) -> None:
         self.records: dict[str, Record] = {}
         self.errors: list[tuple[Block, BaseException]] = []
         self._job, self._pool, self._ledger = job, pool, ledger
         self._window, self._retry, self._previous = window, retry, previous
-        self._on_progress = on_progress
+        self._on_progress, self._check = on_progress, check
         self._started = time.monotonic()
         self._counts = dict.fromkeys((DONE, INCOMPLETE, COPIED, FAILED), 0)
-        self._skipped = self._retried = self._bytes_read = self._bytes_written = 0
+        self._skipped = self._retried = self._bytes_read = self._bytes_written = self._storage_retries = 0
+        self._losses: dict[str, Counter[str]] = defaultdict(Counter)
         self._running: dict[Any, _Attempt] = {}
         # Failed attempts, each with the time at which it may be repeated.
         self._resting: list[tuple[float, _Attempt]] = []
@@ -382,6 +472,8 @@ class _Run:
         fresh = iter(todo)
         more = True
         while more or self._running or self._resting:
+            if self._check is not None:
+                self._check()
             if len(self.errors) >= MOST_FAILURES:
                 # Whatever is wrong is wrong for all of them.
                 more, self._resting = False, []
@@ -415,7 +507,7 @@ class _Run:
 
     def _start(self, block: Block, number: int) -> None:
         inputs = self._job.inputs(block) if self._job.inputs is not None else None
-        handle = self._pool.submit(self._job.compute, block, inputs)
+        handle = self._pool.submit(compute_block, self._job.name, self._job.compute, block, inputs, self._retry.storage_seconds)
         self._running[handle] = _Attempt(block, number, time.monotonic())
 
     def _repeat_rested(self) -> None:
@@ -423,7 +515,7 @@ class _Run:
         rested = [attempt for due, attempt in self._resting if due <= now]
         self._resting = [(due, attempt) for due, attempt in self._resting if due > now]
         for attempt in rested:
-            self._start(attempt.block, attempt.number + 1)
+            self._start(attempt.block, attempt.number)
 
     def _copied(self, block: Block) -> bool:
         """Take a block over from the version before, where nothing that it depends on has changed."""
@@ -440,23 +532,48 @@ class _Run:
         seconds = round(time.monotonic() - attempt.since, 3)
         if outcome is not None:
             status = INCOMPLETE if outcome.problems else DONE
-            volume = (outcome.bytes_read, outcome.bytes_written)
-            self._keep(Record(block.name, mark, status, attempt.number, seconds, *volume, outcome.problems, outcome.details))
+            self._keep(
+                Record(
+                    block.name,
+                    mark,
+                    status,
+                    attempt.number,
+                    seconds,
+                    outcome.bytes_read,
+                    outcome.bytes_written,
+                    outcome.problems,
+                    outcome.details,
+                    outcome.storage_retries,
+                    dict(self._losses[block.name]),
+                )
+            )
             return
         assert error is not None
-        if attempt.number < self._retry.attempts and _may_pass(error):
+        number = attempt.number + 1
+        if isinstance(error, WorkerLost):
+            losses = self._losses[block.name]
+            losses[error.cause] += 1
+            if not error.counts and losses.total() <= MOST_LOSSES:
+                number = attempt.number
+        marks = {"stage": self._job.name, "block": block.name}
+        if number <= self._retry.attempts and _may_pass(error):
             self._retried += 1
             pause = self._retry.wait_seconds * 2.0 ** (attempt.number - 1) * random.uniform(0.5, 1.5)
-            self._resting.append((time.monotonic() + pause, attempt))
+            self._resting.append((time.monotonic() + pause, replace(attempt, number=number)))
+            log.warning("%s: block %s will be repeated: %s", self._job.name, block.name, _sentence(error), extra=marks)
         else:
             self.errors.append((block, error))
-            self._keep(Record(block.name, mark, FAILED, attempt.number, seconds, problems=(_sentence(error),)))
+            lost = dict(self._losses[block.name])
+            problems = (_sentence(error),)
+            self._keep(Record(block.name, mark, FAILED, attempt.number, seconds, problems=problems, losses=lost))
+            log.error("%s: block %s has failed: %s", self._job.name, block.name, _sentence(error), extra=marks)
 
     def _keep(self, record: Record) -> None:
         self.records[record.block] = record
         self._counts[record.status] += 1
         self._bytes_read += record.bytes_read
         self._bytes_written += record.bytes_written
+        self._storage_retries += record.storage_retries
         self._ledger.add(record)
 
     def _report(self) -> None:
@@ -471,6 +588,8 @@ class _Run:
                     incomplete=self._counts[INCOMPLETE],
                     failed=self._counts[FAILED],
                     retried=self._retried,
+                    lost=sum(losses.total() for losses in self._losses.values()),
+                    storage_retries=self._storage_retries,
                     bytes_read=self._bytes_read,
                     bytes_written=self._bytes_written,
                     seconds=time.monotonic() - self._started,
@@ -480,6 +599,8 @@ class _Run:
 
 def _sentence(error: BaseException) -> str:
     text = str(error).strip().splitlines()
+    if isinstance(error, WorkerLost) and text:
+        return text[0]
     return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
 
 

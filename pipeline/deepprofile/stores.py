@@ -1,4 +1,4 @@
-"""Zarr stores in versions: templates, whole-shard writes, copies of shards, and the pointer to what readers see.
+"""Zarr stores in versions: templates, whole-shard writes, and the pointer to what readers see.
 
 Knows nothing of soil moisture. A root is any URL; a store below it has versions, and a pointer says which one is current:
 
@@ -8,12 +8,10 @@ Knows nothing of soil moisture. A root is any URL; a store below it has versions
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 import uuid
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import product as combinations
@@ -22,74 +20,20 @@ from typing import Any, Final
 
 import numpy as np
 import zarr
-from fsspec.core import url_to_fs
 from numpy.typing import NDArray
 from zarr.codecs import ZstdCodec
-from zarr.storage import FsspecStore, LocalStore, StoreLike
+
+from deepprofile.lease import DURATION_SECONDS, Lease
+from deepprofile.objects import as_json, filesystem, is_local, join, local_path, read_json, zarr_store
+from deepprofile.objects import exists as object_exists
 
 POINTER: Final = "current.json"
 # Values are rounded to a power of two: exact in single precision, and the zeros compress.
 COMPRESSION_LEVEL: Final = 3
-_SEPARATOR: Final = "/"
 
 
 class StoreError(Exception):
     """A store that cannot be used as asked; the message says what to do."""
-
-
-def join(*parts: str) -> str:
-    """Join the parts of a URL."""
-    return _SEPARATOR.join([parts[0].rstrip(_SEPARATOR), *(part.strip(_SEPARATOR) for part in parts[1:])])
-
-
-def is_local(url: str) -> bool:
-    """Whether a URL names a folder of this machine."""
-    return "://" not in url or url.startswith(("file://", "local://"))
-
-
-def _local_path(url: str) -> str:
-    return str(url_to_fs(url)[1])
-
-
-def open_store(url: str) -> StoreLike:
-    """The zarr store at a URL."""
-    if is_local(url):
-        return LocalStore(_local_path(url))
-    return FsspecStore.from_url(url)
-
-
-def read_json(url: str) -> Any:
-    """The document at a URL; None where there is none."""
-    fs, path = url_to_fs(url)
-    try:
-        return json.loads(fs.cat_file(path))
-    except FileNotFoundError:
-        return None
-
-
-def write_json(url: str, document: Any) -> None:
-    """Write a document whole: a reader sees the old one or the new one."""
-    write_bytes(url, (json.dumps(document, indent=1, sort_keys=True) + "\n").encode())
-
-
-def write_bytes(url: str, content: bytes) -> None:
-    """Write an object whole: a reader sees the old one or the new one."""
-    fs, path = url_to_fs(url)
-    fs.makedirs(path.rsplit(_SEPARATOR, 1)[0], exist_ok=True)
-    if not is_local(url):
-        fs.pipe_file(path, content)
-        return
-    temporary = f"{path}.{uuid.uuid4().hex}.part"
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with suppress(OSError):
-            os.remove(temporary)
-        raise
 
 
 @dataclass(frozen=True)
@@ -136,7 +80,7 @@ class Template:
 
 def create(url: str, template: Template) -> None:
     """Write metadata and coordinates of a store; what is there already with the same metadata stays."""
-    store = open_store(url)
+    store = zarr_store(url)
     if exists(url):
         group = zarr.open_group(store, mode="r+")
         group.attrs.put(dict(template.attrs))
@@ -183,13 +127,12 @@ def _check_same(url: str, name: str, array: Any, shape: tuple[int, ...], variabl
 
 def exists(url: str) -> bool:
     """Whether there is a store at a URL."""
-    fs, path = url_to_fs(url)
-    return bool(fs.exists(join(path, "zarr.json")))
+    return object_exists(join(url, "zarr.json"))
 
 
 def write_coordinate(url: str, name: str, values: NDArray[Any]) -> None:
     """Write a small array whole (what the driver learns at the end of a stage)."""
-    zarr.open_array(open_store(join(url, name)), mode="r+")[...] = values
+    zarr.open_array(zarr_store(join(url, name)), mode="r+")[...] = values
 
 
 def quantize(values: NDArray[Any], precision: float | None) -> NDArray[Any]:
@@ -207,7 +150,7 @@ def write_shards(url: str, name: str, start: Sequence[int], values: NDArray[Any]
     StoreError
         Where the region begins or ends within a shard.
     """
-    array = zarr.open_array(open_store(join(url, name)), mode="r+")
+    array = zarr.open_array(zarr_store(join(url, name)), mode="r+")
     assert array.shards is not None
     stop = [a + n for a, n in zip(start, values.shape, strict=True)]
     for a, b, size, shard in zip(start, stop, array.shape, array.shards, strict=True):
@@ -221,7 +164,7 @@ def write_shards(url: str, name: str, start: Sequence[int], values: NDArray[Any]
 
 def read_region(url: str, name: str, region: tuple[slice, ...]) -> NDArray[Any]:
     """A part of an array."""
-    return np.asarray(zarr.open_array(open_store(join(url, name)), mode="r")[region])
+    return np.asarray(zarr.open_array(zarr_store(join(url, name)), mode="r")[region])
 
 
 def shard_objects(name: str, start: Sequence[int], shape: Sequence[int], shards: Sequence[int]) -> Iterator[str]:
@@ -231,37 +174,11 @@ def shard_objects(name: str, start: Sequence[int], shape: Sequence[int], shards:
         yield join(name, "c", *map(str, index))
 
 
-def copy_objects(source: str, target: str, names: Sequence[str]) -> None:
-    """Take objects over from another version: a hard link on a local disk, a copy on the server elsewhere.
-
-    An object that the source does not have (a shard that is all fill) is removed from the target too.
-    """
-    fs, base = url_to_fs(source)
-    _, goal = url_to_fs(target)
-    for name in names:
-        old, new = join(base, name), join(goal, name)
-        if not is_local(source):
-            if fs.exists(old):
-                fs.cp_file(old, new)
-            elif fs.exists(new):
-                fs.rm_file(new)
-            continue
-        with suppress(FileNotFoundError):
-            os.remove(new)
-        if os.path.exists(old):
-            os.makedirs(os.path.dirname(new), exist_ok=True)
-            try:
-                os.link(old, new)
-            except OSError:
-                # Another file system, or one without hard links.
-                shutil.copyfile(old, new)
-
-
 def sweep(url: str) -> None:
     """Remove what a process that was killed left half-written below a local folder."""
     if not is_local(url):
         return
-    for folder, _, names in os.walk(_local_path(url)):
+    for folder, _, names in os.walk(local_path(url)):
         for name in names:
             if name.endswith((".partial", ".part")):
                 with suppress(FileNotFoundError):
@@ -295,21 +212,35 @@ class Root:
             raise StoreError(f"{self.url} has no published store {store!r}: run the stage that makes it first")
         return self.version(store, version)
 
-    def publish(self, versions: Mapping[str, str]) -> None:
+    def lease(self, on_wait: Callable[[str], None] | None = None, duration: float = DURATION_SECONDS) -> Lease:
+        """The lease that a run takes before it publishes; a context manager.
+
+        Raises
+        ------
+        StoreError
+            Where nothing can be written to the root.
+        """
+        check_writable(self.url)
+        return Lease(self.url, POINTER, duration=duration, on_wait=on_wait)
+
+    def publish(self, versions: Mapping[str, str], lease: Lease) -> None:
         """Move the pointer: from now on readers see these versions.
 
         Raises
         ------
         StoreError
             Where a version has fewer days than the one that readers see now.
+        LeaseLost
+            Where another run has taken the root over.
         """
+        lease.check()
         before = self.current()
         for store, version in versions.items():
             if store in before and before[store] != version:
                 self._check_not_shorter(store, before[store], version)
         after = before | dict(versions)
         if after != before:
-            write_json(join(self.url, POINTER), after)
+            lease.replace_guarded(as_json(after))
 
     def _check_not_shorter(self, store: str, old: str, new: str) -> None:
         days = [_days(self.version(store, version)) for version in (old, new)]
@@ -326,9 +257,9 @@ class Root:
 def _days(url: str) -> NDArray[Any] | None:
     if not exists(url):
         return None
-    if "time" not in zarr.open_group(open_store(url), mode="r"):
+    if "time" not in zarr.open_group(zarr_store(url), mode="r"):
         return None
-    return np.asarray(zarr.open_array(open_store(join(url, "time")), mode="r")[...])
+    return np.asarray(zarr.open_array(zarr_store(join(url, "time")), mode="r")[...])
 
 
 def _day(days: Any) -> str:
@@ -338,31 +269,11 @@ def _day(days: Any) -> str:
 def check_writable(url: str) -> None:
     """Raise a StoreError where nothing can be written below a URL."""
     probe = join(url, f".probe-{uuid.uuid4().hex}")
-    fs, path = url_to_fs(probe)
+    fs, path = filesystem(probe)
     try:
-        fs.makedirs(path.rsplit(_SEPARATOR, 1)[0], exist_ok=True)
-        with fs.open(path, "wb") as file:
-            file.write(b"probe")
+        if is_local(url):
+            fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
+        fs.pipe_file(path, b"probe")
         fs.rm_file(path)
     except OSError as error:
         raise StoreError(f"nothing can be written to {url} ({error.strerror or error}): choose another root") from error
-
-
-def listing(url: str) -> list[dict[str, Any]]:
-    """Every file below a URL (or matching it, where it has wildcards), with name and size, sorted by name.
-
-    Links on a local disk are followed: the size and the time of change are those of the file that they lead to.
-    """
-    fs, path = url_to_fs(url)
-    pattern = any(c in path for c in "*?[")
-    if not is_local(url):
-        found = fs.glob(path, detail=True) if pattern else fs.find(path, detail=True)
-        entries = [dict(info, url=fs.unstrip_protocol(name)) for name, info in found.items() if info.get("type") == "file"]
-    else:
-        if pattern:
-            names = [name for name in fs.glob(path) if os.path.isfile(name)]
-        else:
-            names = [os.path.join(folder, name) for folder, _, files in os.walk(path, followlinks=True) for name in files]
-        states = ((name, os.stat(name)) for name in names if os.path.exists(name))
-        entries = [{"url": name, "size": state.st_size, "mtime": state.st_mtime_ns} for name, state in states]
-    return sorted(entries, key=lambda entry: str(entry["url"]))

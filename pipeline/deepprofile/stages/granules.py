@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from fsspec.core import url_to_fs
 from numpy.typing import NDArray
 
 from deepprofile.engine import fingerprint
+from deepprofile.objects import filesystem, is_local, listing
 from deepprofile.products import GranuleError, Product
-from deepprofile.stores import is_local, listing
 
 # A download that ends early is begun again so often.
 DOWNLOADS: Final = 3
@@ -71,7 +70,7 @@ def find_granules(product: Product, url: str, days: NDArray[np.datetime64]) -> C
     FileNotFoundError
         Where there is no such folder.
     """
-    fs, path = url_to_fs(url)
+    fs, path = filesystem(url)
     if not any(c in path for c in "*?[") and not fs.exists(path):
         raise FileNotFoundError(f"there is no folder {url} for the granules of {product.name}")
     wanted = set(days.astype("datetime64[D]").astype(str).tolist())
@@ -99,7 +98,7 @@ def local_copy(granule: Granule, cache: str | None) -> Path:
     GranuleError
         Where the download is shorter or longer than was announced.
     """
-    fs, path = url_to_fs(granule.url)
+    fs, path = filesystem(granule.url)
     if is_local(granule.url):
         return Path(path)
     folder = Path(cache or os.path.join(tempfile.gettempdir(), "deepprofile-granules"))

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import zarr
 
 from deepprofile.config import Config
 from deepprofile.engine import COPIED, Job, Ledger, Pool, Progress
 from deepprofile.engine import DONE as ENGINE_DONE
+from deepprofile.lease import Lease, live_holder
+from deepprofile.objects import join, names_below, read_json, zarr_store
 from deepprofile.stages import collocate, ingest, invert, validate
 from deepprofile.stages.stage import WORKER_BASE_BYTES, PlanError, StagePlan, StageResult, days_of, execute, ledger_url
-from deepprofile.stores import Root, exists, open_store, read_region
+from deepprofile.stores import Root, exists, read_region
+
+log = logging.getLogger(__name__)
 
 STAGES: Final = ("ingest", "collocate", "invert", "validate")
 # Which store each step makes, and the stage that it belongs to.
@@ -99,26 +104,33 @@ def run_stages(
     pool: Pool,
     *,
     on_stage: Callable[[StagePlan], Callable[[Progress], None] | None] | None = None,
+    lease: Lease | None = None,
 ) -> list[StageResult]:
-    """Run some stages and publish what they made.
+    """Run some stages and publish what they made, under a lease on the root: the given one, or one of its own.
 
     Raises
     ------
     PlanError
         Where a stage before these has not been run, or was run for another grid.
+    deepprofile.lease.LeaseHeld, deepprofile.lease.LeaseLost
+        Where another run is at work on the root, or has taken it over.
     """
     root = Root(config.root)
+    if lease is None:
+        with root.lease() as own:
+            return run_stages(config, stages, pool, on_stage=on_stage, lease=own)
     versions = root.current()
     made: dict[str, str] = {}
     results = []
     for store, planner in steps(config, stages):
         _check_inputs(config, root, store, versions)
         plan = planner(root, versions)
-        result = execute(plan, root, config, pool, on_stage(plan) if on_stage is not None else None)
+        log.info("%s: %d blocks", plan.stage, len(plan.job.blocks), extra={"stage": plan.stage})
+        result = execute(plan, root, config, pool, on_stage(plan) if on_stage is not None else None, lease.check)
         versions = versions | {store: plan.version}
         made[store] = plan.version
         results.append(result)
-    root.publish(made)
+    root.publish(made, lease)
     return results
 
 
@@ -139,7 +151,7 @@ def _check_inputs(config: Config, root: Root, store: str, versions: Mapping[str,
         if name not in versions or not exists(root.version(name, versions[name])):
             raise PlanError(f"{stage} needs {name}, which is not in {root.url}: run 'deepprofile {before}' first")
         url = root.version(name, versions[name])
-        attrs = zarr.open_group(open_store(url), mode="r").attrs.asdict()
+        attrs = zarr.open_group(zarr_store(url), mode="r").attrs.asdict()
         grid = ingest.window(config, name.removeprefix("ard/")) if name.startswith("ard/") else config.grid.grid()
         invert.check_matches(url, attrs, grid, before)
         if name.startswith("ard/"):
@@ -159,3 +171,15 @@ def _check_period(config: Config, url: str, before: str) -> None:
             f"{url} holds {found.size} days from {found[0]}, the configuration asks for {expected.size} from {expected[0]}: "
             f"run 'deepprofile {before}' again"
         )
+
+
+def status_of(url: str) -> dict[str, Any]:
+    """What is published below a root, who is at work on it, and the manifests of all runs, the oldest first."""
+    root, runs = Root(url), join(url, "runs")
+    manifests = [read_json(join(runs, name, "manifest.json")) for name in names_below(runs)]
+    return {
+        "root": url,
+        "current": root.current(),
+        "lease": live_holder(url),
+        "runs": sorted((m for m in manifests if m), key=lambda m: str(m["started"])),
+    }

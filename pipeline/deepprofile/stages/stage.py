@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -17,21 +18,19 @@ from numpy.typing import NDArray
 from deepprofile.config import Config
 from deepprofile.engine import Block, Job, Ledger, Pool, Progress, Record, Retry, run_job
 from deepprofile.grids import Grid, Overlap, overlaps, regrid
+from deepprofile.lease import Holder
+from deepprofile.objects import copy_objects, join, read_json, write_json
 from deepprofile.stores import (
     Root,
     StoreError,
     Template,
     Variable,
     check_writable,
-    copy_objects,
     create,
     exists,
-    join,
-    read_json,
     read_region,
     shard_objects,
     sweep,
-    write_json,
 )
 
 CF_CALENDAR: Final = "proleptic_gregorian"
@@ -173,14 +172,22 @@ def execute(
     config: Config,
     pool: Pool,
     on_progress: Callable[[Progress], None] | None = None,
+    check: Callable[[], None] | None = None,
 ) -> StageResult:
-    """Run a stage, or what is left of it; the new version is complete afterwards, but not yet published."""
+    """Run a stage, or what is left of it; the new version is complete afterwards, but not yet published.
+
+    ``check`` is called several times a second, and raises where the run has to end.
+    """
     check_writable(root.url)
     create(plan.url, plan.template)
     run_url = join(root.url, "runs", f"{plan.stage.replace('/', '-')}-{plan.version}")
     manifest = _manifest(plan, config)
     before = read_json(join(run_url, "manifest.json")) or {}
     manifest["started"] = before.get("started", manifest["started"])
+    # Each driver that worked on it: what it found done, and what it did.
+    holder = Holder.of_this_process()
+    drivers = [*before.get("drivers", []), {"run": holder.run, "process": holder.process, "started": _now()}]
+    manifest["drivers"] = drivers
     write_json(join(run_url, "manifest.json"), manifest)
     latest: list[Progress] = []
 
@@ -202,24 +209,38 @@ def execute(
         pool,
         Ledger(join(run_url, "blocks")),
         window=config.compute.window,
-        retry=Retry(config.compute.attempts),
+        retry=Retry(config.compute.attempts, storage_seconds=60.0 * config.compute.storage_retry_minutes),
         previous=previous,
         on_progress=remember,
+        check=check,
     )
     problems = sorted({problem for record in records.values() for problem in record.problems})
     if plan.finish is not None:
         problems += plan.finish(records)
     sweep(plan.url)
     progress = latest[-1]
+    counts = {
+        "total": progress.blocks,
+        "done": progress.done,
+        "skipped": progress.skipped,
+        "copied": progress.copied,
+        "incomplete": progress.incomplete,
+        "retried": progress.retried,
+    }
+    drivers[-1] |= {"ended": _now(), **counts}
+    losses: Counter[str] = Counter()
+    for record in records.values():
+        losses.update(record.losses)
     manifest |= {
-        "ended": datetime.now(UTC).isoformat(timespec="seconds"),
+        "ended": _now(),
         "seconds": round(time.monotonic() - began, 3),
-        "blocks": {"total": progress.blocks, "done": progress.done, "skipped": progress.skipped, "copied": progress.copied,
-                   "incomplete": progress.incomplete, "retried": progress.retried},
+        "blocks": counts,
+        "losses": dict(losses),
+        "storage_retries": sum(record.storage_retries for record in records.values()),
         "bytes_read": progress.bytes_read,
         "bytes_written": progress.bytes_written,
         "problems": problems,
-    }  # fmt: skip
+    }
     write_json(join(run_url, "manifest.json"), manifest)
     return StageResult(plan.stage, plan.store, plan.version, progress, tuple(problems))
 
@@ -229,10 +250,14 @@ def _manifest(plan: StagePlan, config: Config) -> dict[str, Any]:
         "stage": plan.stage,
         "store": plan.store,
         "version": plan.version,
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "started": _now(),
         "configuration": config.model_dump(mode="json"),
         "inputs": dict(plan.inputs),
         "packages": {name: package_version(name) for name in PACKAGES},
         "python": platform.python_version(),
         "machine": platform.machine(),
     }
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,279 @@
+"""A lease on a root: one run at a time may publish there.
+
+The lease is an object that only its holder rewrites, each time under the condition that nobody else has done so. It runs out
+when it was not renewed for its duration, by the clock of the storage; no clock of a driver counts. Who takes a lease over also
+moves the generation of the guarded object (the pointer), so that a holder who comes back late fails when it publishes, whatever
+it believes.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final
+
+from deepprofile.objects import Overtaken, Stamped, as_json, join, read_stamped, replace, retry_budget, storage_time
+
+log = logging.getLogger(__name__)
+
+LEASE: Final = "lease.json"
+CLOCK: Final = "lease.clock"
+DURATION_SECONDS: Final = 60.0
+# Names the run across its pods: those of one Job take the lease over from each other at once.
+HOLDER: Final = "DEEPPROFILE_RUN"
+
+
+class LeaseHeld(Exception):
+    """Another run is at work on the root; the message names it."""
+
+
+class LeaseLost(Exception):
+    """Another run has taken the root over: this one must not publish."""
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who holds a lease: the run (several pods of one Job may be one run), and the process, for people."""
+
+    run: str
+    process: str
+
+    @classmethod
+    def of_this_process(cls) -> Holder:
+        """The run that the environment names, or this process alone."""
+        process = f"{socket.gethostname()}/{os.getpid()}/{_started(os.getpid())}"
+        return cls(os.environ.get(HOLDER) or process, process)
+
+
+def _started(pid: int) -> str:
+    """When a process of this machine was started, in ticks; empty where that cannot be known."""
+    with suppress(OSError, IndexError):
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19]
+    return ""
+
+
+def _has_ended(process: str) -> bool:
+    """Whether a process of this same machine is known to have ended."""
+    host, _, rest = process.partition("/")
+    pid, _, started = rest.partition("/")
+    return host == socket.gethostname() and pid.isdigit() and bool(started) and _started(int(pid)) != started
+
+
+class Lease:
+    """A lease, from ``acquire`` to ``release``; a context manager that does both.
+
+    Parameters
+    ----------
+    root
+        URL of the folder that the lease is on.
+    guarded
+        Name, below the root, of the object that only the holder may replace.
+    holder
+        Who asks for it; this process by default.
+    duration
+        Seconds after which a lease that is not renewed runs out; it is renewed three times as often.
+    on_wait
+        Told, once, whom the lease is waited for.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        guarded: str,
+        holder: Holder | None = None,
+        duration: float = DURATION_SECONDS,
+        on_wait: Callable[[str], None] | None = None,
+    ) -> None:
+        self.holder = holder or Holder.of_this_process()
+        self._url, self._clock, self._guarded = join(root, LEASE), join(root, CLOCK), join(root, guarded)
+        self._root, self._duration, self._on_wait = root, duration, on_wait
+        self._incarnation = uuid.uuid4().hex
+        self._renewals = 0
+        self._latest: Stamped = Stamped(None, 0)
+        self._fence: Stamped = Stamped(None, 0)
+        self._renewed = 0.0
+        self._lost: str | None = None
+        self._over = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Lease:
+        self.acquire()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.release()
+
+    def acquire(self) -> None:
+        """Take the lease: at once where it is free, has run out, or belongs to the same run or to a process that has ended.
+
+        Otherwise it is waited for as long as a dead holder would still hold it.
+
+        Raises
+        ------
+        LeaseHeld
+            Where its holder renews it meanwhile, and so is alive.
+        """
+        first: tuple[str, int] | None = None
+        while True:
+            found = read_stamped(self._url)
+            held = _parse(found.content)
+            if held is not None and not self._may_take(held):
+                seen = (held["incarnation"], held["renewals"])
+                if first is not None and seen != first:
+                    raise LeaseHeld(
+                        f"{self._root} is in use by the run {held['run']} ({held['process']}), which has just renewed its "
+                        "lease: wait until it has ended, or choose another root"
+                    )
+                left = found.written + held["duration"] - storage_time(self._clock)
+                if left > 0:
+                    if first is None and self._on_wait is not None:
+                        self._on_wait(
+                            f"{self._root} is held by the run {held['run']} ({held['process']}): waiting up to {left:.0f} s "
+                            "for it to end or to prove that it is alive"
+                        )
+                    first = seen
+                    time.sleep(min(left + 0.1, 1.0))
+                    continue
+            try:
+                self._write(found, released=False)
+                break
+            except Overtaken:
+                # Another run was faster: look again at who holds it now.
+                continue
+        self._move_fence()
+        self._thread = threading.Thread(target=self._keep, name="deepprofile-lease", daemon=True)
+        self._thread.start()
+
+    def _may_take(self, held: dict[str, Any]) -> bool:
+        return held["released"] or held["run"] == self.holder.run or _has_ended(held["process"])
+
+    def _write(self, before: Stamped, *, released: bool) -> None:
+        began = time.monotonic()
+        document = {
+            "run": self.holder.run,
+            "process": self.holder.process,
+            "incarnation": self._incarnation,
+            "renewals": self._renewals,
+            "duration": self._duration,
+            "released": released,
+        }
+        content = as_json(document)
+        try:
+            self._latest = replace(self._url, content, before.generation)
+        except Overtaken:
+            # By ourselves, perhaps: by a write whose answer was given up.
+            found = read_stamped(self._url)
+            held = _parse(found.content)
+            if held is None or held["incarnation"] != self._incarnation:
+                raise
+            self._latest = replace(self._url, content, found.generation)
+        self._renewed = began
+
+    def _move_fence(self) -> None:
+        """Rewrite the guarded object as it is: from now on a holder from before cannot replace it."""
+        while True:
+            found = read_stamped(self._guarded)
+            try:
+                self._fence = replace(
+                    self._guarded, found.content if found.content is not None else as_json({}), found.generation
+                )
+            except Overtaken:
+                self._confirm()
+                continue
+            return
+
+    def _confirm(self) -> None:
+        """Make sure that the lease is ours, by looking."""
+        held = _parse(read_stamped(self._url).content)
+        if held is None or held["incarnation"] != self._incarnation:
+            self._lost = self._new_holder()
+            self.check()
+
+    def _new_holder(self) -> str:
+        held = _parse(read_stamped(self._url).content)
+        return str(held["run"]) if held is not None else "somebody who removed it"
+
+    def _keep(self) -> None:
+        while not self._over.wait(self._duration / 3):
+            with self._lock:
+                if self._over.is_set():
+                    return
+                self._renewals += 1
+                try:
+                    with retry_budget(self._duration / 3):
+                        self._write(self._latest, released=False)
+                except Overtaken:
+                    self._lost = self._new_holder()
+                    log.error("the lease on %s was taken over by %s", self._root, self._lost)
+                    return
+                except Exception as error:
+                    # The storage does not answer: tried again until the lease has run out.
+                    log.warning("the lease on %s could not be renewed: %s", self._root, error)
+
+    def check(self) -> None:
+        """Make sure that the lease is still ours, as far as this process knows.
+
+        Raises
+        ------
+        LeaseLost
+            Where another run has taken it over, or could have by now.
+        """
+        if self._lost is None and time.monotonic() - self._renewed > self._duration:
+            # Perhaps nobody has wanted it; the storage knows.
+            with self._lock:
+                try:
+                    self._write(self._latest, released=False)
+                except Overtaken:
+                    self._lost = self._new_holder()
+        if self._lost is not None:
+            raise LeaseLost(
+                f"the lease on {self._root} was taken over by {self._lost} while this run could not renew it: nothing was "
+                "published; run it again to go on from what is recorded"
+            )
+
+    def replace_guarded(self, content: bytes) -> None:
+        """Replace the guarded object.
+
+        Raises
+        ------
+        LeaseLost
+            Where another run has taken the lease over, even if this process has not noticed yet.
+        """
+        self.check()
+        try:
+            self._fence = replace(self._guarded, content, self._fence.generation)
+        except Overtaken:
+            self._lost = self._new_holder()
+            self.check()
+
+    def release(self) -> None:
+        """Give the lease back, if it is still ours."""
+        self._over.set()
+        with self._lock, suppress(Overtaken):
+            if self._lost is None:
+                self._renewals += 1
+                self._write(self._latest, released=True)
+
+
+def _parse(content: bytes | None) -> dict[str, Any] | None:
+    return None if content is None else dict(json.loads(content))
+
+
+def live_holder(root: str) -> str | None:
+    """The run that holds the lease on a root now; None where nobody does."""
+    found = read_stamped(join(root, LEASE))
+    held = _parse(found.content)
+    if held is None or held["released"] or _has_ended(held["process"]):
+        return None
+    return str(held["run"]) if storage_time(join(root, CLOCK)) < found.written + held["duration"] else None

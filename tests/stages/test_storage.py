@@ -1,0 +1,170 @@
+"""The same stages on a folder and on a bucket, and on a bucket whose answers break off."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+import yaml
+from deepprofile import config as configuration
+from deepprofile.engine import ThreadPool
+from deepprofile.lease import LEASE
+from deepprofile.objects import filesystem, join, names_below, read_json
+from deepprofile.stages.pipeline import STAGES, run_stages, status_of
+
+from tests.granules import NAMES, document, tree
+from tests.storage import Proxy, emulator
+
+pytestmark = pytest.mark.xdist_group("storage")
+SMALL = {"days": 12, "cells": 8, "chunk_days": 4, "chunk_cells": 4}
+
+
+@pytest.fixture(scope="module")
+def granule_bucket(storage_server, granules):
+    """The granules as a provider's bucket holds them."""
+    with emulator(storage_server.url):
+        url = f"gs://{storage_server.bucket()}"
+        fs, path = filesystem(url)
+        for name in NAMES:
+            fs.put(str(granules / name), f"{path}/{name}", recursive=True)
+    return url
+
+
+@pytest.fixture
+def written(world, granules, tmp_path):
+    """Writes a configuration for a root that may be anywhere."""
+
+    def write(root, folder=None, name="deepprofile", **changes):
+        made = document(world, granules, tmp_path, root=root, **changes)
+        if folder is not None:
+            made["products"] = {product: {"granules": f"{folder}/{product}"} for product in NAMES}
+            made["ingest"] = {"cache": str(tmp_path / "cache")}
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(made, sort_keys=False))
+        return path
+
+    return write
+
+
+def run(path, pool=None):
+    return run_stages(configuration.load(path), STAGES, pool or ThreadPool(2))
+
+
+def stopping(after):
+    """A pool that is interrupted when so many blocks have ended."""
+
+    class Stopping(ThreadPool):
+        ended = 0
+
+        def wait(self, seconds):
+            for found in super().wait(seconds):
+                Stopping.ended += 1
+                if Stopping.ended > after:
+                    raise KeyboardInterrupt
+                yield found
+
+    return Stopping(2)
+
+
+def test_stores_are_the_same_wherever_they_are(written, anywhere, finished, granule_bucket, storage_server):
+    with emulator(storage_server.url):
+        path = written(anywhere, granule_bucket if anywhere.startswith("gs") else None)
+        run(path)
+        assert tree(anywhere) == tree(finished.root)
+        # A second run does nothing.
+        assert all(result.progress.skipped == result.progress.blocks for result in run(path))
+        found = status_of(anywhere)
+        assert found["current"].keys() == {f"ard/{name}" for name in NAMES} | {"moments", "weights", "profile", "validation"}
+        assert found["lease"] is None
+
+
+def test_a_run_that_is_stopped_goes_on_where_it_was(written, anywhere, finished):
+    path = written(anywhere)
+    for after in (3, 12, 30):
+        with pytest.raises(KeyboardInterrupt):
+            run(path, stopping(after))
+    results = run(path)
+    assert sum(result.progress.skipped for result in results) >= 30
+    assert tree(anywhere) == tree(finished.root)
+    manifests = [read_json(join(anywhere, "runs", name, "manifest.json")) for name in names_below(join(anywhere, "runs"))]
+    drivers = [m["drivers"] for m in manifests if m["stage"] == "ingest/smap_l4"][0]
+    assert len(drivers) == 4
+    assert drivers[-1]["skipped"] == drivers[-1]["total"]
+
+
+def test_days_that_are_added_are_computed_and_the_others_are_copied(written, anywhere):
+    run(written(anywhere, period={"start": "2015-04-01", "end": "2015-05-18"}))
+    results = run(written(anywhere, period={"start": "2015-04-01", "end": "2015-06-11"}))
+    first = results[0].progress
+    assert (first.copied, first.done) == (8, 4)
+
+
+def test_a_storage_that_breaks_one_request_in_twenty_changes_nothing(written, storage_server, bucket, finished, granule_bucket):
+    proxy = Proxy(storage_server, 0.05, seed=7)
+    with emulator(proxy.url):
+        results = run(written(bucket, granule_bucket))
+        manifests = [read_json(join(bucket, "runs", name, "manifest.json")) for name in names_below(join(bucket, "runs"))]
+    proxy.close()
+    broken = {fault: count for fault, count in proxy.counts.items() if fault != "passed"}
+    assert len(broken) == 8, "every kind of fault has happened"
+    assert sum(broken.values()) > 0.03 * proxy.counts["passed"]
+    assert not [problem for result in results for problem in result.problems]
+    # What was repeated is counted, and no block had to be computed twice for it.
+    assert sum(manifest["storage_retries"] for manifest in manifests) > 10
+    assert sum(result.progress.retried for result in results) == 0
+    assert tree(bucket) == tree(finished.root)
+
+
+def drive(path, run):
+    environment = os.environ | {"DEEPPROFILE_RUN": run}
+    command = [sys.executable, "-m", "deepprofile.cli", "run", "-c", str(path), "--set", "compute.processes=false"]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+
+
+def test_two_drivers_race_for_one_root(written, anywhere, finished):
+    path = written(anywhere)
+    first, second = drive(path, "one"), drive(path, "two")
+    outputs = [process.communicate(timeout=300)[0] for process in (first, second)]
+    codes = sorted([first.returncode, second.returncode])
+    assert codes[0] == 0, outputs
+    if codes[1]:
+        # The other one was still at work when it proved to be alive.
+        loser = outputs[0] if first.returncode else outputs[1]
+        assert "is in use by the run" in loser
+        assert "which has just renewed its lease" in loser
+    assert tree(anywhere) == tree(finished.root)
+    assert read_json(join(anywhere, LEASE))["released"]
+
+
+def test_a_driver_that_was_taken_over_ends_without_publishing(written, bucket, finished):
+    """The next pod of a Job starts while the one before is still running, cut off from those who believe it dead."""
+    path = written(bucket)
+    old = drive(path, "job-1")
+    while not names_below(join(bucket, "runs")) and old.poll() is None:
+        time.sleep(0.05)
+    new = drive(path, "job-1")
+    outputs = {}
+    threads = [
+        threading.Thread(target=lambda name=name, process=process: outputs.update({name: process.communicate(timeout=300)[0]}))
+        for name, process in (("old", old), ("new", new))
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert new.returncode == 0, outputs["new"]
+    assert old.returncode == 1, outputs["old"]
+    assert "was taken over by job-1" in outputs["old"]
+    assert "nothing was published" in outputs["old"]
+    assert tree(bucket) == tree(finished.root)
+
+
+def test_manifests_hold_no_credentials(written, bucket):
+    path = written(bucket)
+    run(path)
+    for name in names_below(join(bucket, "runs")):
+        text = json.dumps(read_json(join(bucket, "runs", name, "manifest.json"))).lower()
+        assert not [word for word in ("token", "credential", "secret", "bearer") if word in text]
