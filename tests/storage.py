@@ -94,6 +94,8 @@ class Proxy:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True
+            wbufsize = -1
 
             def _body(self):
                 if "chunked" in self.headers.get("Transfer-Encoding", ""):
@@ -147,6 +149,7 @@ class Proxy:
                 self.end_headers()
                 if self.command != "HEAD":
                     self.wfile.write(content)
+                self.wfile.flush()
 
             def _cut(self, body):
                 """Half of a request reaches the server."""

@@ -259,6 +259,14 @@ def _patient_gcs() -> type[Any]:
         async def _get_file_request(self, *args: Any, **kwargs: Any) -> Any:
             return await patiently(lambda: GCSFileSystem._get_file_request.__wrapped__(self, *args, **kwargs))
 
+        @staticmethod
+        def close_session(loop: Any, session: Any, asynchronous: bool = False) -> None:
+            # Called when the interpreter ends. What zarr's loop has opened cannot be closed on another one.
+            if not asynchronous:
+                GCSFileSystem.close_session(loop, session, asynchronous)
+            elif session is not None and session.connector is not None:
+                session.connector._close()
+
     return PatientGCSFileSystem
 
 

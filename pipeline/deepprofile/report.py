@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from deepprofile.config import Config
 from deepprofile.figures import maps_figure, profiles_figure, series_figure
 from deepprofile.metrics import summarise
+from deepprofile.objects import zarr_store
 from deepprofile.stages import collocate, ingest, invert, validate
 from deepprofile.stages.stage import days_of
 from deepprofile.stores import Root
@@ -85,7 +86,7 @@ class Published:
 
     def open(self, store: str) -> xr.Dataset:
         """A store as a dataset."""
-        found: xr.Dataset = xr.open_zarr(self.root.open(store), consolidated=False, chunks=None)
+        found: xr.Dataset = xr.open_zarr(zarr_store(self.root.open(store)), consolidated=False, chunks=None)
         return found
 
     def products(self, rows: slice = slice(None), columns: slice = slice(None)) -> dict[str, xr.DataArray]:

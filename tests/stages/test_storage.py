@@ -90,7 +90,7 @@ def test_a_run_that_is_stopped_goes_on_where_it_was(written, anywhere, finished)
     assert sum(result.progress.skipped for result in results) >= 30
     assert tree(anywhere) == tree(finished.root)
     manifests = [read_json(join(anywhere, "runs", name, "manifest.json")) for name in names_below(join(anywhere, "runs"))]
-    drivers = [m["drivers"] for m in manifests if m["stage"] == "ingest/smap_l4"][0]
+    drivers = next(m["drivers"] for m in manifests if m["stage"] == "ingest/smap_l4")
     assert len(drivers) == 4
     assert drivers[-1]["skipped"] == drivers[-1]["total"]
 
@@ -159,6 +159,7 @@ def test_a_driver_that_was_taken_over_ends_without_publishing(written, bucket, f
     assert old.returncode == 1, outputs["old"]
     assert "was taken over by job-1" in outputs["old"]
     assert "nothing was published" in outputs["old"]
+    assert not [text for text in outputs.values() if "Traceback" in text or "Error" in text]
     assert tree(bucket) == tree(finished.root)
 
 

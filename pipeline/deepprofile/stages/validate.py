@@ -20,6 +20,7 @@ from deepprofile.errors import errors_from_moments, plan_comparisons
 from deepprofile.grids import Grid
 from deepprofile.layers import Layout
 from deepprofile.metrics import METRICS, score_all
+from deepprofile.objects import zarr_store
 from deepprofile.stages import collocate, ingest, invert
 from deepprofile.stages.collocate import Comparison, layout_of
 from deepprofile.stages.stage import Source, StagePlan, days_of, grid_attributes
@@ -245,7 +246,7 @@ def _errors_without(
 
 @lru_cache(maxsize=2)
 def _open(url: str) -> xr.Dataset:
-    store: xr.Dataset = xr.open_zarr(url, consolidated=False, chunks=None)
+    store: xr.Dataset = xr.open_zarr(zarr_store(url), consolidated=False, chunks=None)
     return store
 
 
