@@ -163,6 +163,22 @@ def demo(
     raise typer.Exit(code)
 
 
+@app.command("twin")
+def simulate_twin(
+    output: Annotated[str, typer.Option("--output", "-o", help="Folder or URL for granules, stations and configuration.")],
+    rows: Annotated[int, typer.Option(help="Rows of cells of the 9 km grid.", min=4)] = 12,
+    columns: Annotated[int, typer.Option(help="Columns of cells.", min=4)] = 12,
+    days: Annotated[int, typer.Option(help="Days from 2015-04-01.", min=30)] = 120,
+    seed: Annotated[int, typer.Option(help="Of everything that is random.")] = 42,
+) -> None:
+    """Simulate a region whose soil moisture is known, and write its granules as the providers do."""
+    from deepprofile.demo import write_twin
+
+    with _explained():
+        written = write_twin(output, (rows, columns), days, seed)
+    out.print(f"Configuration: {written}", highlight=False, soft_wrap=True)
+
+
 @app.command()
 def report(
     config: ConfigPath = DEFAULT_CONFIG,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from functools import partial
 from multiprocessing import get_context
@@ -18,6 +19,7 @@ from deepprofile.cluster import deaf_children
 from deepprofile.comparison import cell_scores, plain_average, step_function_mean
 from deepprofile.config import Config
 from deepprofile.inversion import fuse
+from deepprofile.objects import filesystem, is_local, join, local_path
 from deepprofile.report import Published, Section, html_table, write_report
 from deepprofile.stages import invert, validate
 from deepprofile.twin.ceiling import ceiling
@@ -60,6 +62,19 @@ def prepare(world: twin.World, folder: Path, *, processes: int = 2) -> Path:
     path = folder / "deepprofile.yaml"
     path.write_text(yaml.safe_dump(document, sort_keys=False))
     return path
+
+
+def write_twin(url: str, shape: tuple[int, int], days: int, seed: int) -> str:
+    """A twin's granules, stations and configuration in a folder or below a URL; returns the URL of the configuration."""
+    world = twin.simulate(shape, days / 365.0 + 0.01, seed=seed, stations=8).first_days(days)
+    with tempfile.TemporaryDirectory(prefix="deepprofile-twin-") as scratch:
+        folder = local_path(url) if is_local(url) else scratch
+        path = prepare(world, Path(folder), processes=1)
+        if is_local(url):
+            return str(path)
+        fs, base = filesystem(url)
+        fs.put(scratch.rstrip("/") + "/", base.rstrip("/") + "/", recursive=True)
+    return join(url, path.name)
 
 
 def judge(world: twin.World, stores: Published) -> pd.DataFrame:

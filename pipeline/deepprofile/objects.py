@@ -13,6 +13,7 @@ import os
 import random
 import re
 import shutil
+import tempfile
 import threading
 import time
 import uuid
@@ -21,6 +22,7 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import fsspec
@@ -418,6 +420,31 @@ def listing(url: str) -> list[dict[str, Any]]:
         states = ((name, os.stat(name)) for name in names if os.path.exists(name))
         entries = [{"url": name, "size": state.st_size, "mtime": state.st_mtime_ns} for name, state in states]
     return sorted(entries, key=lambda entry: str(entry["url"]))
+
+
+@contextmanager
+def as_local(url: str) -> Iterator[Path]:
+    """A file, or a folder with all that is in it, as one of this machine; what had to be fetched is gone afterwards.
+
+    Raises
+    ------
+    FileNotFoundError
+        Where there is nothing at the URL.
+    """
+    if is_local(url):
+        yield Path(local_path(url))
+        return
+    fs, path = filesystem(url)
+    if not fs.exists(path):
+        raise FileNotFoundError(f"there is nothing at {url}")
+    with tempfile.TemporaryDirectory(prefix="deepprofile-") as folder:
+        if fs.isdir(path):
+            fs.get(path.rstrip(_SEPARATOR) + _SEPARATOR, folder + _SEPARATOR, recursive=True)
+            yield Path(folder)
+        else:
+            target = Path(folder) / path.rsplit(_SEPARATOR, 1)[-1]
+            fs.get_file(path, str(target))
+            yield target
 
 
 # --- replacing an object only if it is still the one that was read ---------------------------------------------------

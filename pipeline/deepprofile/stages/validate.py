@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -20,7 +19,7 @@ from deepprofile.errors import errors_from_moments, plan_comparisons
 from deepprofile.grids import Grid
 from deepprofile.layers import Layout
 from deepprofile.metrics import METRICS, score_all
-from deepprofile.objects import zarr_store
+from deepprofile.objects import as_local, zarr_store
 from deepprofile.stages import collocate, ingest, invert
 from deepprofile.stages.collocate import Comparison, layout_of
 from deepprofile.stages.stage import Source, StagePlan, days_of, grid_attributes
@@ -44,13 +43,13 @@ def read_stations(stations: tuple[Stations, ...]) -> xr.Dataset:
     """
     parts = []
     for source in stations:
-        if source.kind == "ismn":
-            parts.append(read_ismn(source.path))
-        elif source.kind == "scan":
-            folder = Path(source.path)
-            parts.append(read_scan(sorted(folder.glob("*.txt.gz")), folder / "SCAN_sites.csv"))
-        else:
-            parts.append(read_uscrn(source.path))
+        with as_local(source.path) as path:
+            if source.kind == "ismn":
+                parts.append(read_ismn(path))
+            elif source.kind == "scan":
+                parts.append(read_scan(sorted(path.glob("*.txt.gz")), path / "SCAN_sites.csv"))
+            else:
+                parts.append(read_uscrn(path))
     return xr.concat(parts, "sensor", join="outer") if len(parts) > 1 else parts[0]
 
 

@@ -74,6 +74,16 @@ class World:
         """Mean soil moisture between two depths (m), m3 m-3, dimensions (time, y, x)."""
         return step_mean(self.truth, top, bottom)
 
+    def first_days(self, count: int) -> World:
+        """The beginning of the record."""
+        part = slice(0, count)
+        return World(
+            self.truth.isel(time=part),
+            {name: series.isel(time=part) for name, series in self.products.items()},
+            {name: series.isel(time=part) for name, series in self.native.items()},
+            self.stations.isel(time=part),
+        )
+
 
 def step_mean(series: xr.DataArray, top: float, bottom: float) -> xr.DataArray:
     """Thickness-weighted mean of a stack of adjoining layers between two depths (m)."""
@@ -87,7 +97,7 @@ def step_mean(series: xr.DataArray, top: float, bottom: float) -> xr.DataArray:
 
 def simulate(
     shape: tuple[int, int] = (30, 30),
-    years: int = 4,
+    years: float = 4,
     seed: int = 0,
     *,
     start: str = "2015-04-01",
