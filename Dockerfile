@@ -8,7 +8,8 @@ FROM ${BASE} AS base
 RUN apt-get update -q && apt-get install -qy --no-install-recommends tini && rm -rf /var/lib/apt/lists/*
 COPY requirements-image.lock /tmp/
 RUN --mount=type=cache,target=/root/.cache/pip \
-    python3 -m venv /opt/venv && /opt/venv/bin/pip install --quiet --no-deps --requirement /tmp/requirements-image.lock
+    python3 -m venv /opt/venv && /opt/venv/bin/pip install --quiet --no-deps --requirement /tmp/requirements-image.lock \
+    && find /opt/venv -type d -name tests -prune -exec rm -rf {} +
 ENV PATH=/opt/deepprofile/bin:/opt/venv/bin:/usr/local/bin:/usr/bin:/bin \
     PYTHONPATH=/opt/deepprofile/lib \
     PYTHONUNBUFFERED=1 \

@@ -3,33 +3,41 @@
 from __future__ import annotations
 
 import json
+import logging
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
+from prometheus_client import CollectorRegistry
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 from deepprofile import config as configuration
 from deepprofile.config import Config, ConfigError
-from deepprofile.display import Display, describe, plan_table, summary_table, time_text
-from deepprofile.engine import JobFailed
-from deepprofile.lease import LeaseHeld, LeaseLost
-from deepprofile.objects import StorageUnavailable, join
+from deepprofile.display import Display, LogDisplay, describe, plan_table, summary_table, time_text
+from deepprofile.engine import ClusterError, Job, JobFailed, Pool, PoolLost, Progress
+from deepprofile.lease import Lease, LeaseHeld, LeaseLost
+from deepprofile.logs import configure as configure_logs
+from deepprofile.logs import wants_json
+from deepprofile.objects import StorageUnavailable, join, read_json
+from deepprofile.stages.stage import StagePlan, StageResult
 from deepprofile.stores import Root, StoreError
 
-DONE, FAILED, WRONG_USE, INCOMPLETE, STOPPED = 0, 1, 2, 3, 130
+DONE, FAILED, WRONG_USE, INCOMPLETE, STOPPED, TERMINATED = 0, 1, 2, 3, 130, 143
 SHOWN_PROBLEMS: Final = 10
 
 app = typer.Typer(
     name="deepprofile",
     help="Fuse root-zone soil-moisture products into one profile, 0 to 1 m, for every cell and day.\n\n"
     "Exit codes: 0 done; 2 wrong use or configuration; 3 done, but inputs were missing that should be there; 130 stopped by "
-    "Ctrl-C; 1 anything else.",
+    "Ctrl-C, 143 by SIGTERM; 1 anything else.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -40,11 +48,17 @@ _WIDE: Final = 140
 out = Console(width=None if sys.stdout.isatty() else _WIDE)
 err = Console(stderr=True, width=None if sys.stderr.isatty() else _WIDE)
 
+DEFAULT_CONFIG: Final = Path("deepprofile.yaml")
 ConfigPath = Annotated[Path, typer.Option("--config", "-c", help="The configuration, a YAML file.", metavar="FILE")]
 Overrides = Annotated[
-    list[str], typer.Option("--set", help="Override a key of the configuration; may be repeated.", metavar="KEY=VALUE")
+    list[str],
+    typer.Option(
+        "--set",
+        help="Override a key of the configuration; may be repeated.",
+        metavar="KEY=VALUE",
+        envvar="DEEPPROFILE_SET",
+    ),
 ]
-DEFAULT_CONFIG: Final = Path("deepprofile.yaml")
 
 
 @contextmanager
@@ -60,10 +74,10 @@ def _explained() -> Iterator[None]:
     except FileNotFoundError as error:
         _complain(str(error))
         raise typer.Exit(WRONG_USE) from error
-    except (StoreError, JobFailed, LeaseHeld, LeaseLost, StorageUnavailable) as error:
+    except (StoreError, JobFailed, ClusterError, LeaseHeld, LeaseLost, StorageUnavailable) as error:
         _complain(str(error))
         if isinstance(error, (JobFailed, StorageUnavailable)):
-            err.print("What was done is recorded: run the same command again to go on.", highlight=False)
+            _say("What was done is recorded: run the same command again to go on.")
         raise typer.Exit(FAILED) from error
     except OSError as error:
         _complain(f"{error.filename or ''} {error.strerror or error}".strip())
@@ -71,6 +85,9 @@ def _explained() -> Iterator[None]:
 
 
 def _complain(message: str) -> None:
+    if wants_json():
+        logging.getLogger("deepprofile.cli").error("%s", message)
+        return
     err.print(f"deepprofile: {message}", style="red" if err.is_terminal else "", highlight=False, soft_wrap=True, markup=False)
 
 
@@ -82,29 +99,92 @@ def _load(path: Path, overrides: Sequence[str]) -> Config:
     return configuration.load(path, overrides)
 
 
-def _run(config: Config, stages: Sequence[str]) -> int:
-    """Run stages on a local cluster, show them, and say what is missing."""
-    from deepprofile.cluster import local_pool, memory_limit_bytes
-    from deepprofile.stages.pipeline import check_memory, jobs, run_stages
+class Where(StrEnum):
+    """Where the workers are."""
 
+    LOCAL = "local"
+    KUBERNETES = "kubernetes"
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM: what Kubernetes sends to a pod that has to go."""
+
+
+@contextmanager
+def _ending_in_order() -> Iterator[None]:
+    """SIGTERM ends the run as Ctrl-C does: what was done is recorded, and the cluster is removed."""
+
+    def terminate(number: int, frame: object) -> None:
+        raise _Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, terminate)
     try:
-        limit = memory_limit_bytes(config.compute)
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _say(text: str) -> None:
+    if wants_json():
+        logging.getLogger("deepprofile.cli").info("%s", text)
+    else:
+        err.print(text, highlight=False, soft_wrap=True, markup=False)
+
+
+def _pools(config: Config, where: Where, listed: Sequence[Job]) -> Iterator[AbstractContextManager[Pool]]:
+    """One pool after the other, as many as a run may use up."""
+    if where is Where.LOCAL:
+        from deepprofile.cluster.local import local_pool
+
+        yield local_pool(config.compute)
+        return
+    from deepprofile.cluster.kubernetes import kubernetes_pool
+
+    largest = max((job.memory_per_block for job in listed), default=0)
+    for _ in range(config.compute.kubernetes.clusters):
+        yield kubernetes_pool(config.compute, largest, _say)
+
+
+def _check_plan(config: Config, where: Where, listed: Sequence[Job]) -> None:
+    from deepprofile.cluster.local import memory_limit_bytes
+    from deepprofile.stages.pipeline import check_memory
+
+    compute = config.compute
+    try:
+        limit = memory_limit_bytes(compute)
     except ValueError as error:
-        raise ConfigError(
-            f"compute.memory_limit: {config.compute.memory_limit!r} is no amount of memory, such as 2GiB"
-        ) from error
-    threads = config.compute.threads if config.compute.processes else config.compute.threads * config.compute.workers
-    check_memory(jobs(config, stages), limit, threads)
-    display = Display(err)
+        raise ConfigError(f"compute.memory_limit: {compute.memory_limit!r} is no amount of memory, such as 2GiB") from error
+    if where is Where.KUBERNETES:
+        from deepprofile.cluster.kubernetes import BLOCK_MARGIN, WORKER_BASE_BYTES
+
+        check_memory(listed, limit, compute.threads, WORKER_BASE_BYTES, BLOCK_MARGIN)
+    else:
+        check_memory(listed, limit, compute.threads if compute.processes else compute.threads * compute.workers)
+
+
+def _run(config: Config, stages: Sequence[str], where: Where = Where.LOCAL) -> int:
+    """Run stages on a cluster, show them, and say what is missing."""
+    from deepprofile.stages.pipeline import jobs
+
+    listed = jobs(config, stages)
+    _check_plan(config, where, listed)
+    display: Display | LogDisplay = LogDisplay() if wants_json() else Display(err)
     try:
-        with Root(config.root).lease(on_wait=_complain) as lease, local_pool(config.compute) as pool, display:
-            results = run_stages(config, stages, pool, on_stage=display.stage, lease=lease)
-    except KeyboardInterrupt:
+        with _ending_in_order(), Root(config.root).lease(on_wait=_say) as lease, display:
+            results = _on_pools(config, stages, _pools(config, where, listed), lease, display)
+    except KeyboardInterrupt as stop:
         done = f" in {display.latest.job} ({describe(display.latest)})" if display.latest is not None else ""
-        err.print(f"\nStopped{done}. What was done is recorded: run the same command again to go on.", highlight=False)
-        raise typer.Exit(STOPPED) from None
-    out.print(summary_table(results))
+        _say(f"\nStopped{done}. What was done is recorded: run the same command again to go on.")
+        raise typer.Exit(TERMINATED if isinstance(stop, _Terminated) else STOPPED) from None
     problems = [problem for result in results for problem in result.problems]
+    if wants_json():
+        for problem in problems:
+            logging.getLogger("deepprofile.cli").warning("missing: %s", problem)
+        return INCOMPLETE if problems else DONE
+    out.print(summary_table(results))
     if problems:
         err.print(f"{len(problems)} inputs were missing or could not be used:", highlight=False)
         for problem in problems[:SHOWN_PROBLEMS]:
@@ -117,10 +197,58 @@ def _run(config: Config, stages: Sequence[str]) -> int:
     return DONE
 
 
+def _on_pools(
+    config: Config,
+    stages: Sequence[str],
+    pools: Iterator[AbstractContextManager[Pool]],
+    lease: Lease,
+    display: Display | LogDisplay,
+) -> list[StageResult]:
+    """Run the stages on the first pool; where one is lost, go on with the next, from what is recorded."""
+    from deepprofile.monitoring import Metrics
+    from deepprofile.stages.pipeline import PUBLISHED, run_stages
+
+    metrics = Metrics(CollectorRegistry())
+    metrics.serve()
+    before = read_json(join(config.root, PUBLISHED))
+    if before is not None:
+        metrics.publication(before["seconds"])
+
+    def begin(plan: StagePlan) -> Callable[[Progress], None]:
+        told = (display.stage(plan), metrics.stage(plan))
+
+        def tell(progress: Progress) -> None:
+            for each in told:
+                each(progress)
+
+        return tell
+
+    reason: PoolLost | None = None
+    for attempt in pools:
+        try:
+            with attempt as pool:
+                results = run_stages(config, stages, pool, on_stage=begin, lease=lease)
+            metrics.publication()
+            return results
+        except PoolLost as error:
+            reason = error
+            _say(f"{error}: going on with a new cluster, from what is recorded")
+    raise JobFailed(f"the cluster was lost again and again; the last time: {reason}")
+
+
+OnCluster = Annotated[
+    Where, typer.Option("--cluster", help="Where the workers are: on this machine, or a Dask cluster on Kubernetes.")
+]
+
+
 def _stage_command(name: str, help_text: str) -> Callable[..., None]:
-    def command(config: ConfigPath = DEFAULT_CONFIG, set_: Overrides = []) -> None:  # noqa: B006
+    def command(
+        config: ConfigPath = DEFAULT_CONFIG,
+        set_: Overrides = [],  # noqa: B006
+        cluster: OnCluster = Where.LOCAL,
+    ) -> None:
         with _explained():
-            code = _run(_load(config, set_), (name,))
+            code = _run(_load(config, set_), (name,), cluster)
         raise typer.Exit(code)
 
     command.__doc__ = help_text
@@ -134,12 +262,16 @@ validate = _stage_command("validate", "Profiles and products against stations.")
 
 
 @app.command()
-def run(config: ConfigPath = DEFAULT_CONFIG, set_: Overrides = []) -> None:  # noqa: B006
+def run(
+    config: ConfigPath = DEFAULT_CONFIG,
+    set_: Overrides = [],  # noqa: B006
+    cluster: OnCluster = Where.LOCAL,
+) -> None:
     """Run all stages: ingest, collocate, invert, validate; then publish what they made."""
     from deepprofile.stages.pipeline import STAGES
 
     with _explained():
-        code = _run(_load(config, set_), STAGES)
+        code = _run(_load(config, set_), STAGES, cluster)
     raise typer.Exit(code)
 
 
@@ -194,10 +326,13 @@ def report(
 
 
 @app.command()
-def plan(config: ConfigPath = DEFAULT_CONFIG, set_: Overrides = []) -> None:  # noqa: B006
+def plan(
+    config: ConfigPath = DEFAULT_CONFIG,
+    set_: Overrides = [],  # noqa: B006
+    cluster: OnCluster = Where.LOCAL,
+) -> None:
     """Say what a run would do: blocks, bytes and memory; refuse what does not fit."""
-    from deepprofile.cluster import memory_limit_bytes
-    from deepprofile.stages.pipeline import already_there, check_memory, jobs
+    from deepprofile.stages.pipeline import already_there, jobs
 
     with _explained():
         checked = _load(config, set_)
@@ -210,8 +345,7 @@ def plan(config: ConfigPath = DEFAULT_CONFIG, set_: Overrides = []) -> None:  # 
             highlight=False,
         )
         out.print(plan_table(listed, already_there(checked)))
-        threads = checked.compute.threads if checked.compute.processes else checked.compute.threads * checked.compute.workers
-        check_memory(listed, memory_limit_bytes(checked.compute), threads)
+        _check_plan(checked, cluster, listed)
 
 
 @app.command()
@@ -263,6 +397,7 @@ def show_config() -> None:
 
 def main() -> None:
     """Entry point."""
+    configure_logs()
     try:
         app()
     except KeyboardInterrupt:

@@ -140,17 +140,31 @@ class Blocks(Section):
         return self
 
 
+class Kubernetes(Section):
+    """The Dask cluster that ``run --cluster kubernetes`` makes."""
+
+    spec: str = Field("/etc/deepprofile/daskcluster.yaml", description="the DaskCluster as Kubernetes is given it")
+    start_minutes: float = Field(10.0, gt=0.0, description="how long the cluster may take until it can compute")
+    minimum_workers: Positive = Field(1, description="workers that a run waits for; the others join when they can")
+    adaptive: bool = Field(False, description="as many workers as there is work for, between minimum_workers and workers")
+    idle_minutes: float = Field(30.0, gt=0.0, description="a cluster whose driver is gone is removed after so long")
+    clusters: Positive = Field(5, description="how many clusters a run may use up, where schedulers are lost")
+    worker_pod: dict[str, Any] = Field(default_factory=dict, description="put over the worker's pod: nodeSelector, tolerations")
+    scheduler_pod: dict[str, Any] = Field(default_factory=dict, description="put over the scheduler's pod")
+
+
 class Compute(Section):
     """Who computes. None of this changes a byte of the stores."""
 
-    workers: Positive = Field(2, description="workers of the local cluster")
+    workers: Positive = Field(2, description="workers of the cluster")
     threads: Positive = Field(1, description="threads of each worker")
     processes: bool = Field(True, description="workers are processes; false: threads of one process")
-    memory_limit: str = Field("2GiB", description="of each worker; a plan whose blocks need more is refused")
+    memory_limit: str = Field("2GiB", description="of each worker, at most; a plan whose blocks need more is refused")
     attempts: Positive = Field(4, description="how often a block is tried")
     storage_retry_minutes: float = Field(
         5.0, gt=0.0, description="how long the requests of a block to object storage may fail and be repeated"
     )
+    kubernetes: Kubernetes = Field(default_factory=Kubernetes)
     window: Positive | None = Field(None, description="blocks under way at a time; twice the threads of all workers by default")
 
 

@@ -15,7 +15,7 @@ import yaml
 
 from deepprofile import config as configuration
 from deepprofile import twin
-from deepprofile.cluster import deaf_children
+from deepprofile.cluster.local import deaf_children
 from deepprofile.comparison import cell_scores, plain_average, step_function_mean
 from deepprofile.config import Config
 from deepprofile.inversion import fuse

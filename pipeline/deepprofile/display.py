@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
@@ -15,6 +16,8 @@ from rich.table import Table
 
 from deepprofile.engine import Job, Progress
 from deepprofile.stages.stage import StagePlan, StageResult
+
+log = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_LINES: Final = 10.0
 
@@ -89,6 +92,32 @@ class Display:
         self._bars.update(task, completed=progress.finished, rate=rate, left=left)
 
 
+class LogDisplay:
+    """Shows stages as lines of the log; a context manager."""
+
+    def __init__(self) -> None:
+        self.latest: Progress | None = None
+
+    def __enter__(self) -> LogDisplay:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        pass
+
+    def stage(self, plan: StagePlan) -> Callable[[Progress], None]:
+        """Begin to show a stage; returns what is to be told of its progress."""
+        last = [time.monotonic()]
+
+        def line(progress: Progress) -> None:
+            self.latest = progress
+            ended = progress.finished == progress.blocks
+            if ended or time.monotonic() - last[0] >= SECONDS_BETWEEN_LINES:
+                last[0] = time.monotonic()
+                log.info("%s: %s", progress.job, describe(progress), extra={"stage": plan.stage})
+
+        return line
+
+
 def describe(progress: Progress) -> str:
     """One line about a stage."""
     text = f"{progress.finished} of {progress.blocks} blocks"
@@ -111,6 +140,8 @@ def _remarks(progress: Progress) -> str:
         (progress.incomplete, "incomplete"),
         (progress.retried, "retried"),
         (progress.failed, "failed"),
+        (progress.storage_retries, "requests to storage repeated"),
+        *((count, f"lost ({cause})") for cause, count in sorted(progress.losses.items())),
     )
     return ", ".join(f"{count} {word}" for count, word in counts if count)
 

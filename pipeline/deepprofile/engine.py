@@ -141,7 +141,7 @@ class Progress:
     incomplete: int
     failed: int
     retried: int
-    lost: int
+    losses: Mapping[str, int]
     storage_retries: int
     bytes_read: int
     bytes_written: int
@@ -176,6 +176,10 @@ class WorkerLost(Exception):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return WorkerLost, (self.cause, self.counts, str(self))
+
+
+class ClusterError(Exception):
+    """Workers that cannot be had; the message says what keeps them from starting."""
 
 
 class PoolLost(Exception):
@@ -588,7 +592,7 @@ class _Run:
                     incomplete=self._counts[INCOMPLETE],
                     failed=self._counts[FAILED],
                     retried=self._retried,
-                    lost=sum(losses.total() for losses in self._losses.values()),
+                    losses=dict(sum(self._losses.values(), Counter())),
                     storage_retries=self._storage_retries,
                     bytes_read=self._bytes_read,
                     bytes_written=self._bytes_written,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
@@ -13,13 +14,15 @@ from deepprofile.config import Config
 from deepprofile.engine import COPIED, Job, Ledger, Pool, Progress
 from deepprofile.engine import DONE as ENGINE_DONE
 from deepprofile.lease import Lease, live_holder
-from deepprofile.objects import join, names_below, read_json, zarr_store
+from deepprofile.objects import join, names_below, read_json, write_json, zarr_store
 from deepprofile.stages import collocate, ingest, invert, validate
 from deepprofile.stages.stage import WORKER_BASE_BYTES, PlanError, StagePlan, StageResult, days_of, execute, ledger_url
 from deepprofile.stores import Root, exists, read_region
 
 log = logging.getLogger(__name__)
 
+# Who has published last, and when: beside the pointer, which holds nothing but versions.
+PUBLISHED: Final = "published.json"
 STAGES: Final = ("ingest", "collocate", "invert", "validate")
 # Which store each step makes, and the stage that it belongs to.
 _STEPS: Final = {
@@ -80,7 +83,9 @@ def already_there(config: Config) -> dict[str, int]:
     return found
 
 
-def check_memory(jobs: Sequence[Job], limit_bytes: int, threads: int) -> None:
+def check_memory(
+    jobs: Sequence[Job], limit_bytes: int, threads: int, base_bytes: int = WORKER_BASE_BYTES, margin: float = 1.0
+) -> None:
     """Refuse a plan whose blocks do not fit into a worker.
 
     Raises
@@ -89,11 +94,11 @@ def check_memory(jobs: Sequence[Job], limit_bytes: int, threads: int) -> None:
         With the stage, both numbers, and what to do.
     """
     for job in jobs:
-        needed = WORKER_BASE_BYTES + threads * job.memory_per_block
+        needed = base_bytes + margin * threads * job.memory_per_block
         if needed > limit_bytes:
             raise PlanError(
                 f"{job.name}: a worker needs {needed / 2**30:.2f} GiB ({threads} blocks at a time of "
-                f"{job.memory_per_block / 2**30:.2f} GiB, and {WORKER_BASE_BYTES / 2**30:.2f} GiB for itself), its limit is "
+                f"{margin * job.memory_per_block / 2**30:.2f} GiB, and {base_bytes / 2**30:.2f} GiB for itself), its limit is "
                 f"{limit_bytes / 2**30:.2f} GiB: make blocks.cells or blocks.days smaller, or compute.memory_limit larger"
             )
 
@@ -131,6 +136,8 @@ def run_stages(
         made[store] = plan.version
         results.append(result)
     root.publish(made, lease)
+    log.info("published: %s", ", ".join(f"{store} {version}" for store, version in sorted(made.items())))
+    write_json(join(root.url, PUBLISHED), {"run": lease.holder.run, "seconds": time.time(), "versions": made})
     return results
 
 
@@ -181,5 +188,6 @@ def status_of(url: str) -> dict[str, Any]:
         "root": url,
         "current": root.current(),
         "lease": live_holder(url),
+        "published": read_json(join(url, PUBLISHED)),
         "runs": sorted((m for m in manifests if m), key=lambda m: str(m["started"])),
     }

@@ -1,4 +1,4 @@
-"""Workers: a local Dask cluster as a pool of the block engine, and nothing else."""
+"""A Dask cluster on this machine as a pool of the block engine."""
 
 from __future__ import annotations
 
