@@ -10,7 +10,9 @@ COPY requirements-image.lock /tmp/
 RUN --mount=type=cache,target=/root/.cache/pip \
     python3 -m venv /opt/venv && /opt/venv/bin/pip install --quiet --no-deps --requirement /tmp/requirements-image.lock \
     && find /opt/venv -type d -name tests -prune -exec rm -rf {} +
-ENV PATH=/opt/deepprofile/bin:/opt/venv/bin:/usr/local/bin:/usr/bin:/bin \
+RUN useradd --uid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin deepprofile
+ENV USER=deepprofile \
+    PATH=/opt/deepprofile/bin:/opt/venv/bin:/usr/local/bin:/usr/bin:/bin \
     PYTHONPATH=/opt/deepprofile/lib \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \

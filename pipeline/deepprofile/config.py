@@ -336,9 +336,8 @@ def documented(section: type[BaseModel] = Config, indent: int = 0) -> str:
                 documented(Stations, indent + 2),
             ]
         else:
-            default = (
-                "" if field.is_required() else yaml.safe_dump(_plain(field.default), default_flow_style=True).splitlines()[0]
-            )
+            given = "" if field.is_required() else _plain(field.get_default(call_default_factory=True))
+            default = "" if field.is_required() else yaml.safe_dump(given, default_flow_style=True).splitlines()[0]
             lines.append(f"{pad}{name}: {default}  # {field.description or ''}".rstrip(" #"))
     return "\n".join(lines)
 

@@ -261,6 +261,7 @@ class Watcher:
 
 
 def _kube_cluster(deadline: float, problem: Callable[[bool], None]) -> type[Any]:
+    import kr8s
     from dask_kubernetes.operator import KubeCluster
     from kr8s.asyncio.objects import Deployment
 
@@ -271,7 +272,7 @@ def _kube_cluster(deadline: float, problem: Callable[[bool], None]) -> type[Any]
             began = time.monotonic()
             while True:
                 seen = False
-                with suppress(Exception):
+                with suppress(kr8s.NotFoundError, TimeoutError):
                     deployment = await Deployment.get(f"{self.name}-scheduler", namespace=self.namespace, timeout=1)
                     seen = True
                     if int(deployment.raw.get("status", {}).get("availableReplicas", 0)) >= 1:
