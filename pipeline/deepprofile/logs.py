@@ -37,12 +37,18 @@ def json_formatter() -> logging.Formatter:
     )
 
 
+def _is_ours_or_matters(record: logging.LogRecord) -> bool:
+    """What a stranger wants to read of a run: our lines, and the errors of others."""
+    return record.name.startswith("deepprofile") or record.levelno >= logging.ERROR
+
+
 def configure() -> None:
     """Send the logs of this process to the standard error, as the environment asks for them."""
     if not wants_json():
         return
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(json_formatter())
+    handler.addFilter(_is_ours_or_matters)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)

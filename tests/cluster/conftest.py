@@ -1,0 +1,40 @@
+"""Tests on a real Kubernetes, where DEEPPROFILE_TEST_CONTEXT names a context of the kubeconfig: see docs/kubernetes.md."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+
+import pytest
+
+from tests.cluster.kube import CONTEXT, Kube
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if "tests/cluster" in item.path.as_posix() and item.get_closest_marker("cluster"):
+            item.add_marker(pytest.mark.xdist_group("cluster"))
+
+
+@pytest.fixture(scope="session")
+def kubernetes():
+    if not os.environ.get(CONTEXT):
+        pytest.skip(f"set {CONTEXT} to the name of a Kubernetes context, whose images are loaded, to run the tests of clusters")
+    if shutil.which("kubectl") is None:
+        pytest.skip("kubectl is not there")
+
+
+@pytest.fixture(scope="module")
+def place(kubernetes):
+    """A namespace of the pipeline with everything of the local overlay, and an operator of its own."""
+    kube = Kube()
+    began = time.monotonic()
+    try:
+        kube.up()
+        print(f"{kube.namespace} is up after {time.monotonic() - began:.0f} s")
+        yield kube
+    finally:
+        if os.environ.get("DEEPPROFILE_TEST_KEEP") is None:
+            kube.down()
+        kube.close()

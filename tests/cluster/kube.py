@@ -1,0 +1,167 @@
+"""A Kubernetes cluster as the tests use it: through kubectl, in namespaces of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import time
+import uuid
+from contextlib import contextmanager
+from pathlib import Path
+
+import yaml
+
+from tests.storage import emulator
+
+CONTEXT = "DEEPPROFILE_TEST_CONTEXT"
+REPOSITORY = Path(__file__).resolve().parents[2]
+PIPELINE, OPERATOR = "deepprofile", "deepprofile-operator"
+# Half of the days of the overlay: enough blocks to strike between, few enough for two cores.
+SMALLER = ("period.end=2015-05-18", "collocation.min_samples=30")
+
+
+def until(seconds, question, what, every=0.5):
+    """Ask until the answer is true; returns it."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if answer := question():
+            return answer
+        time.sleep(every)
+    raise AssertionError(f"{what}: not within {seconds} s")
+
+
+def render(folder):
+    """Every object that `kubectl apply -k` would make."""
+    found = subprocess.run(["kubectl", "kustomize", str(REPOSITORY / "k8s" / folder)], capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
+    return [document for document in yaml.safe_load_all(found.stdout) if document]
+
+
+class Kube:
+    """Everything of a test: a namespace of the pipeline, one of the operator, and what is applied to them."""
+
+    def __init__(self):
+        self.context = os.environ[CONTEXT]
+        mark = uuid.uuid4().hex[:6]
+        self.namespace, self.operators = f"dp-{mark}", f"dp-{mark}-operator"
+        self._forward, self._url = None, ""
+
+    # --- kubectl
+
+    def ctl(self, *arguments, given=None, check=True, namespace=None, timeout=120):
+        # Manifests say themselves where each object belongs.
+        inside = [] if arguments[0] == "apply" else ["--namespace", namespace or self.namespace]
+        command = ["kubectl", "--context", self.context, *inside, *arguments]
+        found = subprocess.run(command, input=given, capture_output=True, text=True, timeout=timeout)
+        assert found.returncode == 0 or not check, f"{' '.join(arguments)}: {found.stderr}"
+        return found.stdout if found.returncode == 0 else found.stderr
+
+    def get(self, *arguments, namespace=None):
+        return json.loads(self.ctl("get", *arguments, "-o", "json", namespace=namespace))
+
+    def pods(self, selector=None, namespace=None):
+        return self.get("pods", *(["-l", selector] if selector else []), namespace=namespace)["items"]
+
+    # --- manifests
+
+    def renamed(self, text):
+        """Manifests for this test's namespaces."""
+        text = re.sub(rf"\b{OPERATOR}(?=[\s\"']|$)", self.operators, text)
+        text = re.sub(rf"namespace: {PIPELINE}(?=\s|$)", f"namespace: {self.namespace}", text)
+        text = re.sub(rf"--namespace={PIPELINE}\b", f"--namespace={self.namespace}", text)
+        # Of objects without a namespace, which other tests have too.
+        return text.replace("deepprofile-operator-observer", f"{self.operators}-observer")
+
+    def manifests(self, folder, change=None):
+        documents = render(folder)
+        if change is not None:
+            change(documents)
+        for document in documents:
+            if document["kind"] == "Namespace" and document["metadata"]["name"] == PIPELINE:
+                document["metadata"]["name"] = self.namespace
+        return self.renamed(yaml.safe_dump_all(documents))
+
+    def up(self, change=None):
+        """The operator and the local overlay, as the README of k8s/ says, and the region's granules in the bucket."""
+        self.ctl("apply", "-f", "-", given=self.manifests("operator"))
+        self.ctl("apply", "-f", "-", given=self.manifests("overlays/local", change))
+        self.ctl("rollout", "status", "deployment/dask-operator", "--timeout=120s", namespace=self.operators, timeout=130)
+        self.ctl("rollout", "status", "deployment/storage", "--timeout=120s", timeout=130)
+        self.ctl("wait", "--for=condition=complete", "job/twin", "--timeout=240s", timeout=250)
+
+    def down(self):
+        """Clusters before the operator, whose finalizers they carry; then all the rest."""
+        self.close()
+        self.ctl("delete", "jobs,cronjobs", "--all", "--wait=false", check=False)
+        self.ctl("delete", "daskclusters", "--all", "--timeout=60s", check=False, timeout=90)
+        for name in (self.namespace, self.operators):
+            self.ctl("delete", "namespace", name, "--wait=false", check=False)
+        self.ctl("delete", "clusterrole,clusterrolebinding", f"{self.operators}-observer", check=False)
+
+    # --- runs
+
+    def job(self, name, *settings, root=None, command=None, cronjob=PIPELINE):
+        """Start a run by hand, as an operator does; returns its name."""
+        made = self.ctl("create", "job", f"--from=cronjob/{cronjob}", name, "--dry-run=client", "-o", "json")
+        job = json.loads(made)
+        container = job["spec"]["template"]["spec"]["containers"][0]
+        given = [*SMALLER, *settings, *([f"root=gs://deepprofile/{root}"] if root else [])]
+        container["env"].append({"name": "DEEPPROFILE_SET", "value": " ".join(given)})
+        if command:
+            container["args"] = command
+        self.ctl("apply", "-f", "-", given=json.dumps(job))
+        return name
+
+    def ended(self, name):
+        """How a run has ended: Complete, Failed, or nothing yet."""
+        conditions = self.get("job", name).get("status", {}).get("conditions", [])
+        return next((c["type"] for c in conditions if c["status"] == "True" and c["type"] in ("Complete", "Failed")), None)
+
+    def finish(self, name, seconds=300):
+        """Wait for the end of a run; returns how it ended, and its log."""
+        state = until(seconds, lambda: self.ended(name), f"{name} ends", 1.0)
+        return state, self.log(name)
+
+    def log(self, name):
+        """The log of all pods of a run, the oldest first."""
+        pods = sorted(self.pods(f"batch.kubernetes.io/job-name={name}"), key=lambda p: p["metadata"]["creationTimestamp"])
+        return "".join(self.ctl("logs", pod["metadata"]["name"], check=False) for pod in pods)
+
+    def driver(self, name):
+        """The running pod of a run."""
+
+        def running():
+            found = self.pods(f"batch.kubernetes.io/job-name={name}")
+            return [p for p in found if p["status"]["phase"] == "Running" and not p["metadata"].get("deletionTimestamp")]
+
+        return until(60, running, f"a driver of {name} runs")[0]["metadata"]["name"]
+
+    def dask_pods(self, component):
+        return self.pods(f"dask.org/component={component}")
+
+    def nothing_left(self, root=None):
+        """No cluster, no pod of one, no lease that somebody holds."""
+        until(60, lambda: not self.get("daskclusters")["items"], "no DaskCluster is left")
+        until(60, lambda: not self.pods("dask.org/cluster-name"), "no pod of a Dask cluster is left")
+
+    @contextmanager
+    def storage(self):
+        """Within, ``gs://`` is the storage server of this place."""
+        if self._forward is None or self._forward.poll() is not None:
+            command = ["kubectl", "--context", self.context, "-n", self.namespace, "port-forward", "service/storage", ":4443"]
+            self._forward = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+            line = self._forward.stdout.readline()
+            port = re.search(r"127\.0\.0\.1:(\d+)", line)
+            assert port, line
+            self._url = f"http://127.0.0.1:{port.group(1)}"
+        with emulator(self._url):
+            yield
+
+    def close(self):
+        """End the connection to the storage server."""
+        if self._forward is not None:
+            self._forward.kill()
+            self._forward.communicate()
+            self._forward = None

@@ -1,0 +1,398 @@
+"""Whole runs on a cluster, undisturbed and struck, and what they leave."""
+
+import base64
+import re
+import threading
+import time
+
+import pytest
+from deepprofile.lease import live_holder
+from deepprofile.objects import join, names_below, read_bytes, read_json
+
+from tests.cluster.kube import Kube, until
+from tests.granules import tree
+
+pytestmark = pytest.mark.cluster
+ROOT = "gs://deepprofile"
+
+
+class Sampler:
+    """Looks at the connections of every pod again and again: (component, local port, remote address, remote port)."""
+
+    def __init__(self, kube):
+        self.kube, self.flows, self.addresses, self.listening = kube, set(), {}, {}
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._sample, daemon=True)
+        self._thread.start()
+
+    def close(self):
+        self._over.set()
+        self._thread.join()
+
+    def _sample(self):
+        while not self._over.wait(0.5):
+            for pod in self.kube.pods():
+                self._look(pod)
+
+    def _look(self, pod):
+        labels, address = pod["metadata"]["labels"], pod["status"].get("podIP")
+        part = labels.get("dask.org/component") or labels.get("app.kubernetes.io/component") or labels["app.kubernetes.io/name"]
+        if address is None or pod["status"]["phase"] != "Running":
+            return
+        self.addresses[address] = part
+        text = self.kube.ctl("exec", pod["metadata"]["name"], "--", "cat", "/proc/net/tcp", "/proc/net/tcp6", check=False)
+        for line in text.splitlines():
+            fields = line.split()
+            if len(fields) < 4 or not re.fullmatch(r"[0-9A-F]+:[0-9A-F]{4}", fields[1]):
+                continue
+            (local, local_port), (remote, remote_port) = map(_endpoint, fields[1:3])
+            if fields[3] == "0A":
+                self.listening.setdefault(part, set()).add(local_port)
+            elif not remote.startswith("127.") and remote != local:
+                self.flows.add((part, local_port, remote, remote_port))
+
+
+def _endpoint(text):
+    address, port = text.split(":")
+    return ".".join(str(b) for b in reversed(base64.b16decode(address[-8:]))), int(port, 16)
+
+
+@pytest.fixture(scope="module")
+def expected(place):
+    """The stores of a run in the same image on one machine, without Kubernetes."""
+    command = ["deepprofile", "run", "--config", "/etc/deepprofile/deepprofile.yaml"]
+    place.job("alone", "compute.processes=false", "compute.workers=2", root="alone", command=command)
+    state, log = place.finish("alone")
+    assert state == "Complete", log
+    with place.storage():
+        return tree(f"{ROOT}/alone")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(place, expected):
+    """A run through the CronJob, triggered by hand, whose connections are looked at meanwhile."""
+    sampler = Sampler(place)
+    began = time.monotonic()
+    place.job("undisturbed", root="stores")
+    metrics = {}
+    driver = place.driver("undisturbed")
+    until(120, lambda: "invert" in place.log("undisturbed"), "the run inverts", 0.5)
+    scheduler, worker = place.dask_pods("scheduler")[0], place.dask_pods("worker")[0]
+    for name, pod, port in (
+        ("driver", driver, 9095),
+        ("scheduler", scheduler["metadata"]["name"], 8787),
+        ("worker", worker["metadata"]["name"], 8789),
+    ):
+        read = f"import urllib.request as r; print(r.urlopen('http://127.0.0.1:{port}/metrics').read().decode())"
+        metrics[name] = place.ctl("exec", pod, "--", "python", "-c", read, check=False)
+    specs = [*place.dask_pods("scheduler"), *place.dask_pods("worker"), *place.pods("app.kubernetes.io/component=driver")]
+    state, log = place.finish("undisturbed")
+    sampler.close()
+    assert state == "Complete", log
+    print(f"a run takes {time.monotonic() - began:.0f} s")
+    return {"log": log, "metrics": metrics, "sampler": sampler, "pods": specs}
+
+
+def manifests(root):
+    return {m["stage"]: m for m in (read_json(join(root, "runs", n, "manifest.json")) for n in names_below(join(root, "runs")))}
+
+
+def test_a_scheduled_run_equals_one_on_a_single_machine(place, expected, undisturbed):
+    with place.storage():
+        assert tree(f"{ROOT}/stores") == expected
+        assert live_holder(f"{ROOT}/stores") is None
+        blocks = manifests(f"{ROOT}/stores")["invert"]["blocks"]
+    assert blocks["done"] == blocks["total"] > 10
+    assert blocks["retried"] == 0
+    place.nothing_left()
+
+
+def test_its_log_tells_a_stranger_what_happened(undisturbed):
+    log = undisturbed["log"]
+    lines = log.strip().splitlines()
+    assert all(line.startswith("{") and '"run": "undisturbed.' in line for line in lines), log
+    for text in ("starting the Dask cluster", "3 of 3 workers", '"stage": "invert"', "published: ", "is removed"):
+        assert text in log
+    assert "Traceback" not in log
+
+
+def test_prometheus_can_read_driver_scheduler_and_workers(undisturbed):
+    metrics = undisturbed["metrics"]
+    assert 'deepprofile_blocks{stage="ingest/smap_l4",state="done"}' in metrics["driver"]
+    assert "dask_scheduler_workers" in metrics["scheduler"]
+    assert "dask_worker_" in metrics["worker"]
+
+
+def test_pods_are_restricted_and_workers_have_no_token(place, undisturbed):
+    namespace = place.get("namespace", place.namespace)
+    assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+    assert len(undisturbed["pods"]) >= 5
+    for pod in undisturbed["pods"]:
+        part = pod["metadata"]["labels"].get("dask.org/component", "driver")
+        assert all(c["securityContext"]["readOnlyRootFilesystem"] for c in pod["spec"]["containers"])
+        mounted = [m["mountPath"] for c in pod["spec"]["containers"] for m in c["volumeMounts"]]
+        assert ("/var/run/secrets/kubernetes.io/serviceaccount" in mounted) == (part == "driver")
+        assert all(set(c["resources"]) >= {"requests", "limits"} for c in pod["spec"]["containers"])
+    owners = {o["kind"] for pod in undisturbed["pods"] for o in pod["metadata"]["ownerReferences"]}
+    assert owners == {"Job", "ReplicaSet"}
+
+
+def test_the_connections_of_a_run_are_those_that_the_policies_allow(place, undisturbed):
+    """This network enforces no policy: what was seen is compared with what is written."""
+    sampler = undisturbed["sampler"]
+    services = {s["spec"]["clusterIP"]: s for s in place.get("services")["items"]}
+    kubernetes = place.get("service", "kubernetes", namespace="default")["spec"]["clusterIP"]
+    operator = place.pods(namespace=place.operators)[0]["status"]["podIP"]
+    node = place.pods()[0]["status"]["hostIP"]
+    seen = set()
+    for part, local_port, remote, remote_port in sampler.flows:
+        to = sampler.addresses.get(remote)
+        to = "scheduler" if to is None and remote in services and "scheduler" in services[remote]["metadata"]["name"] else to
+        to = services[remote]["metadata"]["name"] if to is None and remote in services else to
+        if remote == kubernetes:
+            seen.add((part, "api", 443))
+        elif local_port in sampler.listening.get(part, ()):
+            # Somebody else has opened it; the kubelet's probes come from the node, which no policy can keep out.
+            if remote != operator and to is None:
+                assert _is_node(remote, node, sampler), (part, local_port, remote)
+                continue
+            seen.add(("operator" if remote == operator else to, part, local_port))
+        elif to is not None:
+            seen.add((part, to, remote_port))
+        elif remote_port == 8786:
+            # The service of the scheduler, which is gone by now.
+            seen.add((part, "scheduler", 8786))
+        else:
+            raise AssertionError(f"{part} speaks to {remote}:{remote_port}, which is nothing that is known")
+    allowed = {
+        ("driver", "api", 443),
+        ("driver", "scheduler", 8786),
+        ("driver", "storage", 4443),
+        ("worker", "scheduler", 8786),
+        ("worker", "storage", 4443),
+        ("operator", "scheduler", 8787),
+        ("scheduler", "worker", 8790),
+        ("twin", "storage", 4443),
+    }
+    assert seen <= allowed, seen - allowed
+    # The twin had written its granules before anybody looked.
+    assert allowed - seen <= {("twin", "storage", 4443), ("scheduler", "worker", 8790), ("operator", "scheduler", 8787)}, (
+        allowed - seen
+    )
+    assert _written_rules(place) == {
+        ("driver", "*", 443),
+        ("driver", "*", 6443),
+        *(flow for flow in allowed if flow[1] != "api"),
+    }
+
+
+def _is_node(address, node, sampler):
+    """The kubelet reaches a pod from the node, by an address of the pods' own network that no pod has."""
+    return address == node or address not in sampler.addresses
+
+
+def _written_rules(place):
+    """(from, to, port) that some policy lets in at the one end, or out at the other; names are looked up by everybody."""
+
+    def parts(selector):
+        labels = selector.get("matchLabels", {})
+        name = (
+            labels.get("dask.org/component")
+            or labels.get("app.kubernetes.io/component")
+            or labels.get("app.kubernetes.io/name")
+        )
+        if name:
+            return [name]
+        return ["driver", "worker", "twin"] if selector.get("matchExpressions") else []
+
+    rules = set()
+    for policy in place.get("networkpolicies")["items"]:
+        me = parts(policy["spec"]["podSelector"])
+        for rule in policy["spec"].get("ingress", []):
+            for peer in rule.get("from", []):
+                others = ["operator"] if "namespaceSelector" in peer else parts(peer["podSelector"])
+                rules |= {(other, mine, p["port"]) for other in others for mine in me for p in rule["ports"]}
+        for rule in policy["spec"].get("egress", []):
+            ports = [p["port"] for p in rule["ports"] if p["port"] != 53]
+            if not rule.get("to"):
+                rules |= {(mine, "*", port) for mine in me for port in ports}
+            for peer in rule.get("to", []):
+                rules |= {(mine, other, port) for mine in me for other in parts(peer.get("podSelector", {})) for port in ports}
+    return rules
+
+
+def test_the_accounts_can_do_nothing_beyond_their_role(place):
+    def may(account, namespace, inside):
+        subject = f"--as=system:serviceaccount:{namespace}:{account}"
+        text = place.ctl("auth", "can-i", "--list", subject, namespace=inside)
+        rows = [
+            re.split(r"\s{2,}", line.strip()) for line in text.splitlines()[1:] if line.strip() and not line.startswith(" ")
+        ]
+        found = {row[0]: row[-1] for row in rows}
+        # What every account may ask about itself.
+        return {k: v for k, v in found.items() if "selfsubject" not in k and k and not k.startswith("[")}
+
+    driver = may("driver", place.namespace, place.namespace)
+    assert driver == {
+        "daskclusters.kubernetes.dask.org": "[get list create delete]",
+        "daskworkergroups.kubernetes.dask.org": "[get list]",
+        "daskautoscalers.kubernetes.dask.org": "[get list create patch]",
+        "deployments.apps": "[get list]",
+        "services": "[get list]",
+        "pods": "[get list]",
+        "events": "[get list]",
+    }
+    assert may("worker", place.namespace, place.namespace) == {}
+    for account, namespace in (("driver", place.namespace), ("worker", place.namespace)):
+        assert may(account, namespace, "default") == {}
+    observing = {"customresourcedefinitions.apiextensions.k8s.io": "[list watch]", "namespaces": "[list watch]"}
+    assert may("dask-operator", place.operators, "default") == observing
+    assert may("dask-operator", place.operators, place.operators) == observing
+    within = may("dask-operator", place.operators, place.namespace)
+    assert "secrets" not in within
+    assert within["pods"] == "[get list watch patch]"
+
+
+# --- strikes ----------------------------------------------------------------------------------------------------------
+
+
+def recorded(place, root, stage):
+    """How many blocks of a stage have a record by now."""
+    with place.storage():
+        runs = join(f"{ROOT}/{root}", "runs")
+        found = [name for name in names_below(runs) if name.startswith(f"{stage}-")]
+        names = [join(runs, found[0], "blocks", n) for n in names_below(join(runs, found[0], "blocks"))] if found else []
+        return sum((read_bytes(name) or b"").count(b"\n") for name in names)
+
+
+def struck(place, name, stage, after, strike, settings=(), seconds=300):
+    """A run that is struck when so many blocks of a stage are recorded; returns its log and its manifests."""
+    place.job(name, *settings, root=name)
+    until(180, lambda: recorded(place, name, stage) >= after, f"{name}: {after} blocks of {stage} are recorded", 0.1)
+    strike()
+    state, log = place.finish(name, seconds)
+    assert state == "Complete", log
+    return log
+
+
+def check_same(place, root, expected):
+    with place.storage():
+        assert tree(f"{ROOT}/{root}") == expected
+        assert live_holder(f"{ROOT}/{root}") is None
+        found = manifests(f"{ROOT}/{root}")
+    place.nothing_left()
+    return found
+
+
+def delete(place, pod, *options):
+    place.ctl("delete", "pod", pod, "--wait=false", *options)
+
+
+def test_a_worker_that_is_killed_costs_the_blocks_it_held(place, expected, undisturbed):
+    def strike():
+        for pod in place.dask_pods("worker")[:2]:
+            delete(place, pod["metadata"]["name"], "--grace-period=0", "--force")
+
+    struck(place, "worker-killed", "invert", 4, strike)
+    found = check_same(place, "worker-killed", expected)
+    losses = found["invert"]["losses"]
+    # A worker that was deleted is no fault of its blocks: none of them has used up an attempt for it.
+    assert set(losses) <= {"deleted"}, losses
+    assert found["invert"]["blocks"]["done"] == found["invert"]["blocks"]["total"]
+
+
+@pytest.mark.parametrize(("stage", "after"), [("ingest-smap_l4", 3), ("invert", 8)])
+def test_a_driver_that_is_killed_is_followed_by_one_that_goes_on(place, expected, undisturbed, stage, after):
+    name = f"driver-{after}"
+
+    def strike():
+        delete(place, place.driver(name), "--grace-period=0", "--force")
+
+    log = struck(place, name, stage, after, strike)
+    found = check_same(place, name, expected)
+    drivers = found[stage.replace("-", "/", 1)]["drivers"]
+    assert len(drivers) == 2
+    assert drivers[0]["run"] == drivers[1]["run"]
+    assert drivers[1]["skipped"] >= after
+    assert drivers[1]["skipped"] + drivers[1]["done"] == drivers[1]["total"]
+    assert "is held by" not in log
+
+
+def test_a_driver_that_is_asked_to_end_removes_its_cluster_within_seconds(place, expected, undisturbed):
+    name, times = "driver-asked", []
+
+    def strike():
+        delete(place, place.driver(name), "--grace-period=45")
+        began = time.monotonic()
+        until(30, lambda: not place.get("daskclusters")["items"] or None, "the cluster is removed", 0.2)
+        times.append(time.monotonic() - began)
+
+    struck(place, name, "ingest-smap_l4", 3, strike)
+    assert times[0] < 20
+    check_same(place, name, expected)
+
+
+def test_a_scheduler_that_is_lost_is_followed_by_another_cluster(place, expected, undisturbed):
+    def strike():
+        delete(place, place.dask_pods("scheduler")[0]["metadata"]["name"], "--grace-period=0", "--force")
+
+    log = struck(place, "scheduler-killed", "invert", 4, strike)
+    found = check_same(place, "scheduler-killed", expected)
+    assert "going on with a new cluster, from what is recorded" in log
+    assert log.count("starting the Dask cluster") == 2
+    assert found["invert"]["drivers"][-1]["skipped"] >= 4
+
+
+def test_an_operator_that_is_restarted_changes_nothing(place, expected, undisturbed):
+    def strike():
+        pod = place.pods(namespace=place.operators)[0]["metadata"]["name"]
+        place.ctl("delete", "pod", pod, "--grace-period=0", "--force", "--wait=false", namespace=place.operators)
+
+    struck(place, "operator-killed", "ingest-smap_l4", 3, strike)
+    check_same(place, "operator-killed", expected)
+    place.ctl("rollout", "status", "deployment/dask-operator", "--timeout=60s", namespace=place.operators)
+
+
+HELD_DOWN = """
+trap 'kill $child; exit 0' TERM
+while true; do
+    while [ -e /tmp/down ]; do sleep 0.2; done
+    fake-gcs-server "$@" & child=$!
+    echo $child > /tmp/pid
+    wait $child
+done
+"""
+
+
+def test_a_storage_that_is_down_for_twenty_seconds_is_waited_for(kubernetes, expected):
+    """In a namespace of its own: its storage server runs under a shell that can keep it down."""
+
+    def change(documents):
+        storage = next(d for d in documents if d["kind"] == "Deployment" and d["metadata"]["name"] == "storage")
+        storage["spec"]["template"]["spec"]["containers"][0]["command"] = ["sh", "-c", HELD_DOWN, "sh"]
+
+    other = Kube()
+    try:
+        other.up(change)
+        downs = []
+
+        def strike():
+            other.ctl("exec", "deployment/storage", "--", "sh", "-c", "touch /tmp/down; kill -9 $(cat /tmp/pid)")
+            pod = other.pods("app.kubernetes.io/name=storage")[0]["metadata"]["name"]
+            time.sleep(20)
+            other.ctl("exec", pod, "--", "rm", "/tmp/down")
+            downs.append(1)
+
+        struck(other, "storage-down", "invert", 4, strike)
+        found = check_same(other, "storage-down", expected)
+        assert downs
+        assert sum(m["storage_retries"] for m in found.values()) > 0
+    finally:
+        other.down()
+
+
+def test_the_published_versions_are_those_of_the_pointer(place, undisturbed):
+    with place.storage():
+        published = read_json(f"{ROOT}/stores/published.json")
+        assert published["versions"] == read_json(f"{ROOT}/stores/current.json")
+        assert published["run"].startswith("undisturbed.")
