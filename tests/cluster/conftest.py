@@ -25,7 +25,7 @@ def kubernetes():
         pytest.skip("kubectl is not there")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def place(kubernetes):
     """A namespace of the pipeline with everything of the local overlay, and an operator of its own."""
     kube = Kube()

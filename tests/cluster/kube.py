@@ -18,8 +18,24 @@ from tests.storage import emulator
 CONTEXT = "DEEPPROFILE_TEST_CONTEXT"
 REPOSITORY = Path(__file__).resolve().parents[2]
 PIPELINE, OPERATOR = "deepprofile", "deepprofile-operator"
-# Half of the days of the overlay: enough blocks to strike between, few enough for two cores.
-SMALLER = ("period.end=2015-05-18", "collocation.min_samples=30")
+# Fewer days than the overlay has: enough blocks to strike between, few enough for two cores.
+SMALLER = ("period.end=2015-05-02", "collocation.min_samples=20")
+# The storage server under a shell that starts it again, and can be told to wait with that.
+HELD_DOWN = """
+trap 'kill $child; exit 0' TERM
+while true; do
+    while [ -e /tmp/down ]; do sleep 0.2; done
+    fake-gcs-server "$@" & child=$!
+    echo $child > /tmp/pid
+    wait $child
+done
+"""
+
+
+def breakable(documents):
+    """Lets a test kill the storage server and hold it down, without the loss of its files."""
+    storage = next(d for d in documents if d["kind"] == "Deployment" and d["metadata"]["name"] == "storage")
+    storage["spec"]["template"]["spec"]["containers"][0]["command"] = ["sh", "-c", HELD_DOWN, "sh"]
 
 
 def until(seconds, question, what, every=0.5):
@@ -74,19 +90,19 @@ class Kube:
         # Of objects without a namespace, which other tests have too.
         return text.replace("deepprofile-operator-observer", f"{self.operators}-observer")
 
-    def manifests(self, folder, change=None):
+    def manifests(self, folder):
         documents = render(folder)
-        if change is not None:
-            change(documents)
+        if folder == "overlays/local":
+            breakable(documents)
         for document in documents:
             if document["kind"] == "Namespace" and document["metadata"]["name"] == PIPELINE:
                 document["metadata"]["name"] = self.namespace
         return self.renamed(yaml.safe_dump_all(documents))
 
-    def up(self, change=None):
+    def up(self):
         """The operator and the local overlay, as the README of k8s/ says, and the region's granules in the bucket."""
         self.ctl("apply", "-f", "-", given=self.manifests("operator"))
-        self.ctl("apply", "-f", "-", given=self.manifests("overlays/local", change))
+        self.ctl("apply", "-f", "-", given=self.manifests("overlays/local"))
         self.ctl("rollout", "status", "deployment/dask-operator", "--timeout=120s", namespace=self.operators, timeout=130)
         self.ctl("rollout", "status", "deployment/storage", "--timeout=120s", timeout=130)
         self.ctl("wait", "--for=condition=complete", "job/twin", "--timeout=240s", timeout=250)
@@ -102,8 +118,8 @@ class Kube:
 
     # --- runs
 
-    def job(self, name, *settings, root=None, command=None, cronjob=PIPELINE):
-        """Start a run by hand, as an operator does; returns its name."""
+    def job(self, name, *settings, root=None, command=None, once=False, cronjob=PIPELINE):
+        """Start a run by hand, as an operator does; returns its name. ``once``: it is not repeated when it fails."""
         made = self.ctl("create", "job", f"--from=cronjob/{cronjob}", name, "--dry-run=client", "-o", "json")
         job = json.loads(made)
         container = job["spec"]["template"]["spec"]["containers"][0]
@@ -111,6 +127,8 @@ class Kube:
         container["env"].append({"name": "DEEPPROFILE_SET", "value": " ".join(given)})
         if command:
             container["args"] = command
+        if once:
+            job["spec"]["backoffLimit"] = 0
         self.ctl("apply", "-f", "-", given=json.dumps(job))
         return name
 
@@ -158,6 +176,11 @@ class Kube:
             self._url = f"http://127.0.0.1:{port.group(1)}"
         with emulator(self._url):
             yield
+
+    def in_storage(self, script):
+        """Run a script beside the storage server."""
+        pod = self.pods("app.kubernetes.io/name=storage")[0]["metadata"]["name"]
+        return self.ctl("exec", pod, "--container", "storage", "--", "sh", "-ec", script)
 
     def close(self):
         """End the connection to the storage server."""

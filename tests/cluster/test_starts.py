@@ -1,0 +1,136 @@
+"""Clusters that start, again and again, and clusters that cannot, and say why."""
+
+import json
+import os
+import threading
+
+import pytest
+
+pytestmark = pytest.mark.cluster
+# In CI a few; all in `make soak`.
+STARTS = int(os.environ.get("DEEPPROFILE_TEST_STARTS", "6"))
+START = """
+import sys, time
+from pathlib import Path
+from deepprofile import config
+from deepprofile.cluster.kubernetes import kubernetes_pool
+
+settings = ["compute.workers=1", "compute.kubernetes.start_minutes=2"]
+compute = config.load(Path("/etc/deepprofile/deepprofile.yaml"), settings).compute
+for number in range(int(sys.argv[1])):
+    began = time.monotonic()
+    with kubernetes_pool(compute, 0, lambda text: None) as pool:
+        assert pool.submit(sum, (1, 2)).result() == 3
+    print(f"started {number} {time.monotonic() - began:.1f}", flush=True)
+"""
+
+
+def test_clusters_start_every_time(place):
+    """Also when the phase Pending is written over Running while they start, as the operator may do itself."""
+    over, written = threading.Event(), []
+
+    def disturb():
+        while not over.wait(0.2):
+            for cluster in place.get("daskclusters")["items"]:
+                name = cluster["metadata"]["name"]
+                if int(name[-1], 16) % 2 and cluster.get("status", {}).get("phase") == "Running":
+                    place.ctl("patch", "daskcluster", name, "--type=merge", '-p={"status":{"phase":"Pending"}}', check=False)
+                    written.append(name)
+
+    thread = threading.Thread(target=disturb)
+    thread.start()
+    place.job("starts", command=["python", "-c", START, str(STARTS)])
+    try:
+        state, log = place.finish("starts", 60 + 40 * STARTS)
+    finally:
+        over.set()
+        thread.join()
+    assert state == "Complete", log
+    assert [line.split()[1] for line in log.splitlines() if line.startswith("started")] == [str(n) for n in range(STARTS)], log
+    print(f"{STARTS} starts, {len(set(written))} of them with a phase written over; {log}")
+    place.nothing_left()
+
+
+def failing(place, name, *settings, seconds=150, **options):
+    """A run that cannot go on; returns its log, from its only pod."""
+    place.job(name, "compute.workers=1", *settings, root=name, once=True, **options)
+    state, log = place.finish(name, seconds)
+    assert state == "Failed", log
+    place.nothing_left()
+    assert "Traceback" not in log, log
+    return log
+
+
+def test_an_image_that_does_not_exist_is_named(place):
+    log = failing(place, "no-image", 'compute.kubernetes.scheduler_pod={"containers":[{"image":"localhost/nowhere:1"}]}')
+    assert "did not start" in log
+    assert "localhost/nowhere:1" in log
+
+
+def test_a_worker_that_cannot_be_scheduled_is_said_with_the_reason(place):
+    log = failing(
+        place,
+        "no-node",
+        'compute.kubernetes.worker_pod={"nodeSelector":{"no":"such"}}',
+        "compute.kubernetes.start_minutes=0.4",
+    )
+    assert "waiting for workers (0 of at least 1 are there)" in log
+    assert "cannot be scheduled" in log
+    assert "didn't match Pod's node affinity/selector" in log
+
+
+def test_a_worker_that_needs_more_memory_than_its_limit_is_named(place):
+    """Enough to start, too little for a block."""
+    small = '{"resources":{"limits":{"memory":"150Mi"},"requests":{"memory":"150Mi"}}}'
+    log = failing(
+        place,
+        "no-memory",
+        "compute.kubernetes.worker_pod={" + f'"containers":[{small}]' + "}",
+        "compute.attempts=2",
+        "compute.window=1",
+        "period.end=2015-04-16",
+    )
+    assert "ran out of memory; its limit is 150Mi" in log
+
+
+def test_an_operator_that_is_not_there_is_missed(place):
+    place.ctl("scale", "deployment/dask-operator", "--replicas=0", namespace=place.operators)
+    try:
+        place.ctl("wait", "--for=delete", "pod", "--all", "--timeout=60s", namespace=place.operators)
+        log = failing(place, "no-operator", seconds=150)
+        assert "the Dask operator has not acted on the cluster" in log
+        assert "kubectl get pods --namespace deepprofile-operator" in log
+    finally:
+        place.ctl("scale", "deployment/dask-operator", "--replicas=1", namespace=place.operators)
+        place.ctl("rollout", "status", "deployment/dask-operator", "--timeout=90s", namespace=place.operators)
+
+
+def test_a_wrong_configuration_ends_the_job_at_once(place):
+    place.job("wrong", "compute.nothing=1")
+    state, log = place.finish("wrong", 60)
+    assert state == "Failed"
+    assert "there is no key 'compute.nothing'" in log
+    reasons = [c["reason"] for c in place.get("job", "wrong")["status"]["conditions"] if c["type"] == "Failed"]
+    assert reasons == ["PodFailurePolicy"]
+
+
+def test_leftovers_of_dead_drivers_are_removed_at_the_next_start(place):
+    left = {
+        "apiVersion": "kubernetes.dask.org/v1",
+        "kind": "DaskCluster",
+        "metadata": {
+            "name": "deepprofile-left",
+            "namespace": place.namespace,
+            "labels": {"app.kubernetes.io/managed-by": "deepprofile"},
+            "annotations": {"deepprofile.io/driver": "gone", "deepprofile.io/driver-uid": "0"},
+        },
+        "spec": {
+            "worker": {"replicas": 0, "spec": {"containers": []}},
+            "scheduler": {"spec": {"containers": []}, "service": {}},
+        },
+    }
+    place.ctl("apply", "-f", "-", given=json.dumps(left))
+    place.job("after-dead", command=["python", "-c", START, "1"])
+    state, log = place.finish("after-dead", 120)
+    assert state == "Complete", log
+    place.nothing_left()

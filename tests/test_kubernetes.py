@@ -1,0 +1,196 @@
+"""What is said of pods, and the cluster that a driver asks for; no Kubernetes is needed for that."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import yaml
+from deepprofile.cluster import pods
+from deepprofile.cluster.kubernetes import (
+    WORKER_BASE_BYTES,
+    cluster_document,
+    kubernetes_pool,
+    merged,
+    pullable_image,
+    worker_memory_bytes,
+)
+from deepprofile.config import Compute, Kubernetes
+from deepprofile.engine import ClusterError
+
+SPEC = yaml.safe_load((Path(__file__).parents[1] / "k8s" / "base" / "daskcluster.yaml").read_text())
+DRIVER = {
+    "metadata": {"name": "run-1-abcde", "uid": "u-1"},
+    "spec": {
+        "containers": [{"name": "driver", "image": "registry/deepprofile:1", "imagePullPolicy": "IfNotPresent"}],
+        "volumes": [{"name": "configuration", "configMap": {"name": "deepprofile-4f"}}],
+    },
+    "status": {"containerStatuses": [{"imageID": "europe-docker.pkg.dev/p/r/deepprofile@sha256:" + "a" * 64}]},
+}
+
+
+def pod(name="w-1", *, conditions=(), containers=(), **status):
+    return {
+        "metadata": {"name": name, "labels": {}, "creationTimestamp": "2026-01-01T00:00:00Z"},
+        "spec": {"containers": [{"resources": {"limits": {"memory": "600Mi"}}}]},
+        "status": {"conditions": list(conditions), "containerStatuses": list(containers), **status},
+    }
+
+
+def ended(reason, code, *, key="lastState", restarts=1):
+    return {key: {"terminated": {"reason": reason, "exitCode": code}}, "restartCount": restarts}
+
+
+def disrupted(reason, message=""):
+    return {"type": "DisruptionTarget", "status": "True", "reason": reason, "message": message}
+
+
+@pytest.mark.parametrize(
+    ("found", "cause", "text"),
+    [
+        (pod(containers=[ended("OOMKilled", 137)]), "out of memory", "its limit is 600Mi"),
+        (pod(containers=[ended("OOMKilled", 137, key="state")]), "out of memory", "its limit is 600Mi"),
+        (pod(containers=[ended("Error", 1)]), "crashed", "exit code 1"),
+        (pod(reason="Evicted", message="The node was low on resource: memory."), "evicted", "low on resource"),
+        (pod(conditions=[disrupted("EvictionByEvictionAPI", "Eviction API: evicting")]), "evicted", "Eviction API"),
+        (pod(conditions=[disrupted("PreemptionByScheduler", "preempting for x")]), "preempted", "preempting for x"),
+        (pod(conditions=[disrupted("DeletionByTaintManager")]), "preempted", "was taken away"),
+        (
+            pod(reason="Terminated", message="Pod was terminated in response to imminent node shutdown."),
+            "preempted",
+            "shutdown",
+        ),
+        (
+            pod(conditions=[disrupted("TerminationByKubelet", "Pod was terminated in response to imminent node shutdown.")]),
+            "preempted",
+            "shutdown",
+        ),
+        (None, "deleted", "gone"),
+        (pod(), "lost", "still there"),
+    ],
+)
+def test_how_a_worker_ended_is_told_apart(found, cause, text):
+    said = pods.how_it_ended(found)
+    assert said[0] == cause
+    assert text in said[1]
+    # Only what a block may have brought about counts against it.
+    assert (cause in pods.COUNTED) == (cause in ("out of memory", "crashed"))
+
+
+def test_a_pod_that_was_deleted_is_not_a_crash():
+    found = pod(containers=[ended("Error", 143, key="state")])
+    found["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    assert pods.how_it_ended(found)[0] == "deleted"
+
+
+def waiting(reason, message="", restarts=0, **more):
+    return {"state": {"waiting": {"reason": reason, "message": message}}, "restartCount": restarts, **more}
+
+
+@pytest.mark.parametrize(
+    ("found", "text", "hopeless"),
+    [
+        (
+            pod(containers=[waiting("ImagePullBackOff", "Back-off pulling x")]),
+            "w-1: ImagePullBackOff: Back-off pulling x",
+            False,
+        ),
+        (pod(containers=[waiting("ErrImageNeverPull", "no x")]), "w-1: ErrImageNeverPull: no x", True),
+        (pod(containers=[waiting("InvalidImageName", "X")]), "w-1: InvalidImageName: X", True),
+        (pod(containers=[waiting("CrashLoopBackOff", "", 3, lastState=ended("Error", 2)["lastState"])]), "exit code 2", True),
+        (pod(containers=[ended("OOMKilled", 137, restarts=2)]), "ran out of memory; its limit is 600Mi", True),
+        (
+            pod(
+                conditions=[{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes"}],
+            ),
+            "w-1 cannot be scheduled: 0/3 nodes",
+            False,
+        ),
+        (pod(conditions=[{"type": "Ready", "status": "True"}]), "", False),
+        (pod(containers=[waiting("ContainerCreating")]), "", False),
+    ],
+)
+def test_what_keeps_a_pod_from_starting_is_said(found, text, hopeless):
+    said, useless = pods.hindrances([found], [])
+    assert (text in said[0]) if text else (said == [])
+    assert useless == hopeless
+
+
+def test_the_latest_warning_is_said_where_nothing_else_is_known():
+    def event(moment, message, kind="Warning"):
+        return {"type": kind, "involvedObject": {"name": "w-1"}, "lastTimestamp": moment, "message": message, "metadata": {}}
+
+    events = [event("2", "MountVolume failed"), event("1", "older"), event("3", "Pulled", "Normal")]
+    assert pods.hindrances([pod()], events)[0] == ["w-1: MountVolume failed"]
+
+
+def test_images_are_named_by_digest_where_a_registry_knows_it():
+    assert pullable_image(DRIVER) == "europe-docker.pkg.dev/p/r/deepprofile@sha256:" + "a" * 64
+    loaded = copy.deepcopy(DRIVER)
+    loaded["status"]["containerStatuses"][0]["imageID"] = "sha256:" + "b" * 64
+    assert pullable_image(loaded) == "registry/deepprofile:1"
+
+
+def test_a_cluster_is_made_from_the_spec_and_from_what_the_driver_knows():
+    compute = Compute(
+        workers=7,
+        threads=2,
+        kubernetes=Kubernetes(
+            idle_minutes=3,
+            worker_pod={"nodeSelector": {"spot": "true"}, "containers": [{"resources": {"requests": {"cpu": "3"}}}]},
+        ),
+    )
+    environment = {"DEEPPROFILE_RUN": "run-1", "STORAGE_EMULATOR_HOST": "http://storage", "SECRET_TOKEN": "x", "HOME": "/"}
+    before = copy.deepcopy(SPEC)
+    made = cluster_document(SPEC, compute, 700 * 2**20, DRIVER, environment)
+    assert before == SPEC
+    name = made["metadata"]["name"]
+    assert name != cluster_document(SPEC, compute, 700 * 2**20, DRIVER, environment)["metadata"]["name"]
+    owner = made["metadata"]["ownerReferences"][0]
+    assert (owner["kind"], owner["name"], owner["uid"]) == ("Pod", "run-1-abcde", "u-1")
+    assert made["spec"]["idleTimeout"] == 180
+    assert made["spec"]["scheduler"]["service"]["selector"]["dask.org/cluster-name"] == name
+    worker, scheduler = made["spec"]["worker"], made["spec"]["scheduler"]
+    assert worker["replicas"] == 7
+    assert worker["spec"]["nodeSelector"] == {"spot": "true"}
+    container = worker["spec"]["containers"][0]
+    assert container["resources"] == {
+        "requests": {"cpu": "3", "memory": "700Mi"},
+        "limits": {"cpu": "2", "memory": "700Mi"},
+    }
+    assert {"--nthreads=2", f"--memory-limit={700 * 2**20}", "--no-nanny"} <= set(container["args"])
+    assert sum(argument.startswith("--nthreads") for argument in container["args"]) == 1
+    for part in (worker, scheduler):
+        assert part["spec"]["containers"][0]["image"].endswith("a" * 64)
+        assert part["spec"]["volumes"][0]["configMap"]["name"] == "deepprofile-4f"
+        handed_on = {e["name"]: e["value"] for e in part["spec"]["containers"][0]["env"]}
+        assert handed_on["DEEPPROFILE_RUN"] == "run-1"
+        assert handed_on["STORAGE_EMULATOR_HOST"] == "http://storage"
+        assert "SECRET_TOKEN" not in handed_on
+    assert "set-by-the-driver" not in yaml.safe_dump(made)
+
+
+def test_an_adaptive_cluster_begins_with_the_least():
+    compute = Compute(workers=9, kubernetes=Kubernetes(adaptive=True, minimum_workers=2))
+    assert cluster_document(SPEC, compute, 2**29, DRIVER, {})["spec"]["worker"]["replicas"] == 2
+
+
+def test_the_memory_of_a_worker_comes_from_the_plan():
+    assert worker_memory_bytes(0, 1) == WORKER_BASE_BYTES
+    assert worker_memory_bytes(100 * 2**20, 2) == WORKER_BASE_BYTES + 250 * 2**20
+    assert worker_memory_bytes(1, 1) == WORKER_BASE_BYTES + 2**20
+
+
+def test_mappings_are_laid_over_one_another():
+    assert merged({"a": {"b": 1, "c": 2}, "d": [1]}, {"a": {"c": 3, "e": 4}, "d": [2]}) == {
+        "a": {"b": 1, "c": 3, "e": 4},
+        "d": [2],
+    }
+
+
+def test_a_driver_outside_of_a_cluster_is_told_so(monkeypatch):
+    monkeypatch.delenv("POD_NAME", raising=False)
+    with (
+        pytest.raises(ClusterError, match="--cluster kubernetes is for a pod of the cluster, whose name is in POD_NAME"),
+        kubernetes_pool(Compute(), 0, print),
+    ):
+        pass
