@@ -11,7 +11,7 @@ export MPLBACKEND := Agg
 # Compiled kernels are cached by source file, and one file inlines another: a cache for each state of the sources.
 export NUMBA_CACHE_DIR := $(CURDIR)/$(VENV)/numba/$(shell cat pipeline/deepprofile/*.py pipeline/deepprofile/*/*.py | cksum | tr ' ' -)
 
-.PHONY: help demo test lint types format bench twin calibration lock clean
+.PHONY: help demo test lint types format bench twin calibration cluster soak manifests lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -28,6 +28,15 @@ demo: $(INSTALLED)  ## a region whose soil moisture is known: its granules, ever
 
 test: $(INSTALLED)  ## all tests that need no cluster and no network
 	$(BIN)/python -m pytest $(PYTEST_ARGUMENTS)
+
+cluster: $(INSTALLED)  ## tests on the Kubernetes that DEEPPROFILE_TEST_CONTEXT names, where the images are loaded
+	$(BIN)/python -m pytest -m cluster -n 2 tests/cluster $(PYTEST_ARGUMENTS)
+
+soak: $(INSTALLED)  ## the same, with twenty starts of a cluster
+	DEEPPROFILE_TEST_STARTS=20 $(BIN)/python -m pytest -m cluster -n 2 tests/cluster $(PYTEST_ARGUMENTS)
+
+manifests: $(INSTALLED)  ## write what is generated below k8s/
+	$(BIN)/python k8s/manifests.py
 
 lint: $(INSTALLED)  ## format, lint, and the order of imports between modules
 	$(BIN)/ruff format --check .
@@ -51,10 +60,17 @@ twin: $(INSTALLED)  ## accuracy on six twins whose truth is known, and on three 
 calibration: $(INSTALLED)  ## how the constants of the error model score on eight other twins, as they are and changed
 	$(BIN)/python -m benchmarks.calibration
 
-lock: $(INSTALLED)  ## resolve requirements.lock again (needs uv)
+UV_COMPILE = $(BIN)/uv pip compile --universal --no-header --no-annotate --no-emit-index-url --no-emit-find-links --quiet
+
+lock: $(INSTALLED)  ## resolve the locks again (needs uv): of all tools, of the image, and of what a notebook adds to it
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip compile --universal --no-header --no-annotate --no-emit-index-url --no-emit-find-links --all-extras \
-		--upgrade pyproject.toml --output-file requirements.lock --quiet
+	$(UV_COMPILE) --extra test --extra dev --upgrade pyproject.toml --output-file requirements.lock
+	$(UV_COMPILE) --overrides k8s/image/overrides.txt --constraint requirements.lock pyproject.toml \
+		--output-file requirements-image.lock
+	$(UV_COMPILE) --overrides k8s/image/overrides.txt --constraint requirements.lock --extra notebook pyproject.toml \
+		--output-file requirements-notebook.lock
+	grep -vxFf requirements-image.lock requirements-notebook.lock > requirements-notebook.part
+	mv requirements-notebook.part requirements-notebook.lock
 
 clean:  ## remove what the other targets made
 	rm -rf $(VENV) demo-output .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -11,7 +11,6 @@ from typer.testing import CliRunner
 
 from tests.granules import document
 
-pytestmark = pytest.mark.xdist_group("pipeline")
 GLOBE = """\
 period: {start: 2015-04-01, end: 2026-10-31}
 products:

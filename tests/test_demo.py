@@ -8,8 +8,6 @@ from deepprofile.engine import ThreadPool
 from deepprofile.report import Published
 from deepprofile.stages.pipeline import STAGES, run_stages
 
-pytestmark = pytest.mark.xdist_group("demo")
-
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):

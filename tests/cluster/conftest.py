@@ -11,12 +11,6 @@ import pytest
 from tests.cluster.kube import CONTEXT, Kube
 
 
-def pytest_collection_modifyitems(items):
-    for item in items:
-        if "tests/cluster" in item.path.as_posix() and item.get_closest_marker("cluster"):
-            item.add_marker(pytest.mark.xdist_group("cluster"))
-
-
 @pytest.fixture(scope="session")
 def kubernetes():
     if not os.environ.get(CONTEXT):

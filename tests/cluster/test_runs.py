@@ -32,7 +32,9 @@ class Sampler:
     def _sample(self):
         while not self._over.wait(0.5):
             for pod in self.kube.pods():
-                self._look(pod)
+                # The run without a cluster is a driver too, and no policy is written for what it is told to do.
+                if pod["metadata"]["labels"].get("batch.kubernetes.io/job-name") != "alone":
+                    self._look(pod)
 
     def _look(self, pod):
         labels, address = pod["metadata"]["labels"], pod["status"].get("podIP")
@@ -57,11 +59,16 @@ def _endpoint(text):
     return ".".join(str(b) for b in reversed(base64.b16decode(address[-8:]))), int(port, 16)
 
 
+def alone(place):
+    command = ["deepprofile", "run", "--config", "/etc/deepprofile/deepprofile.yaml"]
+    if "NotFound" in place.ctl("get", "job", "alone", check=False):
+        place.job("alone", "compute.processes=false", "compute.workers=2", root="alone", command=command)
+
+
 @pytest.fixture(scope="module")
 def expected(place):
     """The stores of a run in the same image on one machine, without Kubernetes."""
-    command = ["deepprofile", "run", "--config", "/etc/deepprofile/deepprofile.yaml"]
-    place.job("alone", "compute.processes=false", "compute.workers=2", root="alone", command=command)
+    alone(place)
     state, log = place.finish("alone")
     assert state == "Complete", log
     with place.storage():
@@ -69,14 +76,16 @@ def expected(place):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(place, expected):
+def undisturbed(place):
     """A run through the CronJob, triggered by hand, whose connections are looked at meanwhile."""
     sampler = Sampler(place)
+    # At the same time, since it waits for other things.
+    alone(place)
     began = time.monotonic()
     place.job("undisturbed", root="stores")
     metrics = {}
     driver = place.driver("undisturbed")
-    until(120, lambda: "invert" in place.log("undisturbed"), "the run inverts", 0.5)
+    until(240, lambda: '"stage": "invert"' in place.log("undisturbed"), "the run inverts", 0.5)
     scheduler, worker = place.dask_pods("scheduler")[0], place.dask_pods("worker")[0]
     for name, pod, port in (
         ("driver", driver, 9095),
@@ -85,7 +94,7 @@ def undisturbed(place, expected):
     ):
         read = f"import urllib.request as r; print(r.urlopen('http://127.0.0.1:{port}/metrics').read().decode())"
         metrics[name] = place.ctl("exec", pod, "--", "python", "-c", read, check=False)
-    specs = [*place.dask_pods("scheduler"), *place.dask_pods("worker"), *place.pods("app.kubernetes.io/component=driver")]
+    specs = [p for p in place.pods("app.kubernetes.io/name=deepprofile") if "alone" not in p["metadata"]["name"]]
     state, log = place.finish("undisturbed")
     sampler.close()
     assert state == "Complete", log
@@ -97,7 +106,7 @@ def manifests(root):
     return {m["stage"]: m for m in (read_json(join(root, "runs", n, "manifest.json")) for n in names_below(join(root, "runs")))}
 
 
-def test_a_scheduled_run_equals_one_on_a_single_machine(place, expected, undisturbed):
+def test_a_scheduled_run_equals_one_on_a_single_machine(place, undisturbed, expected):
     with place.storage():
         assert tree(f"{ROOT}/stores") == expected
         assert live_holder(f"{ROOT}/stores") is None
@@ -265,18 +274,24 @@ def recorded(place, root, stage):
         return sum((read_bytes(name) or b"").count(b"\n") for name in names)
 
 
-def seed(place, root):
-    """Begin a root with what a finished run has made before it inverted."""
+# What a run has made from a stage on.
+FROM = {
+    "ingest-smap_l3": "ard/smap_l3 runs/ingest-smap_l3-* moments weights runs/collocate-* profile runs/invert-*",
+    "invert": "profile runs/invert-*",
+}
+
+
+def seed(place, root, stage):
+    """Begin a root with what a finished run has made before this stage."""
     place.in_storage(
         f"cd /data/deepprofile; rm -rf {root}; cp -a alone {root}; cd {root}; "
-        "rm -rf profile validation current.json lease.json published.json runs/invert-* runs/validate-*"
+        f"rm -rf {FROM[stage]} validation runs/validate-* current.json lease.json published.json"
     )
 
 
 def struck(place, name, stage, after, strike, *settings, seconds=300):
     """A run that is struck when so many blocks of a stage are recorded; returns its log."""
-    if stage == "invert":
-        seed(place, name)
+    seed(place, name, stage)
     place.job(name, *settings, root=name)
     until(180, lambda: recorded(place, name, stage) >= after, f"{name}: {after} blocks of {stage} are recorded", 0.1)
     strike()
@@ -298,12 +313,20 @@ def delete(place, pod, *options):
     place.ctl("delete", "pod", pod, "--wait=false", *options)
 
 
-# One worker alone, so that there is time to strike while it computes.
-SLOWLY = ("compute.workers=1", "compute.window=1")
+# One slow worker, so that there is time to strike while it computes.
+SLOWLY = (
+    "compute.workers=1",
+    "compute.window=1",
+    'compute.kubernetes.worker_pod={"containers":[{"resources":{"requests":{"cpu":"100m"},"limits":{"cpu":"300m"}}}]}',
+)
 
 
 def test_a_worker_that_is_killed_costs_the_blocks_it_held(place, expected):
+    """While the operator is restarted too, which changes nothing."""
+
     def strike():
+        operator = place.pods(namespace=place.operators)[0]["metadata"]["name"]
+        place.ctl("delete", "pod", operator, "--grace-period=0", "--force", "--wait=false", namespace=place.operators)
         delete(place, place.dask_pods("worker")[0]["metadata"]["name"], "--grace-period=0", "--force")
 
     log = struck(place, "worker-killed", "invert", 2, strike, *SLOWLY)
@@ -312,16 +335,18 @@ def test_a_worker_that_is_killed_costs_the_blocks_it_held(place, expected):
     assert set(invert["losses"]) == {"deleted"}, log
     assert invert["blocks"]["done"] == invert["blocks"]["total"]
     assert "its pod was deleted" in log
+    assert log.count("starting the Dask cluster") == 1
+    place.ctl("rollout", "status", "deployment/dask-operator", "--timeout=60s", namespace=place.operators)
 
 
-@pytest.mark.parametrize(("stage", "after"), [("ingest-smap_l4", 3), ("invert", 2), ("invert", 9)])
+@pytest.mark.parametrize(("stage", "after"), [("ingest-smap_l3", 2), ("invert", 6)])
 def test_a_driver_that_is_killed_is_followed_by_one_that_goes_on(place, expected, stage, after):
     name = f"driver-{stage.partition('-')[0]}-{after}"
 
     def strike():
         delete(place, place.driver(name), "--grace-period=0", "--force")
 
-    log = struck(place, name, stage, after, strike, *(SLOWLY if stage == "invert" else ()))
+    log = struck(place, name, stage, after, strike, *SLOWLY)
     drivers = check_same(place, name, expected)[stage.replace("-", "/", 1)]["drivers"]
     assert len(drivers) == 2
     assert drivers[0]["run"] == drivers[1]["run"]
@@ -334,11 +359,10 @@ def test_a_driver_that_is_asked_to_end_removes_its_cluster_within_seconds(place,
     times = []
 
     def strike():
+        name = place.get("daskclusters")["items"][0]["metadata"]["name"]
         began = time.monotonic()
         delete(place, place.driver("driver-asked"), "--grace-period=45")
-        name = place.get("daskclusters")["items"][0]["metadata"]["name"]
-        gone = "removed"
-        until(30, lambda: "NotFound" in place.ctl("get", "daskcluster", name, check=False) and gone, "the cluster goes", 0.2)
+        until(30, lambda: "NotFound" in place.ctl("get", "daskcluster", name, check=False), "the cluster goes", 0.2)
         times.append(time.monotonic() - began)
 
     struck(place, "driver-asked", "invert", 2, strike, *SLOWLY)
@@ -356,18 +380,6 @@ def test_a_scheduler_that_is_lost_is_followed_by_another_cluster(place, expected
     assert "going on with a new cluster, from what is recorded" in log
     assert log.count("starting the Dask cluster") == 2
     assert found["invert"]["drivers"][-1]["skipped"] >= 2
-
-
-def test_an_operator_that_is_restarted_changes_nothing(place, expected):
-    def strike():
-        pod = place.pods(namespace=place.operators)[0]["metadata"]["name"]
-        place.ctl("delete", "pod", pod, "--grace-period=0", "--force", "--wait=false", namespace=place.operators)
-
-    log = struck(place, "operator-killed", "invert", 2, strike, *SLOWLY)
-    invert = check_same(place, "operator-killed", expected)["invert"]
-    assert invert["losses"] == {}
-    assert log.count("starting the Dask cluster") == 1
-    place.ctl("rollout", "status", "deployment/dask-operator", "--timeout=60s", namespace=place.operators)
 
 
 def test_a_storage_that_is_down_for_twenty_seconds_is_waited_for(place, expected):

@@ -15,7 +15,6 @@ from pangeo_forge_recipes.patterns import FilePattern
 from tests.granules import DAYS, NAMES, document
 
 pytestmark = [
-    pytest.mark.xdist_group("recipes"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
     pytest.mark.filterwarnings("ignore::UserWarning"),

@@ -14,7 +14,6 @@ import yaml
 
 from tests.granules import document, tree
 
-pytestmark = pytest.mark.xdist_group("interrupted")
 KILLS = 10
 
 

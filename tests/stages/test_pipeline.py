@@ -19,8 +19,6 @@ from deepprofile.stores import Root, StoreError, create
 
 from tests.granules import DAYS, NAMES, tree
 
-pytestmark = pytest.mark.xdist_group("pipeline")
-
 
 def run(config, stages=STAGES):
     return run_stages(config, stages, ThreadPool(2))

@@ -18,7 +18,6 @@ from deepprofile.stages.pipeline import STAGES, run_stages, status_of
 from tests.granules import NAMES, document, tree
 from tests.storage import Proxy, emulator
 
-pytestmark = pytest.mark.xdist_group("storage")
 SMALL = {"days": 12, "cells": 8, "chunk_days": 4, "chunk_cells": 4}
 
 

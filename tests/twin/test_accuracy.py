@@ -19,7 +19,6 @@ def found(request):
     return summary(judge(twin.simulate(seed=seed, model_errors=errors)))
 
 
-@pytest.mark.xdist_group("accuracy")
 class TestAccuracy:
     def test_beats_every_parent_at_every_depth(self, found):
         assert (found["rmse"] < found["best_parent_rmse"]).all(), found
