@@ -5,6 +5,9 @@ import os
 import threading
 
 import pytest
+import yaml
+
+from tests.cluster.kube import REPOSITORY
 
 pytestmark = pytest.mark.cluster
 # In CI a few; all in `make soak`.
@@ -61,8 +64,37 @@ def failing(place, name, *settings, seconds=150, **options):
     return log
 
 
+ADAPT = """
+import time
+from pathlib import Path
+from deepprofile import config
+from deepprofile.cluster.kubernetes import kubernetes_pool
+
+settings = ["compute.workers=2", "compute.kubernetes.adaptive=true", "compute.kubernetes.start_minutes=2"]
+compute = config.load(Path("/etc/deepprofile/deepprofile.yaml"), settings).compute
+with kubernetes_pool(compute, 0, lambda text: print(text, flush=True)) as pool:
+    futures = [pool.submit(time.sleep, 4) for _ in range(16)]
+    seen = set()
+    while not all(future.done() for future in futures):
+        seen.add(len(pool._client.scheduler_info(n_workers=-1)["workers"]))
+        time.sleep(0.2)
+    assert all(future.status == "finished" for future in futures)
+    print("workers seen:", sorted(seen), flush=True)
+"""
+
+
+def test_an_adaptive_cluster_grows_with_the_work_and_no_further(place):
+    place.job("adaptive", command=["python", "-c", ADAPT])
+    state, log = place.finish("adaptive", 180)
+    assert state == "Complete", log
+    assert "1 workers of" in log
+    assert "workers seen: [1, 2]" in log
+    place.nothing_left()
+
+
 def test_an_image_that_does_not_exist_is_named(place):
-    log = failing(place, "no-image", 'compute.kubernetes.scheduler_pod={"containers":[{"image":"localhost/nowhere:1"}]}')
+    nowhere = 'compute.kubernetes.scheduler_pod={"containers":[{"image":"localhost/nowhere:1"}]}'
+    log = failing(place, "no-image", nowhere, "compute.kubernetes.start_minutes=0.4")
     assert "did not start" in log
     assert "localhost/nowhere:1" in log
 
@@ -115,22 +147,16 @@ def test_a_wrong_configuration_ends_the_job_at_once(place):
 
 
 def test_leftovers_of_dead_drivers_are_removed_at_the_next_start(place):
-    left = {
-        "apiVersion": "kubernetes.dask.org/v1",
-        "kind": "DaskCluster",
-        "metadata": {
-            "name": "deepprofile-left",
-            "namespace": place.namespace,
-            "labels": {"app.kubernetes.io/managed-by": "deepprofile"},
-            "annotations": {"deepprofile.io/driver": "gone", "deepprofile.io/driver-uid": "0"},
-        },
-        "spec": {
-            "worker": {"replicas": 0, "spec": {"containers": []}},
-            "scheduler": {"spec": {"containers": []}, "service": {}},
-        },
+    left = yaml.safe_load((REPOSITORY / "k8s" / "base" / "daskcluster.yaml").read_text())
+    left["metadata"] |= {
+        "name": "deepprofile-left",
+        "namespace": place.namespace,
+        "annotations": {"deepprofile.io/driver": "gone", "deepprofile.io/driver-uid": "0"},
     }
+    left["spec"]["worker"]["replicas"] = 1
     place.ctl("apply", "-f", "-", given=json.dumps(left))
     place.job("after-dead", command=["python", "-c", START, "1"])
     state, log = place.finish("after-dead", 120)
     assert state == "Complete", log
+    assert "started 0" in log
     place.nothing_left()

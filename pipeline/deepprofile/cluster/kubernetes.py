@@ -33,7 +33,8 @@ _MEBIBYTE: Final = 2**20
 PASSED_ON: Final = ("DEEPPROFILE_RUN", "DEEPPROFILE_LOG", "DEEPPROFILE_STORAGE_CREDENTIALS", "STORAGE_EMULATOR_HOST")
 CLOSE_SECONDS: Final = 20.0
 WATCH_SECONDS: Final = 2.0
-SAY_SECONDS: Final = 10.0
+# What is waited for is said after so long, and then less and less often.
+SAY_SECONDS, LONGEST_SAY_SECONDS = 10.0, 80.0
 # How long the operator may take to act on a new cluster.
 OPERATOR_SECONDS: Final = 45.0
 LOST_SCHEDULER_SECONDS: Final = 30.0
@@ -387,7 +388,7 @@ class _Waiting:
     def __init__(self, api: _Api, name: str, say: Callable[[str], None]) -> None:
         self._api, self._name, self._say = api, name, say
         self._began = time.monotonic()
-        self._said = self._began
+        self._said, self._pause = self._began, SAY_SECONDS
         self._hopeless = 0
 
     @property
@@ -429,8 +430,9 @@ class _Waiting:
         self._now_and_then(f"waiting for {what}" + (f": {reasons}" if reasons else ""))
 
     def _now_and_then(self, text: str) -> None:
-        if time.monotonic() - self._said >= SAY_SECONDS:
+        if time.monotonic() - self._said >= self._pause:
             self._said = time.monotonic()
+            self._pause = min(2 * self._pause, LONGEST_SAY_SECONDS)
             self._say(f"{text} ({self.seconds:.0f} s)")
 
 
