@@ -129,7 +129,7 @@ def _ending_in_order() -> Iterator[None]:
 
 def _say(text: str) -> None:
     if wants_json():
-        logging.getLogger("deepprofile.cli").info("%s", text)
+        logging.getLogger("deepprofile.cli").info("%s", text.strip())
     else:
         err.print(text, highlight=False, soft_wrap=True, markup=False)
 

@@ -317,7 +317,7 @@ def delete(place, pod, *options):
 SLOWLY = (
     "compute.workers=1",
     "compute.window=1",
-    'compute.kubernetes.worker_pod={"containers":[{"resources":{"requests":{"cpu":"100m"},"limits":{"cpu":"600m"}}}]}',
+    'compute.kubernetes.worker_pod={"containers":[{"resources":{"requests":{"cpu":"100m"},"limits":{"cpu":"300m"}}}]}',
 )
 
 
