@@ -9,6 +9,7 @@ import time
 import pytest
 
 from tests.cluster.kube import CONTEXT, Kube
+from tests.granules import tree
 
 
 @pytest.fixture(scope="session")
@@ -32,3 +33,13 @@ def place(kubernetes):
         if os.environ.get("DEEPPROFILE_TEST_KEEP") is None:
             kube.down()
         kube.close()
+
+
+@pytest.fixture(scope="session")
+def expected(place):
+    """The stores of a run in the same image on one machine, without Kubernetes."""
+    place.alone()
+    state, log = place.finish("alone")
+    assert state == "Complete", log
+    with place.storage():
+        return tree("gs://deepprofile/alone")

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import yaml
+from deepprofile.objects import join, names_below, read_json
 
 from tests.storage import emulator
 
@@ -132,6 +133,12 @@ class Kube:
         self.ctl("apply", "-f", "-", given=json.dumps(job))
         return name
 
+    def alone(self):
+        """Start, once, a run in the same image on one machine, without Kubernetes."""
+        command = ["deepprofile", "run", "--config", "/etc/deepprofile/deepprofile.yaml"]
+        if "NotFound" in self.ctl("get", "job", "alone", check=False):
+            self.job("alone", "compute.processes=false", "compute.workers=2", root="alone", command=command)
+
     def ended(self, name):
         """How a run has ended: Complete, Failed, or nothing yet."""
         conditions = self.get("job", name).get("status", {}).get("conditions", [])
@@ -188,3 +195,9 @@ class Kube:
             self._forward.kill()
             self._forward.communicate()
             self._forward = None
+
+
+def manifests(root):
+    """The manifests of a root's runs, by stage."""
+    names = names_below(join(root, "runs"))
+    return {m["stage"]: m for m in (read_json(join(root, "runs", name, "manifest.json")) for name in names)}
