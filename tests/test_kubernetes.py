@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from deepprofile.cluster import pods
+from deepprofile.cluster import kubernetes, pods
 from deepprofile.cluster.kubernetes import (
     WORKER_BASE_BYTES,
     cluster_document,
@@ -80,6 +80,78 @@ def test_a_pod_that_was_deleted_is_not_a_crash():
     found = pod(containers=[ended("Error", 143, key="state")])
     found["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
     assert pods.how_it_ended(found)[0] == "deleted"
+
+
+class Pods:
+    """What an API server says of the pods of a cluster, from one look to the next."""
+
+    def __init__(self, *found):
+        self.found = list(found)
+
+    def pods_of(self, cluster):
+        return copy.deepcopy(self.found)
+
+
+def of(component, name, uid="u", **more):
+    made = pod(name, **more)
+    made["metadata"] |= {"uid": uid, "labels": {"dask.org/component": component}}
+    return made
+
+
+def killed(identifier, reason="OOMKilled", code=137):
+    state = {"terminated": {"reason": reason, "exitCode": code, "containerID": identifier}}
+    return {"lastState": state, "restartCount": 1}
+
+
+@pytest.fixture
+def watch(monkeypatch):
+    monkeypatch.setattr(kubernetes, "WATCH_SECONDS", 3600.0)
+    made = []
+
+    def make(*found):
+        api = Pods(of("scheduler", "c-scheduler-1", "s-1"), *found)
+        made.append(kubernetes.Watcher(api, "c", "s-1"))
+        made[-1].look()
+        return api, made[-1]
+
+    yield make
+    for watcher in made:
+        watcher.close()
+
+
+def test_one_end_explains_what_was_lost_with_it_and_nothing_later(watch, monkeypatch):
+    api, watcher = watch(of("worker", "w-1-a"))
+    api.found[1] = of("worker", "w-1-a", containers=[killed("first")])
+    # Two blocks were on it.
+    assert [watcher.explain("w-1").cause for _ in range(2)] == ["out of memory", "out of memory"]
+    assert watcher.explain("w-1").counts
+    # Much later its pod is deleted; what Kubernetes still remembers of the first end has nothing to do with it.
+    monkeypatch.setattr(kubernetes, "EXPLAINED_SECONDS", -1.0)
+    api.found[1]["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    lost = watcher.explain("w-1")
+    assert (lost.cause, lost.counts) == ("deleted", False)
+    api.found[1:] = [of("worker", "w-1-b", containers=[killed("second", "Error", 1)])]
+    assert watcher.explain("w-1").cause == "crashed"
+
+
+def test_a_pod_that_is_gone_before_anybody_saw_it_end_was_deleted(watch):
+    api, watcher = watch(of("worker", "w-1-a"))
+    api.found[1:] = [of("worker", "w-1-b")]
+    assert watcher.explain("w-1").cause == "deleted"
+
+
+@pytest.mark.parametrize("how", ["gone", "deleted", "restarted"])
+def test_a_lost_scheduler_is_noticed(watch, how):
+    api, watcher = watch()
+    assert watcher.lost() is None
+    if how == "gone":
+        api.found[0] = of("scheduler", "c-scheduler-2", "s-2")
+    elif how == "deleted":
+        api.found[0]["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    else:
+        api.found[0] = of("scheduler", "c-scheduler-1", "s-1", containers=[killed("x")])
+    watcher.look()
+    assert watcher.lost().startswith("the scheduler was lost: ")
 
 
 def waiting(reason, message="", restarts=0, **more):

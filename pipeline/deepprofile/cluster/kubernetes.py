@@ -38,6 +38,7 @@ SAY_SECONDS, LONGEST_SAY_SECONDS = 10.0, 80.0
 # How long the operator may take to act on a new cluster.
 OPERATOR_SECONDS: Final = 45.0
 LOST_SCHEDULER_SECONDS: Final = 30.0
+EXPLAINED_SECONDS: Final = 30.0
 
 
 def worker_memory_bytes(memory_per_block: int, threads: int) -> int:
@@ -199,6 +200,8 @@ class Watcher:
         self._pods: dict[str, dict[str, Any]] = {}
         self._alive: set[str] = set()
         self._scheduler_restarts: int | None = None
+        # When the end of a container has first explained a loss.
+        self._explained: dict[str, float] = {}
         self._reason: str | None = None
         self._lock = threading.Lock()
         self._over = threading.Event()
@@ -243,22 +246,38 @@ class Watcher:
             with suppress(Exception):
                 self.look()
             with self._lock:
-                of_it = sorted(
-                    (pod for name, pod in self._pods.items() if name.startswith(f"{worker}-")),
-                    key=lambda pod: str(pod["metadata"]["creationTimestamp"]),
-                )
-                # Of several the one that ended last: a Deployment has put another in the place of the first.
-                ended = [pod for pod in of_it if pods.name_of(pod) not in self._alive or pods.terminations(pod)]
-                gone = [pod for pod in of_it if pod["metadata"].get("deletionTimestamp") or pod in ended]
-                chosen = gone[-1] if gone else (of_it[-1] if of_it else None)
-            cause, text = pods.how_it_ended(chosen)
-            if cause in (pods.LOST, pods.CRASHED) and chosen is not None and pods.name_of(chosen) not in self._alive:
-                cause, text = (cause, text) if pods.terminations(chosen) else (pods.DELETED, "its pod was deleted")
+                cause, text = self._how_it_ended(worker)
             if cause == pods.LOST:
                 time.sleep(0.5)
         message = f"the worker {worker} was lost while it computed the block: {text}"
-        log.warning("%s", message, extra={"worker": worker, "cause": cause})
+        log.debug("%s", message, extra={"worker": worker, "cause": cause})
         return WorkerLost(cause, cause in pods.COUNTED, message)
+
+    def _how_it_ended(self, worker: str) -> tuple[str, str]:
+        now = time.monotonic()
+        # Several blocks may be lost with one container, at one time; later its end explains nothing any more.
+        known = [identifier for identifier, since in self._explained.items() if now - since > EXPLAINED_SECONDS]
+        of_it = sorted(
+            (pod for name, pod in self._pods.items() if name.startswith(f"{worker}-")),
+            key=lambda pod: str(pod["metadata"]["creationTimestamp"]),
+        )
+
+        def new_ends(pod: Mapping[str, Any]) -> list[str]:
+            return [str(end.get("containerID")) for end in pods.terminations(pod) if end.get("containerID") not in known]
+
+        def has_gone(pod: Mapping[str, Any]) -> bool:
+            return pods.name_of(pod) not in self._alive or bool(pod["metadata"].get("deletionTimestamp"))
+
+        # Of several the one that ended last: a Deployment has put another in the place of the first.
+        ended = [pod for pod in of_it if has_gone(pod) or new_ends(pod)]
+        chosen = ended[-1] if ended else (of_it[-1] if of_it else None)
+        cause, text = pods.how_it_ended(chosen, known)
+        if chosen is not None:
+            for identifier in new_ends(chosen):
+                self._explained.setdefault(identifier, now)
+            if cause == pods.LOST and pods.name_of(chosen) not in self._alive:
+                return pods.DELETED, "its pod was deleted"
+        return cause, text
 
 
 def _kube_cluster(deadline: float, problem: Callable[[bool], None]) -> type[Any]:

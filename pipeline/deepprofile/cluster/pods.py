@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 OUT_OF_MEMORY, EVICTED, PREEMPTED, DELETED, CRASHED, LOST = (
@@ -63,10 +63,11 @@ def memory_limit(pod: Raw) -> str:
     return str(pod["spec"]["containers"][0].get("resources", {}).get("limits", {}).get("memory", "none"))
 
 
-def how_it_ended(pod: Raw | None) -> tuple[str, str]:
+def how_it_ended(pod: Raw | None, known: Collection[str] = ()) -> tuple[str, str]:
     """Why a worker was lost: the cause, and a sentence.
 
-    ``pod`` is the last that was seen of it; None where it is gone and was never seen to end.
+    ``pod`` is the last that was seen of it; None where it is gone and was never seen to end. ``known``: containers, by their
+    identifiers, whose end explains another loss: what Kubernetes remembers of a pod may be of long ago.
     """
     if pod is None:
         return DELETED, "its pod is gone"
@@ -86,12 +87,13 @@ def how_it_ended(pod: Raw | None) -> tuple[str, str]:
             PREEMPTED,
             f"its node or its place was taken away: {disruption.get('message') or status.get('message') or reason}",
         )
-    for ended in terminations(pod):
+    new = [ended for ended in terminations(pod) if ended.get("containerID") not in known]
+    for ended in new:
         if ended.get("reason") == "OOMKilled":
             return OUT_OF_MEMORY, f"it ran out of memory; its limit is {memory_limit(pod)}"
     if pod["metadata"].get("deletionTimestamp"):
         return DELETED, "its pod was deleted"
-    for ended in terminations(pod):
+    for ended in new:
         text = ended.get("reason") or "Error"
         return CRASHED, f"it ended with exit code {ended.get('exitCode')} ({text})"
     return LOST, "the scheduler has lost it; its pod is still there"
