@@ -1,5 +1,6 @@
 import os
 import subprocess
+import threading
 
 import numpy as np
 import pytest
@@ -47,6 +48,29 @@ def test_a_template_is_a_store_that_xarray_opens(tmp_path):
     assert np.isnan(opened.theta).all()
     assert opened.time.values[1] == np.datetime64("1970-01-02")
     assert zarr.open_group(tmp_path / "a.zarr", mode="r")["theta"].shards == (4, 3)
+
+
+# The filter within is of the whole process, and so of one thread only.
+@pytest.mark.filterwarnings("ignore:Consolidated metadata")
+def test_two_drivers_may_make_the_same_store_at_the_same_time(anywhere):
+    url, errors = f"{anywhere}/a.zarr", []
+    start = threading.Barrier(4)
+
+    def make():
+        start.wait()
+        try:
+            for _ in range(3):
+                create(url, make_template())
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=make) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert read_region(url, "time", (slice(None),)).tolist() == list(range(6))
 
 
 def test_values_are_rounded_to_the_stated_precision(tmp_path):

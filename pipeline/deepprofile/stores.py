@@ -22,6 +22,7 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 from zarr.codecs import ZstdCodec
+from zarr.errors import ContainsArrayError, ContainsGroupError
 
 from deepprofile.lease import DURATION_SECONDS, Lease
 from deepprofile.objects import as_json, filesystem, is_local, join, local_path, read_json, zarr_store
@@ -81,33 +82,35 @@ class Template:
 def create(url: str, template: Template) -> None:
     """Write metadata and coordinates of a store; what is there already with the same metadata stays."""
     store = zarr_store(url)
-    if exists(url):
-        group = zarr.open_group(store, mode="r+")
+    # Another driver, that believes the run to be its own, may make the same store at the same time, with the same content.
+    with suppress(ContainsGroupError):
+        if not exists(url):
+            zarr.create_group(store, attributes=dict(template.attrs))
+    group = zarr.open_group(store, mode="r+")
+    if group.attrs.asdict() != dict(template.attrs):
         group.attrs.put(dict(template.attrs))
-    else:
-        group = zarr.create_group(store, attributes=dict(template.attrs))
     for name in sorted(template.variables):
         variable = template.variables[name]
         attrs = dict(variable.attrs)
         if variable.precision is not None:
             attrs["precision"] = variable.precision
         shape = template.shape(name)
-        if name in group:
-            _check_same(url, name, group[name], shape, variable)
-        else:
+        if name not in group:
             # A coordinate is one chunk; everything else is made of shards.
             single = tuple(max(size, 1) for size in shape)
-            group.create_array(
-                name,
-                shape=shape,
-                dtype=variable.dtype,
-                shards=variable.shards,
-                chunks=variable.chunks or single,
-                compressors=[ZstdCodec(level=COMPRESSION_LEVEL)],
-                dimension_names=variable.dims,
-                attributes=attrs,
-                fill_value=variable.fill,
-            )
+            with suppress(ContainsArrayError):
+                group.create_array(
+                    name,
+                    shape=shape,
+                    dtype=variable.dtype,
+                    shards=variable.shards,
+                    chunks=variable.chunks or single,
+                    compressors=[ZstdCodec(level=COMPRESSION_LEVEL)],
+                    dimension_names=variable.dims,
+                    attributes=attrs,
+                    fill_value=variable.fill,
+                )
+        _check_same(url, name, group[name], shape, variable)
         if variable.values is not None:
             write_coordinate(url, name, variable.values)
     # One read opens the store; this is optional in Zarr 3, so nothing here requires it.

@@ -111,7 +111,7 @@ def test_ctrl_c_stops_within_seconds_and_says_how_to_go_on(settings, undisturbed
     began = time.monotonic()
     os.killpg(os.getpgid(process.pid), signal.SIGINT)
     output, _ = process.communicate(timeout=60)
-    assert time.monotonic() - began < 10.0
+    assert time.monotonic() - began < 30.0
     assert process.returncode == 130, output
     assert "What was done is recorded: run the same command again to go on." in output
     assert "Traceback" not in output
