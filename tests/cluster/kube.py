@@ -102,7 +102,15 @@ class Kube:
 
     def up(self):
         """The operator and the local overlay, as the README of k8s/ says, and the region's granules in the bucket."""
-        self.ctl("apply", "-f", "-", given=self.manifests("operator"))
+        # Again where another process of the tests is making the definitions of resources at the same moment.
+        operator, said = self.manifests("operator"), []
+        for _ in range(5):
+            said.append(self.ctl("apply", "-f", "-", given=operator, check=False))
+            if "rror" not in said[-1]:
+                break
+            time.sleep(2)
+        else:
+            raise AssertionError(said[-1])
         self.ctl("apply", "-f", "-", given=self.manifests("overlays/local"))
         self.ctl("rollout", "status", "deployment/dask-operator", "--timeout=120s", namespace=self.operators, timeout=130)
         self.ctl("rollout", "status", "deployment/storage", "--timeout=120s", timeout=130)
