@@ -191,6 +191,34 @@ def without_secrets(text: str) -> str:
     return _SECRETS.sub(r"\1...", text)
 
 
+class _Patience:
+    """The attempts of one request; a context manager."""
+
+    def __init__(self) -> None:
+        self._budget = _budget.get() or RetryBudget(RETRY_SECONDS)
+        self._number = 0
+
+    def __enter__(self) -> _Patience:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._number:
+            self._budget.end()
+
+    def pause_after(self, error: Exception) -> float:
+        """How long to wait before the request is repeated; raises where it should not be."""
+        if not is_transient(error):
+            raise error
+        if not self._number:
+            self._budget.begin()
+        pause = pause_seconds(self._number)
+        self._number += 1
+        if self._budget.left < pause:
+            raise _unavailable(self._budget, error) from error
+        self._budget.count()
+        return pause
+
+
 async def patiently(attempt: Callable[[], Awaitable[T]]) -> T:
     """Repeat a request that fails for a moment, as long as the budget of the block lasts.
 
@@ -199,50 +227,24 @@ async def patiently(attempt: Callable[[], Awaitable[T]]) -> T:
     StorageUnavailable
         Where the budget is used up.
     """
-    budget = _budget.get() or RetryBudget(RETRY_SECONDS)
-    number = 0
-    try:
+    with _Patience() as patience:
         while True:
             try:
                 return await attempt()
             except Exception as error:
-                if not is_transient(error):
-                    raise
-                if not number:
-                    budget.begin()
-                pause = pause_seconds(number)
-                number += 1
-                if budget.left < pause:
-                    raise _unavailable(budget, error) from error
-            budget.count()
+                pause = patience.pause_after(error)
             await asyncio.sleep(pause)
-    finally:
-        if number:
-            budget.end()
 
 
 def patiently_sync(attempt: Callable[[], T]) -> T:
     """The same for a function that blocks."""
-    budget = _budget.get() or RetryBudget(RETRY_SECONDS)
-    number = 0
-    try:
+    with _Patience() as patience:
         while True:
             try:
                 return attempt()
             except Exception as error:
-                if not is_transient(error):
-                    raise
-                if not number:
-                    budget.begin()
-                pause = pause_seconds(number)
-                number += 1
-                if budget.left < pause:
-                    raise _unavailable(budget, error) from error
-            budget.count()
+                pause = patience.pause_after(error)
             time.sleep(pause)
-    finally:
-        if number:
-            budget.end()
 
 
 # --- file systems ---------------------------------------------------------------------------------------------------
