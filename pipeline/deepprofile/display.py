@@ -71,16 +71,13 @@ class Display:
             task = self._bars.add_task(plan.job.name, total=len(plan.job.blocks), rate="", left="")
             return lambda progress: self._update(task, progress)
         self._console.print(f"{plan.job.name}: {len(plan.job.blocks)} blocks", highlight=False)
-        last = [time.monotonic()]
 
-        def line(progress: Progress) -> None:
+        def show(progress: Progress, due: bool) -> None:
             self.latest = progress
-            ended = progress.finished == progress.blocks
-            if ended or time.monotonic() - last[0] >= SECONDS_BETWEEN_LINES:
-                last[0] = time.monotonic()
+            if due:
                 self._console.print(f"{progress.job}: {describe(progress)}", highlight=False)
 
-        return line
+        return _now_and_then(show)
 
     def _update(self, task: TaskID, progress: Progress) -> None:
         assert self._bars is not None
@@ -106,16 +103,27 @@ class LogDisplay:
 
     def stage(self, plan: StagePlan) -> Callable[[Progress], None]:
         """Begin to show a stage; returns what is to be told of its progress."""
-        last = [time.monotonic()]
 
-        def line(progress: Progress) -> None:
+        def show(progress: Progress, due: bool) -> None:
             self.latest = progress
-            ended = progress.finished == progress.blocks
-            if ended or time.monotonic() - last[0] >= SECONDS_BETWEEN_LINES:
-                last[0] = time.monotonic()
+            if due:
                 log.info("%s: %s", progress.job, describe(progress), extra={"stage": plan.stage})
 
-        return line
+        return _now_and_then(show)
+
+
+def _now_and_then(show: Callable[[Progress, bool], None]) -> Callable[[Progress], None]:
+    """Say of each progress whether a line about it is due: some time after the last one, and when all is done."""
+    last = time.monotonic()
+
+    def tell(progress: Progress) -> None:
+        nonlocal last
+        due = progress.finished == progress.blocks or time.monotonic() - last >= SECONDS_BETWEEN_LINES
+        if due:
+            last = time.monotonic()
+        show(progress, due)
+
+    return tell
 
 
 def describe(progress: Progress) -> str:
