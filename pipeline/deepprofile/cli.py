@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import logging
 import signal
@@ -11,8 +12,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
+import numpy as np
 import typer
 from prometheus_client import CollectorRegistry
 from rich.box import SIMPLE_HEAD
@@ -21,7 +23,17 @@ from rich.table import Table
 
 from deepprofile import config as configuration
 from deepprofile.config import Config, ConfigError
-from deepprofile.display import Display, LogDisplay, describe, plan_table, summary_table, time_text
+from deepprofile.display import (
+    Display,
+    LogDisplay,
+    checks_table,
+    days_table,
+    describe,
+    plan_table,
+    sizes_table,
+    summary_table,
+    time_text,
+)
 from deepprofile.engine import ClusterError, Job, JobFailed, Pool, PoolLost, Progress
 from deepprofile.lease import Lease, LeaseHeld, LeaseLost
 from deepprofile.logs import configure as configure_logs
@@ -30,14 +42,18 @@ from deepprofile.objects import StorageUnavailable, join, read_json
 from deepprofile.stages.stage import StagePlan, StageResult
 from deepprofile.stores import Root, StoreError
 
-DONE, FAILED, WRONG_USE, INCOMPLETE, STOPPED, TERMINATED = 0, 1, 2, 3, 130, 143
+if TYPE_CHECKING:
+    from deepprofile.stages.pipeline import Request
+    from deepprofile.stages.schedule import Moment
+
+DONE, FAILED, WRONG_USE, INCOMPLETE, NOT_PUBLISHED, STOPPED, TERMINATED = 0, 1, 2, 3, 4, 130, 143
 SHOWN_PROBLEMS: Final = 10
 
 app = typer.Typer(
     name="deepprofile",
     help="Fuse root-zone soil-moisture products into one profile, 0 to 1 m, for every cell and day.\n\n"
-    "Exit codes: 0 done; 2 wrong use or configuration; 3 done, but inputs were missing that should be there; 130 stopped by "
-    "Ctrl-C, 143 by SIGTERM; 1 anything else.",
+    "Exit codes: 0 done; 2 wrong use or configuration; 3 done, but inputs were missing that should be there; 4 not published, "
+    "since the result has not passed its checks; 130 stopped by Ctrl-C, 143 by SIGTERM; 1 anything else.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -64,10 +80,17 @@ Overrides = Annotated[
 @contextmanager
 def _explained() -> Iterator[None]:
     """Errors that a user can act on become one message and an exit code."""
+    from deepprofile.stages.checks import ChecksFailed
     from deepprofile.stages.stage import PlanError
 
     try:
         yield
+    except ChecksFailed as error:
+        if not wants_json():
+            out.print(checks_table(error.checks))
+        _complain(str(error))
+        _say("Readers see what they saw before. To publish all the same, run the same command with --accept YOUR_NAME.")
+        raise typer.Exit(NOT_PUBLISHED) from error
     except (ConfigError, PlanError) as error:
         _complain(str(error))
         raise typer.Exit(WRONG_USE) from error
@@ -91,7 +114,7 @@ def _complain(message: str) -> None:
     err.print(f"deepprofile: {message}", style="red" if err.is_terminal else "", highlight=False, soft_wrap=True, markup=False)
 
 
-def _load(path: Path, overrides: Sequence[str]) -> Config:
+def _load(path: Path, overrides: Sequence[str] = ()) -> Config:
     if not path.exists():
         raise ConfigError(
             f"there is no configuration {path}: write one ('deepprofile config' prints every key), or name it with -c"
@@ -165,7 +188,7 @@ def _check_plan(config: Config, where: Where, listed: Sequence[Job]) -> None:
         check_memory(listed, limit, compute.threads if compute.processes else compute.threads * compute.workers)
 
 
-def _run(config: Config, stages: Sequence[str], where: Where = Where.LOCAL) -> int:
+def _run(config: Config, stages: Sequence[str], where: Where = Where.LOCAL, request: Request | None = None) -> int:
     """Run stages on a cluster, show them, and say what is missing."""
     from deepprofile.stages.pipeline import jobs
 
@@ -174,7 +197,7 @@ def _run(config: Config, stages: Sequence[str], where: Where = Where.LOCAL) -> i
     display: Display | LogDisplay = LogDisplay() if wants_json() else Display(err)
     try:
         with _ending_in_order(), Root(config.root).lease(on_wait=_say) as lease, display:
-            results = _on_pools(config, stages, _pools(config, where, listed), lease, display)
+            results = _on_pools(config, stages, _pools(config, where, listed), lease, display, request)
     except KeyboardInterrupt as stop:
         done = f" in {display.latest.job} ({describe(display.latest)})" if display.latest is not None else ""
         _say(f"\nStopped{done}. What was done is recorded: run the same command again to go on.")
@@ -203,10 +226,12 @@ def _on_pools(
     pools: Iterator[AbstractContextManager[Pool]],
     lease: Lease,
     display: Display | LogDisplay,
+    request: Request | None,
 ) -> list[StageResult]:
     """Run the stages on the first pool; where one is lost, go on with the next, from what is recorded."""
     from deepprofile.monitoring import Metrics
-    from deepprofile.stages.pipeline import PUBLISHED, run_stages
+    from deepprofile.stages.pipeline import run_stages
+    from deepprofile.stages.retention import PUBLISHED
 
     metrics = Metrics(CollectorRegistry())
     metrics.serve()
@@ -227,7 +252,7 @@ def _on_pools(
     for attempt in pools:
         try:
             with attempt as pool:
-                results = run_stages(config, stages, pool, on_stage=begin, lease=lease)
+                results = run_stages(config, stages, pool, on_stage=begin, lease=lease, request=request)
             metrics.publication()
             return results
         except PoolLost as error:
@@ -261,18 +286,129 @@ invert = _stage_command("invert", "Analysis-ready stores and error model to prof
 validate = _stage_command("validate", "Profiles and products against stations.")
 
 
+UntilDay = Annotated[
+    str | None,
+    typer.Option(
+        "--until",
+        help="Extend the record to this day, or to 'today', as far as there are granules; instead of the period's end.",
+        metavar="DAY",
+        envvar="DEEPPROFILE_UNTIL",
+    ),
+]
+Today = Annotated[
+    str | None,
+    typer.Option(
+        "--today",
+        help="Judge what is missing as of this day; the day that it is (UTC) by default.",
+        metavar="DAY",
+        envvar="DEEPPROFILE_TODAY",
+    ),
+]
+
+
+def _day(option: str, text: str) -> np.datetime64:
+    try:
+        return np.datetime64(dt.date.fromisoformat(text), "D")
+    except ValueError as error:
+        raise ConfigError(f"{option} {text}: write a day as 2026-01-31{', or today' if option == '--until' else ''}") from error
+
+
+def _moment(until: str | None, today: str | None) -> Moment:
+    from deepprofile.stages.schedule import Moment
+
+    now = Moment.now().today if today is None else _day("--today", today)
+    if until is None:
+        return Moment(now)
+    return Moment(now, now if until == "today" else _day("--until", until))
+
+
+def _until(moment: Moment) -> list[str]:
+    """What stands for the period's end until it is known how far the granules go."""
+    return [] if moment.until is None else [f"period.end={moment.until}"]
+
+
+def _redone(
+    config: Config, first: str | None, last: str | None, products: Sequence[str]
+) -> tuple[tuple[str, ...], np.datetime64, np.datetime64] | None:
+    if first is None and last is None and not products:
+        return None
+    unknown = [name for name in products if name not in config.products]
+    if unknown:
+        raise ConfigError(f"--redo {unknown[0]}: the configuration names {', '.join(config.products)}")
+    period = (np.datetime64(config.period.start, "D"), np.datetime64(config.period.end, "D"))
+    days = (period[0] if first is None else _day("--from", first), period[1] if last is None else _day("--to", last))
+    if not period[0] <= days[0] <= days[1] <= period[1]:
+        raise ConfigError(f"{days[0]} to {days[1]} cannot be done again: the period is {period[0]} to {period[1]}")
+    return (tuple(products) or tuple(config.products), *days)
+
+
 @app.command()
 def run(
     config: ConfigPath = DEFAULT_CONFIG,
     set_: Overrides = [],  # noqa: B006
     cluster: OnCluster = Where.LOCAL,
+    until: UntilDay = None,
+    first: Annotated[
+        str | None, typer.Option("--from", help="Do days again, from this one; of all products without --redo.", metavar="DAY")
+    ] = None,
+    last: Annotated[str | None, typer.Option("--to", help="The last day that is done again.", metavar="DAY")] = None,
+    redo: Annotated[
+        list[str], typer.Option("--redo", help="Do the days of this product again; may be repeated.", metavar="PRODUCT")
+    ] = [],  # noqa: B006
+    collocate: Annotated[
+        bool, typer.Option("--collocate", help="Make a new error model now, whatever collocation.every_days says.")
+    ] = False,
+    accept: Annotated[
+        str | None,
+        typer.Option(
+            "--accept", help="Publish also what has not passed its checks; your name goes into the manifest.", metavar="NAME"
+        ),
+    ] = None,
+    today: Today = None,
 ) -> None:
-    """Run all stages: ingest, collocate, invert, validate; then publish what they made."""
-    from deepprofile.stages.pipeline import STAGES
+    """Run all stages: ingest, collocate, invert, validate; check what they made, and publish it.
+
+    What is published already is brought up to date: only what has changed is computed.
+    """
+    from deepprofile.stages.pipeline import STAGES, Request
 
     with _explained():
-        code = _run(_load(config, set_), STAGES, cluster)
+        moment = _moment(until, today)
+        loaded = _load(config, [*set_, *_until(moment)])
+        request = Request(moment, True if collocate else None, _redone(loaded, first, last, redo), accept)
+        code = _run(loaded, STAGES, cluster, request)
     raise typer.Exit(code)
+
+
+@app.command()
+def prune(
+    config: ConfigPath = DEFAULT_CONFIG,
+    set_: Overrides = [],  # noqa: B006
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be removed, and remove nothing.")] = False,
+) -> None:
+    """Remove old versions of the stores, as the section 'retention' of the configuration says.
+
+    The current versions, those of the latest publications, whatever is recent, and what a run is at work on stay.
+    """
+    from deepprofile.stages.retention import remove, unneeded
+
+    with _explained():
+        loaded = _load(config, set_)
+        found = unneeded(Root(loaded.root), loaded.retention)
+        if not dry_run:
+            for old in found:
+                remove(old)
+    if wants_json():
+        for old in found:
+            _say(f"{'would remove' if dry_run else 'removed'} {old.store} {old.version}: {old.bytes} bytes")
+    elif found:
+        out.print(sizes_table([(old.store, old.version, old.bytes) for old in found]))
+        total = sum(old.bytes for old in found)
+        out.print(
+            f"{len(found)} versions {'would be' if dry_run else 'are'} removed, {total / 2**20:.1f} MiB.", highlight=False
+        )
+    else:
+        out.print("Nothing is old enough to be removed.", highlight=False)
 
 
 @app.command()
@@ -353,12 +489,15 @@ def status(
     config: ConfigPath = DEFAULT_CONFIG,
     set_: Overrides = [],  # noqa: B006
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
+    until: UntilDay = None,
+    today: Today = None,
 ) -> None:
-    """Say what is published, and what came of the runs."""
+    """Say what is there of every product and day, what is published, and what came of the runs."""
     from deepprofile.stages.pipeline import status_of
 
     with _explained():
-        found = status_of(_load(config, set_).root)
+        moment = _moment(until, today)
+        found = status_of(_load(config, [*set_, *_until(moment)]), moment)
     if as_json:
         sys.stdout.write(json.dumps(found, indent=1, sort_keys=True) + "\n")
         return
@@ -366,6 +505,7 @@ def status(
     out.print(f"Root: {found['root']}", highlight=False, soft_wrap=True)
     if found["lease"] is not None:
         out.print(f"At work on it: {found['lease']}", highlight=False, soft_wrap=True)
+    out.print(days_table(found["days"]))
     table = Table(box=SIMPLE_HEAD)
     for name in ("store", "version", "started", "state", "blocks", "missing", "time"):
         table.add_column(name, no_wrap=True)

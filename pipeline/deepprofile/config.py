@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from deepprofile import grids
 from deepprofile.grids import Grid
-from deepprofile.products import PRODUCTS, VARIANTS, Product
+from deepprofile.products import PRODUCTS, VARIANTS, Latency, Product
 
 Positive = Annotated[int, Field(gt=0)]
 
@@ -68,6 +68,12 @@ class ProductSource(Section):
 
     granules: str = Field(description="folder or URL that holds the granules, at any depth; or a pattern with * in it")
     grid: str | None = Field(None, description="smap_l3: ease2_m36 for SPL3SMP, where SPL3SMP_E is the default")
+    latency_days: Annotated[int, Field(ge=0)] | None = Field(
+        None, description="days until a day's granules are missed; what the provider states, by default"
+    )
+    final_latency_days: Annotated[int, Field(ge=0)] | None = Field(
+        None, description="days until a day that is still provisional is missed; what the provider states, by default"
+    )
 
 
 class Ingest(Section):
@@ -85,6 +91,10 @@ class Collocation(Section):
     )
     min_samples: Annotated[int, Field(ge=3)] = Field(100, description="complete triples that triple collocation needs")
     window: Positive = Field(21, description="cells along each side of a cell's neighbourhood; odd")
+    every_days: Annotated[int, Field(ge=0)] = Field(
+        0,
+        description="run: days between two error models, frozen in between; 0: a new one whenever inputs change",
+    )
 
     @field_validator("window")
     @classmethod
@@ -122,6 +132,26 @@ class Stations(Section):
 
     kind: Literal["ismn", "scan", "uscrn"] = Field(description="which reader")
     path: str = Field(description="folder (ismn, scan) or file (uscrn)")
+
+
+class Gate(Section):
+    """What a new version has to pass before readers see it."""
+
+    outside: float = Field(0.0, ge=0.0, le=1.0, description="share of new profiles that may leave their bounds")
+    lost: float = Field(0.01, ge=0.0, le=1.0, description="share of the published profiles that may be lost")
+    jump: float = Field(0.05, gt=0.0, description="change of published profiles, rms over depth, cells and days, m3 m-3")
+    min_days: Positive = Field(90, description="days with a comparison that a sensor needs to count for the following")
+    rmse_rise: float = Field(0.005, ge=0.0, description="rise of the RMSE at stations (median), m3 m-3")
+    r_fall: float = Field(0.05, ge=0.0, description="fall of R at stations (median)")
+    max_rmse: float | None = Field(None, gt=0.0, description="greatest median RMSE at stations, m3 m-3")
+    min_r: float | None = Field(None, le=1.0, description="least median R at stations")
+
+
+class Retention(Section):
+    """Which old versions 'prune' leaves; the current one, and what a run is at work on, it always leaves."""
+
+    versions: Positive = Field(3, description="publications whose versions stay")
+    days: Annotated[int, Field(ge=0)] = Field(7, description="days that anything stays, published or not")
 
 
 class Blocks(Section):
@@ -179,6 +209,8 @@ class Config(Section):
     collocation: Collocation = Field(default_factory=Collocation)
     inversion: Inversion = Field(default_factory=Inversion)
     stations: tuple[Stations, ...] = ()
+    gate: Gate = Field(default_factory=Gate)
+    retention: Retention = Field(default_factory=Retention)
     blocks: Blocks = Field(default_factory=Blocks)
     compute: Compute = Field(default_factory=Compute)
 
@@ -197,6 +229,13 @@ class Config(Section):
     def product(self, name: str) -> Product:
         """A product as it is configured."""
         return VARIANTS.get((name, self.products[name].grid or ""), PRODUCTS[name])
+
+    def latency(self, name: str) -> Latency:
+        """When granules of a product are to be expected."""
+        source, product = self.products[name], self.product(name)
+        days = product.latency_days if source.latency_days is None else source.latency_days
+        final = product.final_latency_days if source.final_latency_days is None else source.final_latency_days
+        return Latency(days, max(days, days if final is None else final))
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Config:

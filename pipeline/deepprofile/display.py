@@ -15,6 +15,7 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 
 from deepprofile.engine import Job, Progress
+from deepprofile.stages.checks import Check
 from deepprofile.stages.stage import StagePlan, StageResult
 
 log = logging.getLogger(__name__)
@@ -181,4 +182,47 @@ def plan_table(jobs: Sequence[Job], kept: Mapping[str, int]) -> Table:
     table.add_row(
         "together", f"{sum(len(j.blocks) for j in jobs):,}", "", *map(size_text, total), f"{size_text(largest)} at most"
     )
+    return table
+
+
+def stretches(states: Mapping[str, str]) -> list[tuple[str, str, int, str]]:
+    """Days in the same state that follow one another: first, last, number, state."""
+    found: list[tuple[str, str, int, str]] = []
+    for day in sorted(states):
+        if found and found[-1][3] == states[day]:
+            found[-1] = (found[-1][0], day, found[-1][2] + 1, states[day])
+        else:
+            found.append((day, day, 1, states[day]))
+    return found
+
+
+def days_table(days: Mapping[str, Mapping[str, str]]) -> Table:
+    """What is there of every product, day by day."""
+    table = Table(title="Days", title_justify="left", box=SIMPLE_HEAD)
+    for name in ("product", "from", "to", "days", "state"):
+        table.add_column(name, justify="right" if name == "days" else "left", no_wrap=True)
+    for product, states in days.items():
+        for k, (first, last, number, state) in enumerate(stretches(states)):
+            table.add_row(product if k == 0 else "", first, last, f"{number:,}", state)
+    return table
+
+
+def checks_table(checks: Sequence[Check]) -> Table:
+    """What a new version was found to be like, and what is allowed."""
+    table = Table(title="Checks", title_justify="left", box=SIMPLE_HEAD)
+    for name in ("check", "", "found", "allowed", "passed"):
+        table.add_column(name, justify="right" if name in ("found", "allowed") else "left")
+    for check in checks:
+        text = check.text.rstrip(": ")
+        table.add_row(check.name, text, f"{check.found:.4g}", f"{check.limit:.4g}", "yes" if check.passed else "NO")
+    return table
+
+
+def sizes_table(rows: Sequence[tuple[str, str, int]]) -> Table:
+    """Versions of stores and their sizes."""
+    table = Table(box=SIMPLE_HEAD)
+    for name in ("store", "version", "size"):
+        table.add_column(name, justify="right" if name == "size" else "left", no_wrap=True)
+    for store, version, size in rows:
+        table.add_row(store, version, size_text(size))
     return table

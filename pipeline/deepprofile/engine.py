@@ -32,6 +32,8 @@ FLUSH_RECORDS: Final = 256
 MOST_FAILURES: Final = 20
 # A block whose workers are taken away again and again, through no fault of its own, is given up after so many.
 MOST_LOSSES: Final = 50
+# Blocks that are taken over at a time: each is a few requests that the driver waits for.
+COPIES: Final = 16
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,8 @@ class Outcome:
 class Record:
     """One line of the manifest.
 
-    ``losses``: how often a worker was lost while it computed the block, by cause.
+    ``losses``: how often a worker was lost while it computed the block, by cause. ``base``: that part of the fingerprint which
+    tells whether an earlier state of the block can be brought up to date.
     """
 
     block: str
@@ -80,6 +83,7 @@ class Record:
     details: Mapping[str, Any] = field(default_factory=dict)
     storage_retries: int = 0
     losses: Mapping[str, int] = field(default_factory=dict)
+    base: str = ""
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,8 @@ class Job:
         Computes and writes a block, given what ``inputs`` says of it; runs on a worker, and is pickled for each block.
     fingerprint
         Of everything that the bytes of a block depend on.
+    base
+        Of what they depend on as a whole, recorded with the block; the rest may change in parts.
     inputs
         Small things that a block needs to know, such as the names of its files.
     copy
@@ -110,6 +116,7 @@ class Job:
     blocks: Sequence[Block]
     compute: Callable[[Block, Any], Outcome]
     fingerprint: Callable[[Block], str]
+    base: Callable[[Block], str] | None = None
     inputs: Callable[[Block], Any] | None = None
     copy: Callable[[Block], None] | None = None
     memory_per_block: int = 0
@@ -473,7 +480,7 @@ class _Run:
         """Until no block is left, or too many have failed."""
         todo = self._not_yet_done()
         self._report()
-        fresh = iter(todo)
+        fresh = iter(self._not_copied(todo))
         more = True
         while more or self._running or self._resting:
             if self._check is not None:
@@ -486,7 +493,7 @@ class _Run:
                 block = next(fresh, None)
                 if block is None:
                     more = False
-                elif not self._copied(block):
+                else:
                     self._start(block, 1)
             if self._running:
                 for handle, outcome, error in self._pool.wait(0.2):
@@ -521,15 +528,46 @@ class _Run:
         for attempt in rested:
             self._start(attempt.block, attempt.number)
 
-    def _copied(self, block: Block) -> bool:
-        """Take a block over from the version before, where nothing that it depends on has changed."""
-        old, mark = self._previous.get(block.name), self._marks[block.name]
-        if self._job.copy is None or old is None or old.fingerprint != mark or old.status not in (DONE, COPIED):
+    def _not_copied(self, todo: Sequence[Block]) -> list[Block]:
+        """Take over from the version before all blocks of which nothing has changed; returns the others, in their order."""
+        same = [block for block in todo if self._may_be_copied(block)]
+        rest = {block.name for block in todo} - {block.name for block in same}
+        if same:
+            with ThreadPoolExecutor(COPIES) as threads:
+                # A few at a time: what was copied is recorded, also where the run ends in the middle.
+                for start in range(0, len(same), 4 * COPIES):
+                    if self._check is not None:
+                        self._check()
+                    some = same[start : start + 4 * COPIES]
+                    for block, copied in zip(some, threads.map(self._copy, some), strict=True):
+                        if copied:
+                            old = self._previous[block.name]
+                            mark, base = self._marks[block.name], self._base(block)
+                            self._keep(Record(block.name, mark, COPIED, details=old.details, base=base))
+                        else:
+                            rest.add(block.name)
+                    self._report()
+                    self._ledger.flush_if_due()
+        return [block for block in todo if block.name in rest]
+
+    def _may_be_copied(self, block: Block) -> bool:
+        old = self._previous.get(block.name)
+        same = old is not None and old.fingerprint == self._marks[block.name] and old.status in (DONE, COPIED)
+        return same and self._job.copy is not None
+
+    def _copy(self, block: Block) -> bool:
+        """Whether a block could be taken over; otherwise it is computed."""
+        assert self._job.copy is not None
+        try:
+            self._job.copy(block)
+        except FileNotFoundError as error:
+            marks = {"stage": self._job.name, "block": block.name}
+            log.warning("%s: block %s cannot be taken over: %s", self._job.name, block.name, error, extra=marks)
             return False
-        self._job.copy(block)
-        self._keep(Record(block.name, mark, COPIED, details=old.details))
-        self._report()
         return True
+
+    def _base(self, block: Block) -> str:
+        return self._job.base(block) if self._job.base is not None else ""
 
     def _settle(self, attempt: _Attempt, outcome: Outcome | None, error: BaseException | None) -> None:
         block, mark = attempt.block, self._marks[attempt.block.name]
@@ -549,6 +587,7 @@ class _Run:
                     outcome.details,
                     outcome.storage_retries,
                     dict(self._losses[block.name]),
+                    self._base(block),
                 )
             )
             return

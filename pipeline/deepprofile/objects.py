@@ -372,6 +372,13 @@ def names_below(url: str) -> list[str]:
     return sorted(str(name).rstrip(_SEPARATOR).rsplit(_SEPARATOR, 1)[-1] for name in found)
 
 
+def remove_below(url: str) -> None:
+    """Remove a folder and everything in it; one that is not there is no error."""
+    fs, path = filesystem(url)
+    with suppress(FileNotFoundError):
+        fs.rm(path, recursive=True)
+
+
 def copy_objects(source: str, target: str, names: Sequence[str]) -> None:
     """Take objects over from another folder: a hard link on a local disk, a copy on the server elsewhere.
 

@@ -311,7 +311,7 @@ def _stations(stores: Published, profile: xr.Dataset, truth: xr.DataArray | None
         table=html_table(pd.DataFrame(rows)),
     )
     stations, sensors = validate.sensors_of(stores.config)
-    task = validate.task(stores.config, stores.root, stores.versions)
+    matchups = stores.root.version(validate.MATCHUPS_STORE, stores.versions[validate.MATCHUPS_STORE])
     shown = Section("At the stations")
     times = pd.DatetimeIndex(days_of(stores.config))
     for name in _best_stations(stations):
@@ -333,7 +333,7 @@ def _stations(stores: Published, profile: xr.Dataset, truth: xr.DataArray | None
         caption = f"{place}: profiles with their 90 % interval, {', '.join(parts[:-1])} and {parts[-1]}."
         shown.figures.append((f"profiles_{name}", figure, caption))
         shown.figures.append(
-            (f"series_{name}", _series(task, here, one, sensors, chosen, times, place), f"{place}: daily series.")
+            (f"series_{name}", _series(stores.config, matchups, here, one, sensors, chosen, place), f"{place}: daily series.")
         )
     return [table, shown]
 
@@ -347,28 +347,24 @@ def _best_stations(stations: xr.Dataset) -> list[str]:
 
 
 def _series(
-    task: validate.ValidateBlock,
+    config: Config,
+    matchups: str,
     here: xr.Dataset,
     stations: xr.Dataset,
     sensors: Sequence[validate.Sensor],
     chosen: Sequence[int],
-    times: pd.DatetimeIndex,
     place: str,
 ) -> Figure:
-    columns: dict[str, list[xr.DataArray]] = {}
+    found = validate.matchups(matchups, list(chosen), config)
+    estimates = {name: found[name] for name in validate.estimates_of(config) if name in found and name != validate.WITHOUT}
     intervals = []
     for i in chosen:
         sensor = sensors[i]
-        found, _ = task.estimates(sensor, times)
-        for name in (validate.FUSED, *(n for n in task.names if n not in (validate.FUSED, validate.WITHOUT))):
-            missing = xr.full_like(found[validate.FUSED], np.nan)
-            columns.setdefault(name, []).append(found.get(name, missing).reset_coords(drop=True))
         if sensor.bottom - sensor.top < 1e-6:
             part = here.deepprofile.interval(0.9, depth=min(sensor.top, 1.0))
         else:
             part = here.deepprofile.mean_interval(0.9, sensor.top, min(sensor.bottom, 1.0))
         intervals.append(part.reset_coords(drop=True))
-    estimates = {name: xr.concat(parts, "sensor") for name, parts in columns.items()}
     return series_figure(estimates, xr.concat(intervals, "sensor"), stations, f"{place}: series at each sensor")
 
 

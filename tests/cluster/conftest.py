@@ -3,43 +3,73 @@
 from __future__ import annotations
 
 import os
+import pickle
 import shutil
 import time
+from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
-from tests.cluster.kube import CONTEXT, Kube
+from tests.cluster.kube import CONTEXT, Operator, namespace
 from tests.granules import tree
 
 
 @pytest.fixture(scope="session")
-def kubernetes():
+def operator():
+    """The operator of this process, for the namespaces of all its tests."""
     if not os.environ.get(CONTEXT):
         pytest.skip(f"set {CONTEXT} to the name of a Kubernetes context, whose images are loaded, to run the tests of clusters")
     if shutil.which("kubectl") is None:
         pytest.skip("kubectl is not there")
-
-
-@pytest.fixture(scope="session")
-def place(kubernetes):
-    """A namespace of the pipeline with everything of the local overlay, and an operator of its own."""
-    kube = Kube()
-    began = time.monotonic()
+    found = Operator()
     try:
-        kube.up()
-        print(f"{kube.namespace} is up after {time.monotonic() - began:.0f} s")
-        yield kube
+        found.up()
+        yield found
     finally:
-        if os.environ.get("DEEPPROFILE_TEST_KEEP") is None:
-            kube.down()
-        kube.close()
+        found.down()
 
 
 @pytest.fixture(scope="session")
-def expected(place):
-    """The stores of a run in the same image on one machine, without Kubernetes."""
-    place.alone()
-    state, log = place.finish("alone")
-    assert state == "Complete", log
-    with place.storage():
-        return tree("gs://deepprofile/alone")
+def seeds(operator, tmp_path_factory):
+    """A bucket that holds the region's granules and the stores of a run in the same image on one machine, without Kubernetes.
+
+    Made once, whatever the number of processes. Returns the archive of the bucket and the objects of the published stores.
+    """
+    shared: Path = tmp_path_factory.getbasetemp().parent
+    archive, objects = shared / "bucket.tar", shared / "expected.pickle"
+    with FileLock(shared / "bucket.lock"):
+        if not objects.exists():
+            began = time.monotonic()
+            with namespace(operator) as place:
+                place.up()
+                place.alone()
+                state, log = place.finish("alone")
+                assert state == "Complete", log
+                place.keep(archive)
+                with place.storage():
+                    objects.write_bytes(pickle.dumps(tree("gs://deepprofile/alone")))
+            print(f"the bucket is there after {time.monotonic() - began:.0f} s")
+    return archive, pickle.loads(objects.read_bytes())
+
+
+@pytest.fixture
+def expected(seeds):
+    """The objects of the published stores, as a run on one machine makes them."""
+    return seeds[1]
+
+
+@pytest.fixture
+def place(operator, seeds):
+    """A namespace with everything of the local overlay, and a full bucket, for one test."""
+    with namespace(operator) as place:
+        place.up(seeds[0])
+        yield place
+
+
+@pytest.fixture(scope="module")
+def bare(operator):
+    """A namespace in which nothing runs."""
+    with namespace(operator) as place:
+        place.apply_bare()
+        yield place

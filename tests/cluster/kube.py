@@ -56,16 +56,11 @@ def render(folder):
     return [document for document in yaml.safe_load_all(found.stdout) if document]
 
 
-class Kube:
-    """Everything of a test: a namespace of the pipeline, one of the operator, and what is applied to them."""
+class Kubectl:
+    """The cluster through kubectl, in one namespace."""
 
-    def __init__(self):
-        self.context = os.environ[CONTEXT]
-        mark = uuid.uuid4().hex[:6]
-        self.namespace, self.operators = f"dp-{mark}", f"dp-{mark}-operator"
-        self._forward, self._url = None, ""
-
-    # --- kubectl
+    def __init__(self, namespace):
+        self.context, self.namespace = os.environ[CONTEXT], namespace
 
     def ctl(self, *arguments, given=None, check=True, namespace=None, timeout=120):
         # Manifests say themselves where each object belongs.
@@ -81,49 +76,106 @@ class Kube:
     def pods(self, selector=None, namespace=None):
         return self.get("pods", *(["-l", selector] if selector else []), namespace=namespace)["items"]
 
-    # --- manifests
+    def apply(self, documents):
+        # Again where another process of the tests is making the same definitions of resources at the same moment.
+        for _ in range(5):
+            said = self.ctl("apply", "-f", "-", given=documents, check=False)
+            if "rror" not in said:
+                return
+            time.sleep(2)
+        raise AssertionError(said)
 
-    def renamed(self, text):
-        """Manifests for this test's namespaces."""
-        text = re.sub(rf"\b{OPERATOR}(?=[\s\"']|$)", self.operators, text)
-        text = re.sub(rf"namespace: {PIPELINE}(?=\s|$)", f"namespace: {self.namespace}", text)
-        text = re.sub(rf"--namespace={PIPELINE}\b", f"--namespace={self.namespace}", text)
+
+class Operator(Kubectl):
+    """The operator of one process of the tests, in a namespace of its own; it acts in those of this process's tests."""
+
+    def __init__(self):
+        self.mark = uuid.uuid4().hex[:6]
+        super().__init__(f"dp-{self.mark}-operator")
+
+    def renamed(self, documents, namespace):
+        """Manifests for namespaces of these tests."""
+        text = yaml.safe_dump_all(documents)
+        text = re.sub(rf"\b{OPERATOR}(?=[\s\"']|$)", self.namespace, text)
+        text = re.sub(rf"namespace: {PIPELINE}(?=\s|$)", f"namespace: {namespace}", text)
+        # Each test has its own namespace, and the operator a pattern of their names.
+        text = re.sub(rf"--namespace={PIPELINE}\b", f"--namespace=dp-{self.mark}-t*", text)
         # Of objects without a namespace, which other tests have too.
-        return text.replace("deepprofile-operator-observer", f"{self.operators}-observer")
-
-    def manifests(self, folder):
-        documents = render(folder)
-        if folder == "overlays/local":
-            breakable(documents)
-        for document in documents:
-            if document["kind"] == "Namespace" and document["metadata"]["name"] == PIPELINE:
-                document["metadata"]["name"] = self.namespace
-        return self.renamed(yaml.safe_dump_all(documents))
+        return text.replace("deepprofile-operator-observer", f"{self.namespace}-observer")
 
     def up(self):
-        """The operator and the local overlay, as the README of k8s/ says, and the region's granules in the bucket."""
-        # Again where another process of the tests is making the definitions of resources at the same moment.
-        operator, said = self.manifests("operator"), []
-        for _ in range(5):
-            said.append(self.ctl("apply", "-f", "-", given=operator, check=False))
-            if "rror" not in said[-1]:
-                break
-            time.sleep(2)
-        else:
-            raise AssertionError(said[-1])
-        self.ctl("apply", "-f", "-", given=self.manifests("overlays/local"))
-        self.ctl("rollout", "status", "deployment/dask-operator", "--timeout=120s", namespace=self.operators, timeout=130)
-        self.ctl("rollout", "status", "deployment/storage", "--timeout=120s", timeout=130)
-        self.ctl("wait", "--for=condition=complete", "job/twin", "--timeout=240s", timeout=250)
+        """Everything of ``k8s/operator`` but what it puts into the pipeline's namespace."""
+        self.apply(self.renamed([d for d in render("operator") if not _of_pipeline(d)], "unused"))
+        self.ctl("rollout", "status", "deployment/dask-operator", "--timeout=120s", timeout=130)
 
     def down(self):
-        """Clusters before the operator, whose finalizers they carry; then all the rest."""
+        """After the last cluster of its tests, whose finalizers wait for it."""
+        mine = f"dp-{self.mark}-t"
+
+        def gone():
+            return not [n for n in self.get("namespaces")["items"] if n["metadata"]["name"].startswith(mine)]
+
+        try:
+            until(90, gone, "the namespaces of the tests are gone", 1.0)
+        finally:
+            self.ctl("delete", "namespace", self.namespace, "--wait=false", check=False)
+            self.ctl("delete", "clusterrole,clusterrolebinding", f"{self.namespace}-observer", check=False)
+
+
+def _of_pipeline(document):
+    metadata = document["metadata"]
+    return metadata.get("namespace") == PIPELINE or (document["kind"], metadata["name"]) == ("Namespace", PIPELINE)
+
+
+class Kube(Kubectl):
+    """Everything of a test: a namespace of the pipeline, and what is applied to it."""
+
+    def __init__(self, operator):
+        super().__init__(f"dp-{operator.mark}-t{uuid.uuid4().hex[:6]}")
+        self.operator, self.operators = operator, operator.namespace
+        self._forward, self._url = None, ""
+
+    # --- manifests
+
+    def apply_bare(self):
+        """The namespace, and what the operator needs in it."""
+        self._apply([d for d in render("operator") if _of_pipeline(d)])
+
+    def _apply(self, documents):
+        for document in documents:
+            if document["kind"] == "Namespace":
+                document["metadata"]["name"] = self.namespace
+        self.apply(self.operator.renamed(documents, self.namespace))
+
+    def up(self, seeds=None):
+        """The local overlay, and its bucket: with what a seed holds, or with what the twin writes."""
+        self.apply_bare()
+        documents = render("overlays/local")
+        breakable(documents)
+        self._apply([d for d in documents if seeds is None or (d["kind"], d["metadata"]["name"]) != ("Job", "twin")])
+        self.ctl("rollout", "status", "deployment/storage", "--timeout=120s", timeout=130)
+        if seeds is None:
+            self.ctl("wait", "--for=condition=complete", "job/twin", "--timeout=240s", timeout=250)
+        else:
+            with seeds.open("rb") as archive:
+                self._beside_storage("tar -C /data -x", stdin=archive)
+
+    def keep(self, seeds):
+        """Write the bucket into an archive, from which other tests begin."""
+        with seeds.open("wb") as archive:
+            self._beside_storage("tar -C /data -c deepprofile", stdout=archive)
+
+    def _beside_storage(self, script, **streams):
+        pod = self.pods("app.kubernetes.io/name=storage")[0]["metadata"]["name"]
+        command = ["kubectl", "--context", self.context, "--namespace", self.namespace, "exec", "--stdin", pod]
+        subprocess.run([*command, "--container", "storage", "--", "sh", "-c", script], check=True, timeout=120, **streams)
+
+    def down(self):
+        """Clusters first, which the operator has to let go; then all the rest."""
         self.close()
         self.ctl("delete", "jobs,cronjobs", "--all", "--wait=false", check=False)
         self.ctl("delete", "daskclusters", "--all", "--timeout=60s", check=False, timeout=90)
-        for name in (self.namespace, self.operators):
-            self.ctl("delete", "namespace", name, "--wait=false", check=False)
-        self.ctl("delete", "clusterrole,clusterrolebinding", f"{self.operators}-observer", check=False)
+        self.ctl("delete", "namespace", self.namespace, "--wait=false", check=False)
 
     # --- runs
 
@@ -203,6 +255,16 @@ class Kube:
             self._forward.kill()
             self._forward.communicate()
             self._forward = None
+
+
+@contextmanager
+def namespace(operator):
+    """A namespace of its own; what is applied to it goes with it."""
+    place = Kube(operator)
+    try:
+        yield place
+    finally:
+        place.down()
 
 
 def manifests(root):

@@ -40,15 +40,15 @@ def test_the_local_overlay_covers_the_region_of_its_twin():
 
 @pytest.mark.cluster
 @pytest.mark.parametrize("folder", OVERLAYS)
-def test_every_overlay_is_accepted_by_the_api_server(place, folder):
+def test_every_overlay_is_accepted_by_the_api_server(bare, folder):
     documents = render(folder)
     assert documents
     for document in documents:
         # A dry run knows no namespace that is made by it: the one of this test stands for both.
         if document["kind"] != "Namespace":
             if "namespace" in document["metadata"]:
-                document["metadata"]["namespace"] = place.namespace
-            place.ctl("apply", "--dry-run=server", "--validate=strict", "-f", "-", given=json.dumps(document))
+                document["metadata"]["namespace"] = bare.namespace
+            bare.ctl("apply", "--dry-run=server", "--validate=strict", "-f", "-", given=json.dumps(document))
 
 
 def pods_of(folder):
@@ -61,7 +61,7 @@ def pods_of(folder):
 
 @pytest.mark.cluster
 @pytest.mark.parametrize("folder", OVERLAYS)
-def test_every_container_is_restricted(place, folder):
+def test_every_container_is_restricted(bare, folder):
     found = list(pods_of(folder))
     assert found
     for pod in found:
@@ -73,7 +73,7 @@ def test_every_container_is_restricted(place, folder):
 
 @pytest.mark.cluster
 @pytest.mark.parametrize("folder", ["overlays/gke", "overlays/gke/operator"])
-def test_images_on_gke_are_named_by_digest(place, folder):
+def test_images_on_gke_are_named_by_digest(bare, folder):
     images = [container["image"] for pod in pods_of(folder) for container in pod["containers"]]
     assert images
     assert all("@sha256:" in image for image in images)

@@ -9,7 +9,7 @@ import pytest
 from deepprofile.lease import live_holder
 from deepprofile.objects import read_json
 
-from tests.cluster.kube import manifests, until
+from tests.cluster.kube import manifests, namespace, until
 from tests.granules import tree
 
 pytestmark = pytest.mark.cluster
@@ -31,18 +31,17 @@ class Sampler:
 
     def _sample(self):
         while not self._over.wait(0.5):
-            for pod in self.kube.pods():
-                # The run without a cluster is a driver too, and no policy is written for what it is told to do.
-                if pod["metadata"]["labels"].get("batch.kubernetes.io/job-name") != "alone":
-                    self._look(pod)
+            for pod in (*self.kube.pods(), *self.kube.pods(namespace=self.kube.operators)):
+                self._look(pod)
 
     def _look(self, pod):
-        labels, address = pod["metadata"]["labels"], pod["status"].get("podIP")
-        part = labels.get("dask.org/component") or labels.get("app.kubernetes.io/component") or labels["app.kubernetes.io/name"]
+        where, address = pod["metadata"]["namespace"], pod["status"].get("podIP")
+        part = _part(pod["metadata"]["labels"])
         if address is None or pod["status"]["phase"] != "Running":
             return
         self.addresses[address] = part
-        text = self.kube.ctl("exec", pod["metadata"]["name"], "--", "cat", "/proc/net/tcp", "/proc/net/tcp6", check=False)
+        look = ("exec", pod["metadata"]["name"], "--", "cat", "/proc/net/tcp", "/proc/net/tcp6")
+        text = self.kube.ctl(*look, check=False, namespace=where)
         for line in text.splitlines():
             fields = line.split()
             if len(fields) < 4 or not re.fullmatch(r"[0-9A-F]+:[0-9A-F]{4}", fields[1]):
@@ -54,17 +53,32 @@ class Sampler:
                 self.flows.add((part, local_port, remote, remote_port))
 
 
+def _part(labels):
+    name = labels.get("dask.org/component") or labels.get("app.kubernetes.io/component") or labels.get("app.kubernetes.io/name")
+    return "operator" if name == "dask-operator" else name
+
+
 def _endpoint(text):
     address, port = text.split(":")
     return ".".join(str(b) for b in reversed(base64.b16decode(address[-8:]))), int(port, 16)
 
 
 @pytest.fixture(scope="module")
-def undisturbed(place):
-    """A run through the CronJob, triggered by hand, whose connections are looked at meanwhile."""
+def undisturbed(operator, seeds):
+    """A run through the CronJob, triggered by hand, whose connections are looked at meanwhile; the tests below look at it."""
+    with namespace(operator) as place:
+        place.up(seeds[0])
+        yield {"place": place, **watched(place)}
+
+
+@pytest.fixture(scope="module")
+def place(undisturbed):
+    """The namespace of that run."""
+    return undisturbed["place"]
+
+
+def watched(place):
     sampler = Sampler(place)
-    # At the same time, since it waits for other things.
-    place.alone()
     began = time.monotonic()
     place.job("undisturbed", root="stores")
     metrics = {}
@@ -78,7 +92,7 @@ def undisturbed(place):
     ):
         read = f"import urllib.request as r; print(r.urlopen('http://127.0.0.1:{port}/metrics').read().decode())"
         metrics[name] = place.ctl("exec", pod, "--", "python", "-c", read, check=False)
-    specs = [p for p in place.pods("app.kubernetes.io/name=deepprofile") if "alone" not in p["metadata"]["name"]]
+    specs = place.pods("app.kubernetes.io/name=deepprofile")
     state, log = place.finish("undisturbed")
     sampler.close()
     assert state == "Complete", log
@@ -131,7 +145,6 @@ def test_the_connections_of_a_run_are_those_that_the_policies_allow(place, undis
     sampler = undisturbed["sampler"]
     services = {s["spec"]["clusterIP"]: s for s in place.get("services")["items"]}
     kubernetes = place.get("service", "kubernetes", namespace="default")["spec"]["clusterIP"]
-    operator = place.pods(namespace=place.operators)[0]["status"]["podIP"]
     node = place.pods()[0]["status"]["hostIP"]
     seen = set()
     for part, local_port, remote, remote_port in sampler.flows:
@@ -142,10 +155,10 @@ def test_the_connections_of_a_run_are_those_that_the_policies_allow(place, undis
             seen.add((part, "api", 443))
         elif local_port in sampler.listening.get(part, ()):
             # Somebody else has opened it; the kubelet's probes come from the node, which no policy can keep out.
-            if remote != operator and to is None:
+            if to is None:
                 assert _is_node(remote, node, sampler), (part, local_port, remote)
                 continue
-            seen.add(("operator" if remote == operator else to, part, local_port))
+            seen.add((to, part, local_port))
         elif to is not None:
             seen.add((part, to, remote_port))
         elif remote_port == 8786:
@@ -159,6 +172,7 @@ def test_the_connections_of_a_run_are_those_that_the_policies_allow(place, undis
         ("driver", "storage", 4443),
         ("worker", "scheduler", 8786),
         ("worker", "storage", 4443),
+        ("operator", "api", 443),
         ("operator", "scheduler", 8787),
         ("scheduler", "worker", 8790),
         ("twin", "storage", 4443),
@@ -169,8 +183,7 @@ def test_the_connections_of_a_run_are_those_that_the_policies_allow(place, undis
         allowed - seen
     )
     assert _written_rules(place) == {
-        ("driver", "*", 443),
-        ("driver", "*", 6443),
+        *((part, "*", port) for part in ("driver", "operator") for port in (443, 6443)),
         *(flow for flow in allowed if flow[1] != "api"),
     }
 
@@ -184,22 +197,17 @@ def _written_rules(place):
     """(from, to, port) that some policy lets in at the one end, or out at the other; names are looked up by everybody."""
 
     def parts(selector):
-        labels = selector.get("matchLabels", {})
-        name = (
-            labels.get("dask.org/component")
-            or labels.get("app.kubernetes.io/component")
-            or labels.get("app.kubernetes.io/name")
-        )
-        if name:
+        if name := _part(selector.get("matchLabels", {})):
             return [name]
         return ["driver", "worker", "twin"] if selector.get("matchExpressions") else []
 
     rules = set()
-    for policy in place.get("networkpolicies")["items"]:
+    policies = [p for name in (place.namespace, place.operators) for p in place.get("networkpolicies", namespace=name)["items"]]
+    for policy in policies:
         me = parts(policy["spec"]["podSelector"])
         for rule in policy["spec"].get("ingress", []):
             for peer in rule.get("from", []):
-                others = ["operator"] if "namespaceSelector" in peer else parts(peer["podSelector"])
+                others = parts(peer["podSelector"]) if "podSelector" in peer else ["operator"]
                 rules |= {(other, mine, p["port"]) for other in others for mine in me for p in rule["ports"]}
         for rule in policy["spec"].get("egress", []):
             ports = [p["port"] for p in rule["ports"] if p["port"] != 53]
@@ -232,8 +240,8 @@ def test_the_accounts_can_do_nothing_beyond_their_role(place):
         "events": "[get list]",
     }
     assert may("worker", place.namespace, place.namespace) == {}
-    for account, namespace in (("driver", place.namespace), ("worker", place.namespace)):
-        assert may(account, namespace, "default") == {}
+    for account in ("driver", "worker"):
+        assert may(account, place.namespace, "default") == {}
     observing = {"customresourcedefinitions.apiextensions.k8s.io": "[list watch]", "namespaces": "[list watch]"}
     assert may("dask-operator", place.operators, "default") == observing
     assert may("dask-operator", place.operators, place.operators) == observing

@@ -53,6 +53,7 @@ class Era5Land(Product):
     layers: ClassVar[tuple[Layer, ...]] = (Layer(0.0, 0.07), Layer(0.07, 0.28), Layer(0.28, 1.0))
     steps_per_day: ClassVar[int] = 24
     latency_days: ClassVar[int] = 5
+    final_latency_days: ClassVar[int | None] = 92
 
     variables: ClassVar[tuple[str, ...]] = ("swvl1", "swvl2", "swvl3")
     temperature: ClassVar[str] = "stl1"

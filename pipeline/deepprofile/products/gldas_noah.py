@@ -52,7 +52,10 @@ class GldasNoah(Product):
     def parse(self, name: str) -> GranuleName | None:
         """Name such as ``GLDAS_NOAH025_3H.A20150101.0300.021.nc4``."""
         match = named_time(_NAME, name)
-        return GranuleName(day(match[1]), day(match[1]), f"{match[1]}T{match[2]}{match[3]}") if match else None
+        if match is None:
+            return None
+        today = day(match[1])
+        return GranuleName(today, today, f"{match[1]}T{match[2]}{match[3]}", provisional="_EP." in match[0])
 
     def read(self, path: Path, window: Grid, days: Days) -> Steps:
         """See ``Product.read``."""

@@ -41,16 +41,36 @@ class Layer:
 
 @dataclass(frozen=True)
 class GranuleName:
-    """What the name of a granule says: which days it holds, and what makes it the same time step as another."""
+    """What the name of a granule says: which days it holds, and what makes it the same time step as another.
+
+    ``provisional``: it stands for the final granule with the same key until that is there.
+    """
 
     first_day: np.datetime64
     last_day: np.datetime64
     key: str
+    provisional: bool = False
 
     @property
     def days(self) -> Days:
         """The days, ``datetime64[D]``."""
         return np.arange(self.first_day, self.last_day + np.timedelta64(1, "D"))
+
+
+@dataclass(frozen=True)
+class Latency:
+    """After how many days a day's granules are to be expected, and when none of them is provisional any more."""
+
+    days: int
+    final_days: int
+
+    def last_due(self, today: np.datetime64) -> np.datetime64:
+        """The last day of which everything should be there."""
+        return today - np.timedelta64(self.days + 1, "D")
+
+    def last_final(self, today: np.datetime64) -> np.datetime64:
+        """The last day of which everything should be final."""
+        return today - np.timedelta64(self.final_days + 1, "D")
 
 
 @dataclass(frozen=True)
@@ -83,7 +103,8 @@ class Product(ABC):
     """A soil-moisture product: its layers, its grid, and how one of its granules is read.
 
     ``steps_per_day``: time steps that a day has; ``gapless``: whether every granule holds values everywhere on land (a
-    model, not a swath); ``latency_days``: after how many days a granule is to be expected.
+    model, not a swath); ``latency_days``: after how many days a granule is to be expected, ``final_latency_days``: after how
+    many its final version, where provisional ones come first.
     """
 
     grid: Grid
@@ -93,6 +114,7 @@ class Product(ABC):
     steps_per_day: ClassVar[int]
     gapless: ClassVar[bool] = True
     latency_days: ClassVar[int]
+    final_latency_days: ClassVar[int | None] = None
     valid_range: ClassVar[tuple[float, float]] = (0.0, 0.9)
 
     @abstractmethod

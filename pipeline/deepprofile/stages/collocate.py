@@ -6,6 +6,7 @@ then the error model, for which a block reads the moments of its cells and of ha
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,6 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 import xarray as xr
+import zarr
 from numpy.typing import NDArray
 
 from deepprofile.collocation import MOMENTS, Moments
@@ -21,10 +23,11 @@ from deepprofile.engine import Block, Job, Outcome, fingerprint, grid_blocks
 from deepprofile.errors import Design, errors_from_moments, plan_comparisons, series_moments
 from deepprofile.grids import Grid
 from deepprofile.layers import OBSERVATION, Layout
+from deepprofile.objects import zarr_store
 from deepprofile.prior import KERNELS
 from deepprofile.stages import ingest
 from deepprofile.stages.stage import Source, StagePlan, days_of, grid_attributes, space_time_coordinates
-from deepprofile.stores import Root, Template, Variable, read_region, write_shards
+from deepprofile.stores import Root, Template, Variable, exists, read_region, write_shards
 
 MOMENTS_STORE: Final = "moments"
 STORE: Final = "weights"
@@ -147,8 +150,23 @@ def weights_template(config: Config) -> Template:
             "dependent": [list(pair) for pair in dependent_pairs(config)],
             "min_samples": config.collocation.min_samples,
             "window": config.collocation.window,
+            "period": [str(day) for day in days_of(config)[[0, -1]]],
         },
     )
+
+
+def is_due(config: Config, root: Root) -> bool:
+    """Whether a run has to make a new error model: there is none for these settings, or the published one is old enough."""
+    version, every = root.current().get(STORE), config.collocation.every_days
+    if version is None or every == 0 or not exists(root.version(STORE, version)):
+        return True
+    found: dict[str, Any] = dict(zarr.open_group(zarr_store(root.version(STORE, version)), mode="r").attrs)
+    expected = json.loads(json.dumps(dict(weights_template(config).attrs)))
+    if any(found.get(key) != value for key, value in expected.items() if key != "period"):
+        return True
+    first, last = (np.datetime64(day, "D") for day in found["period"])
+    days = days_of(config)
+    return bool(first != days[0] or days[-1] - last >= np.timedelta64(every, "D"))
 
 
 def _design(config: Config) -> Design:

@@ -30,6 +30,7 @@ class Granule:
     size: int
     tag: str
     key: str
+    provisional: bool = False
 
     @property
     def name(self) -> str:
@@ -52,9 +53,11 @@ class Catalogue:
         """Granules of some days."""
         return {text: self.by_day[text] for text in map(str, days) if text in self.by_day}
 
-    def mark(self) -> str:
-        """A hash that changes with any granule."""
-        return fingerprint(sorted((day, g.identity) for day, granules in self.by_day.items() for g in granules))
+    @property
+    def last_day(self) -> np.datetime64 | None:
+        """The last day of which there is a granule."""
+        days = [day for day, granules in self.by_day.items() if granules]
+        return np.datetime64(max(days), "D") if days else None
 
     @property
     def count(self) -> int:
@@ -75,6 +78,7 @@ def find_granules(product: Product, url: str, days: NDArray[np.datetime64]) -> C
         raise FileNotFoundError(f"there is no folder {url} for the granules of {product.name}")
     wanted = set(days.astype("datetime64[D]").astype(str).tolist())
     found: dict[str, list[Granule]] = defaultdict(list)
+    final: set[str] = set()
     for entry in listing(url):
         name = product.parse(str(entry["url"]))
         if name is None:
@@ -83,11 +87,15 @@ def find_granules(product: Product, url: str, days: NDArray[np.datetime64]) -> C
         tag = next(
             (str(entry[k]) for k in ("etag", "ETag", "md5Hash", "md5", "mtime", "updated", "LastModified") if entry.get(k)), ""
         )
-        granule = Granule(str(entry["url"]), int(entry["size"]), tag, name.key)
+        granule = Granule(str(entry["url"]), int(entry["size"]), tag, name.key, name.provisional)
+        if not name.provisional:
+            final.add(name.key)
         for text in name.days.astype(str).tolist():
             if text in wanted:
                 found[text].append(granule)
-    return Catalogue({day: tuple(sorted(found[day], key=lambda g: (g.key, g.url))) for day in sorted(found)})
+    # A provisional granule that is left beside the final one has had its time.
+    kept = {day: [g for g in there if not g.provisional or g.key not in final] for day, there in found.items()}
+    return Catalogue({day: tuple(sorted(kept[day], key=lambda g: (g.key, g.url))) for day in sorted(kept)})
 
 
 def local_copy(granule: Granule, cache: str | None) -> Path:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -13,10 +14,24 @@ from numpy.typing import NDArray
 from deepprofile.config import Config
 from deepprofile.engine import Block, Job, Outcome, Record, fingerprint, grid_blocks
 from deepprofile.grids import Grid
-from deepprofile.products import GranuleError, Product
-from deepprofile.stages.granules import Catalogue, Granule, find_granules, local_copy
-from deepprofile.stages.stage import Source, StagePlan, days_of, grid_attributes, space_time_coordinates
-from deepprofile.stores import Root, Template, Variable, write_shards
+from deepprofile.objects import join, read_json
+from deepprofile.products import GranuleError, Latency, Product
+from deepprofile.stages.granules import Granule, find_granules, local_copy
+from deepprofile.stages.schedule import Moment, Redone
+from deepprofile.stages.stage import (
+    DAYS,
+    DayMarks,
+    Earlier,
+    Given,
+    Source,
+    StagePlan,
+    days_of,
+    grid_attributes,
+    run_url,
+    space_time_coordinates,
+    spans,
+)
+from deepprofile.stores import Root, Template, Variable, read_region, write_shards
 
 # 2^-15 m3 m-3: far below what any product resolves.
 PRECISION: Final = 2.0**-15
@@ -25,6 +40,11 @@ PRECISION: Final = 2.0**-15
 def store_name(product: str) -> str:
     """Where the store of a product is, below the root."""
     return f"ard/{product}"
+
+
+def stage_name(product: str) -> str:
+    """The stage that makes a product's store, as manifests call it."""
+    return f"ingest/{product}"
 
 
 def window(config: Config, name: str) -> Grid:
@@ -60,6 +80,18 @@ def template(config: Config, name: str) -> Template:
                 fill=0,
                 attrs={"long_name": "time steps that were there", "steps_per_day": product.steps_per_day},
             ),
+            "provisional": Variable(
+                ("time",),
+                "uint8",
+                shards=(blocks.days,),
+                chunks=(blocks.chunk_days,),
+                fill=0,
+                attrs={
+                    "long_name": "whether the provider will replace values of the day",
+                    "flag_values": [0, 1],
+                    "flag_meanings": "final provisional",
+                },
+            ),
             "soil_moisture": Variable(
                 ("time", "layer", "y", "x"),
                 "float32",
@@ -81,9 +113,27 @@ def template(config: Config, name: str) -> Template:
     )
 
 
+@dataclass
+class _Days:
+    """What is known of the days of a block: values (day, layer, row, column), and of each day the time steps that were there,
+    the values that were not fill, and whether any of them is provisional.
+    """
+
+    values: NDArray[np.float32]
+    steps: list[int]
+    recorded: list[int]
+    provisional: list[int]
+    broken: list[int] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    bytes_read: int = 0
+
+
 @dataclass(frozen=True)
 class IngestBlock:
-    """Computes one block: reads its granules, averages each day's time steps, writes the shard."""
+    """Computes one block: reads the granules of its days, averages each day's time steps, writes the shard.
+
+    Days that the published version of the block has as they would be computed now are read from there.
+    """
 
     product: Product
     window: Grid
@@ -92,40 +142,53 @@ class IngestBlock:
     cache: str | None
     url: str
 
-    def __call__(self, block: Block, granules: Mapping[str, tuple[Granule, ...]]) -> Outcome:
+    def __call__(self, block: Block, given: Given) -> Outcome:
         """See ``deepprofile.engine.Job``."""
-        values, counts, recorded, problems, read = self.daily_means(block, granules)
+        found = self.daily_means(block, given)
         days, rows, columns = block.region
-        written = write_shards(self.url, "soil_moisture", (days[0], 0, rows[0], columns[0]), values)
+        written = write_shards(self.url, "soil_moisture", (days[0], 0, rows[0], columns[0]), found.values)
         if block.index[1:] == (0, 0):
             # The same in every block of these days: one of them writes it.
-            written += write_shards(self.url, "steps", (days[0],), np.array(counts, np.uint8))
-        details = {"steps": counts, "recorded": recorded}
-        return Outcome(read, written, tuple(problems), details)
+            written += write_shards(self.url, "steps", (days[0],), np.array(found.steps, np.uint8))
+            written += write_shards(self.url, "provisional", (days[0],), np.array(found.provisional, np.uint8))
+        details = {
+            "steps": found.steps,
+            "recorded": found.recorded,
+            "provisional": [k for k, value in enumerate(found.provisional) if value],
+            "broken": found.broken,
+        }
+        return Outcome(found.bytes_read, written, tuple(found.problems), details)
 
-    def daily_means(
-        self, block: Block, granules: Mapping[str, tuple[Granule, ...]]
-    ) -> tuple[NDArray[np.float32], list[int], list[int], list[str], int]:
-        """Values (day, layer, row, column), time steps and recorded values of each day, problems, bytes read."""
+    def daily_means(self, block: Block, given: Given) -> _Days:
+        """The days of a block."""
         days, rows, columns = block.region
         part = self.window.window(rows[0], columns[0], rows[1] - rows[0], columns[1] - columns[0])
-        values = np.full((days[1] - days[0], len(self.product.layers), *part.shape), np.nan, np.float32)
-        counts, recorded = [0] * len(values), [0] * len(values)
-        problems: list[str] = []
-        read = 0
-        for k in range(len(values)):
+        count = days[1] - days[0]
+        values = np.full((count, len(self.product.layers), *part.shape), np.nan, np.float32)
+        found = _Days(values, [0] * count, [0] * count, [0] * count)
+        if given.earlier is not None:
+            self._take_over(block, given.earlier, found)
+        for k in given.fresh(count):
             today = self.first_day + np.timedelta64(days[0] + k, "D")
-            there = granules.get(str(today), ())
-            read += sum(granule.size for granule in there)
-            found = self._day(today, there, part, problems)
-            if found is not None:
-                values[k], counts[k], recorded[k] = found
-        return values, counts, recorded, problems, read
+            there = given.inputs.get(str(today), ())
+            found.bytes_read += sum(granule.size for granule in there)
+            self._day(k, today, there, part, found)
+        return found
 
-    def _day(
-        self, today: np.datetime64, granules: tuple[Granule, ...], part: Grid, problems: list[str]
-    ) -> tuple[NDArray[np.float32], int, int] | None:
+    def _take_over(self, block: Block, earlier: Earlier, found: _Days) -> None:
+        days, rows, columns = block.region
+        for first, after in spans(earlier.unchanged):
+            region = (slice(days[0] + first, days[0] + after), slice(None), slice(*rows), slice(*columns))
+            found.values[first:after] = read_region(earlier.url, "soil_moisture", region)
+            found.bytes_read += found.values[first:after].nbytes
+        provisional = set(earlier.details["provisional"])
+        for k in earlier.unchanged:
+            found.steps[k], found.recorded[k] = earlier.details["steps"][k], earlier.details["recorded"][k]
+            found.provisional[k] = int(k in provisional)
+
+    def _day(self, k: int, today: np.datetime64, granules: tuple[Granule, ...], part: Grid, found: _Days) -> None:
         steps: dict[np.datetime64, tuple[NDArray[np.float32], int]] = {}
+        problems: list[str] = []
         twice = [key for key, number in Counter(granule.key for granule in granules).items() if number > 1]
         for key in twice:
             names = ", ".join(granule.url for granule in granules if granule.key == key)
@@ -134,34 +197,35 @@ class IngestBlock:
             if granule.key in twice:
                 continue
             try:
-                found = self.product.read(local_copy(granule, self.cache), part, np.array([today]))
+                read = self.product.read(local_copy(granule, self.cache), part, np.array([today]))
             except GranuleError as error:
                 problems.append(f"{today}: {error}")
                 continue
-            for time, values, count in zip(found.times, found.values, found.recorded, strict=True):
+            found.provisional[k] |= int(read.provisional)
+            for time, values, count in zip(read.times, read.values, read.recorded, strict=True):
                 if time in steps:
                     problems.append(f"{today}: {granule.name} holds {time}, which another granule has too; it is not used")
                 else:
                     steps[time] = values, int(count)
-        missing = self.product.steps_per_day - len(steps)
-        if missing > 0 and not any(problem.startswith(f"{today}:") for problem in problems):
-            problems.append(f"{today}: {missing} of {self.product.steps_per_day} time steps of {self.product.name} are missing")
+        if problems:
+            found.problems += problems
+            found.broken.append(k)
         if not steps:
-            return None
+            return
         # In the order of time: the sum does not depend on the order in which files were found.
         ordered = [steps[time][0] for time in sorted(steps)]
-        total, count = np.zeros(ordered[0].shape), np.zeros(ordered[0].shape, np.int32)
+        total, number = np.zeros(ordered[0].shape), np.zeros(ordered[0].shape, np.int32)
         for values in ordered:
             valid = np.isfinite(values)
             total[valid] += values[valid]
-            count += valid
+            number += valid
         needed = max(int(np.ceil(self.min_day_fraction * self.product.steps_per_day - 1e-9)), 1)
-        mean = np.where(count >= needed, total / np.maximum(count, 1), np.nan).astype(np.float32)
-        return mean, len(steps), sum(number for _, number in steps.values())
+        found.values[k] = np.where(number >= needed, total / np.maximum(number, 1), np.nan).astype(np.float32)
+        found.steps[k], found.recorded[k] = len(steps), sum(count for _, count in steps.values())
 
 
-def plan(config: Config, root: Root, name: str) -> StagePlan:
-    """Plan the ingest of one product.
+def plan(config: Config, root: Root, name: str, moment: Moment | None = None) -> StagePlan:
+    """Plan the ingest of one product; what is missing is judged as of a moment, by default now.
 
     Raises
     ------
@@ -175,7 +239,10 @@ def plan(config: Config, root: Root, name: str) -> StagePlan:
         "shards": made.variables["soil_moisture"].shards,
         "chunks": made.variables["soil_moisture"].chunks,
     }
-    version = fingerprint("ingest", name, str(days[0]), str(days[-1]), setting, catalogue.mark())
+    redone = Redone.read(root, name)
+    identities = [[g.identity for g in catalogue.by_day.get(str(day), ())] for day in days]
+    marks = tuple(fingerprint(of_day, *redone.of(day)) for of_day, day in zip(identities, days, strict=True))
+    version = fingerprint("ingest", name, str(days[0]), str(days[-1]), setting, marks)
     task = IngestBlock(
         product,
         window(config, name),
@@ -185,23 +252,66 @@ def plan(config: Config, root: Root, name: str) -> StagePlan:
         root.version(store_name(name), version),
     )
 
-    def granules_of(block: Block) -> dict[str, tuple[Granule, ...]]:
-        return catalogue.of(days[slice(*block.region[0])])
+    settled = fingerprint(setting, str(days[0]))
 
-    def mark(block: Block) -> str:
-        identities = {day: [g.identity for g in there] for day, there in granules_of(block).items()}
-        return fingerprint("ingest", name, str(days[0]), block.region, setting, identities)
+    def base(block: Block) -> str:
+        return fingerprint("ingest", name, settled, block.index, block.region[1:])
 
+    def given(block: Block) -> Given:
+        return Given(catalogue.of(days[slice(*block.region[0])]))
+
+    by_day = DayMarks(marks, base)
     return StagePlan(
-        stage=f"ingest/{name}",
+        stage=stage_name(name),
         store=store_name(name),
         version=version,
         template=made,
         url=task.url,
-        job=job(config, name, task, mark, granules_of),
+        job=replace(job(config, name, task, by_day.fingerprint, given), base=base),
         inputs={"granules": catalogue.count, "folder": config.products[name].granules},
-        finish=_Finish(product, days),
+        finish=_Finish(product, days, config.latency(name), moment or Moment.now()),
+        marks=by_day,
+        summary=partial(_summary, days),
     )
+
+
+def _summary(days: NDArray[np.datetime64], records: Mapping[str, Record]) -> dict[str, Any]:
+    found = DayCounts.of(days.size, records)
+    return {
+        "first": str(days[0]),
+        "steps": found.steps.tolist(),
+        "provisional": np.flatnonzero(found.provisional).tolist(),
+        "broken": np.flatnonzero(found.broken).tolist(),
+    }
+
+
+def day_states(config: Config, root: Root, name: str, moment: Moment) -> dict[str, str]:
+    """What is published of a product on every day until now.
+
+    States are ``there``, ``provisional``, ``incomplete``, ``failed``, ``missing`` and ``not due``.
+    """
+    version = root.current().get(store_name(name))
+    known = read_json(join(run_url(root, stage_name(name), version), DAYS)) if version is not None else None
+    known = known if known and "first" in known else {"first": str(config.period.start), "steps": []}
+    first, steps = np.datetime64(known["first"], "D"), known["steps"]
+    provisional, broken = set(known.get("provisional", ())), set(known.get("broken", ()))
+    last = max(first + np.timedelta64(len(steps) - 1, "D"), min(moment.today, np.datetime64(config.period.end, "D")))
+    due, complete = config.latency(name).last_due(moment.today), config.product(name).steps_per_day
+    states = {}
+    for k, day in enumerate(np.arange(first, last + 1)):
+        number = steps[k] if k < len(steps) else 0
+        if k in broken:
+            state = "failed"
+        elif number and k in provisional:
+            state = "provisional"
+        elif number == complete:
+            state = "there"
+        elif day > due:
+            state = "not due"
+        else:
+            state = "incomplete" if number else "missing"
+        states[str(day)] = state
+    return states
 
 
 def job(config: Config, name: str, compute: Any = None, mark: Any = None, inputs: Any = None) -> Job:
@@ -227,22 +337,59 @@ def job(config: Config, name: str, compute: Any = None, mark: Any = None, inputs
 
 
 @dataclass(frozen=True)
+class DayCounts:
+    """What is there of a product, day by day, over all blocks.
+
+    ``steps``: time steps; ``recorded``: values that were not fill; ``provisional``, ``broken``: whether anything is.
+    """
+
+    steps: NDArray[np.int64]
+    recorded: NDArray[np.int64]
+    provisional: NDArray[np.bool_]
+    broken: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, count: int, records: Mapping[str, Record]) -> DayCounts:
+        """From the records of the blocks of an ingest of so many days."""
+        steps, recorded = np.zeros(count, np.int64), np.zeros(count, np.int64)
+        provisional, broken = np.zeros(count, bool), np.zeros(count, bool)
+        length = max((len(r.details.get("steps", ())) for r in records.values()), default=0)
+        for record in records.values():
+            first = int(record.block.split(".")[0]) * length
+            part = slice(first, first + len(record.details.get("steps", ())))
+            steps[part] = np.maximum(steps[part], record.details.get("steps", ()))
+            recorded[part] += np.array(record.details.get("recorded", ()), np.int64)
+            for into, name in ((provisional, "provisional"), (broken, "broken")):
+                into[[first + k for k in record.details.get(name, ())]] = True
+        return cls(steps, recorded, provisional, broken)
+
+
+@dataclass(frozen=True)
 class _Finish:
     product: Product
     days: NDArray[np.datetime64]
+    latency: Latency
+    moment: Moment
 
     def __call__(self, records: Mapping[str, Record]) -> list[str]:
-        """Days whose granules hold nothing at all, in no block."""
-        steps = np.zeros(self.days.size, np.uint8)
-        recorded = np.zeros(self.days.size, np.int64)
-        length = max((len(r.details["steps"]) for r in records.values()), default=0)
-        for record in records.values():
-            first = int(record.block.split(".")[0]) * length
-            part = slice(first, first + len(record.details["steps"]))
-            steps[part] = np.maximum(steps[part], record.details["steps"])
-            recorded[part] += record.details["recorded"]
-        empty = np.flatnonzero((steps > 0) & (recorded == 0) & self.product.gapless)
-        return [f"{self.days[k]}: the granules of {self.product.name} hold no value at all, only fill" for k in empty]
+        """Days that lack what should be there by now: time steps, values that are no fill, final values."""
+        found, name, per_day = DayCounts.of(self.days.size, records), self.product.name, self.product.steps_per_day
+        last_due = self.latency.last_due(self.moment.today)
+        due, final = self.days <= last_due, self.days <= self.latency.last_final(self.moment.today)
+        problems = []
+        for k, day in enumerate(self.days):
+            # What could not be used is said already.
+            if due[k] and found.steps[k] < per_day and not found.broken[k]:
+                problems.append(f"{day}: {per_day - found.steps[k]} of {per_day} time steps of {name} are missing")
+            if found.steps[k] and not found.recorded[k] and self.product.gapless:
+                problems.append(f"{day}: the granules of {name} hold no value at all, only fill")
+            if final[k] and found.provisional[k]:
+                problems.append(f"{day}: {name} is still provisional, and should be final by now")
+        # The store ends with the last day that any product has: after it, nothing is there.
+        if self.moment.until is not None:
+            late = np.arange(self.days[-1] + 1, min(last_due, self.moment.until) + 1)
+            problems += [f"{day}: {per_day} of {per_day} time steps of {name} are missing" for day in late]
+        return problems
 
 
-__all__ = ["Catalogue", "IngestBlock", "job", "plan", "source", "store_name", "template", "window"]
+__all__ = ["DayCounts", "IngestBlock", "job", "plan", "source", "store_name", "template", "window"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -12,15 +12,28 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from deepprofile.config import Config, Inversion
-from deepprofile.engine import Block, Job, Outcome, fingerprint, grid_blocks
+from deepprofile.engine import Block, Job, Ledger, Outcome, fingerprint, grid_blocks
 from deepprofile.grids import Grid
 from deepprofile.inversion import invert_stack, product_patterns
 from deepprofile.layers import OBSERVATION, Layout, stack_products
 from deepprofile.prior import Prior
-from deepprofile.stages import collocate, ingest
+from deepprofile.stages import checks, collocate, ingest
 from deepprofile.stages.collocate import Comparison
-from deepprofile.stages.stage import PlanError, Source, StagePlan, days_of, grid_attributes, space_time_coordinates
-from deepprofile.stores import Root, Template, Variable, write_shards
+from deepprofile.stages.stage import (
+    DayMarks,
+    Given,
+    PlanError,
+    Source,
+    StagePlan,
+    cached_overlaps,
+    day_marks_of,
+    days_of,
+    grid_attributes,
+    ledger_url,
+    space_time_coordinates,
+    spans,
+)
+from deepprofile.stores import Root, Template, Variable, quantize, read_region, write_shards
 
 STORE: Final = "profile"
 # Six coefficients, each off by half of this at most, move theta by less than 1e-4.
@@ -32,6 +45,14 @@ _STATIC: Final[dict[str, tuple[str, ...]]] = {
     "prior_mean": (),
     "lower_bound": (),
     "upper_bound": (),
+}
+
+
+# Arrays along time.
+_IN_TIME: Final[dict[str, tuple[str, ...]]] = {
+    "coefficients": ("time", "degree", "y", "x"),
+    "flags": ("time", "y", "x"),
+    "pattern": ("time", "y", "x"),
 }
 
 
@@ -155,32 +176,58 @@ class InvertBlock:
     # Write what was read instead of a solution: what the stage would cost without its arithmetic.
     solve: bool = True
 
-    def __call__(self, block: Block, _: Any) -> Outcome:
+    def __call__(self, block: Block, given: Given) -> Outcome:
         """See ``deepprofile.engine.Job``."""
         days, rows, columns = block.region
+        cells = (rows[1] - rows[0], columns[1] - columns[0])
         layout, _design = self.comparison.design()
-        series = {s.name: s.read(self.target, days, rows, columns) for s in self.sources}
+        fresh = given.fresh(days[1] - days[0])
+        stretches = [(days[0] + a, days[0] + b) for a, b in spans(fresh)]
+        # Without a day to compute, one day of the record: what does not depend on time is written all the same.
+        empty = [] if stretches else [np.full((1, len(s.layers), *cells), np.nan, np.float32) for s in self.sources]
+        series = {
+            s.name: np.concatenate([s.read(self.target, part, rows, columns) for part in stretches]) if stretches else empty[k]
+            for k, s in enumerate(self.sources)
+        }
         errors = collocate.read_errors(self.weights_url, layout, slice(*rows), slice(*columns))
-        read = sum(v.nbytes for v in series.values()) + errors.nbytes
-        index = pd.DatetimeIndex(self.first_day + np.arange(*days).astype("timedelta64[D]"))
+        read = errors.nbytes + (sum(v.nbytes for v in series.values()) if stretches else 0)
+        places = np.array(fresh or [0])
+        index = pd.DatetimeIndex(self.first_day + (days[0] + places).astype("timedelta64[D]"))
         profile = (
             profile_of(series, errors, layout, index, self.settings)
             if self.solve
             else self._unsolved(series, errors, layout, index)
         )
+        arrays: dict[str, NDArray[Any]] = {name: profile[name].transpose(*dims).values for name, dims in _IN_TIME.items()}
+        before: dict[str, NDArray[Any]] = {}
+        if given.earlier is not None:
+            region = {"time": slice(days[0], min(days[1], given.earlier.length)), "y": slice(*rows), "x": slice(*columns)}
+            for name, dims in _IN_TIME.items():
+                before[name] = read_region(given.earlier.url, name, tuple(region.get(dim, slice(None)) for dim in dims))
+            read += sum(array.nbytes for array in before.values())
+        arrays["coefficients"] = quantize(arrays["coefficients"], PRECISION)
+        # Bounds that all cells of the block share have no dimensions.
+        low, high = (np.broadcast_to(profile[n].values, cells) for n in ("lower_bound", "upper_bound"))
+        details = checks.of_block(arrays["coefficients"][: len(fresh)], np.array(fresh), before.get("coefficients"), low, high)
+        if given.earlier is not None and given.earlier.unchanged:
+            kept = np.array(given.earlier.unchanged)
+            for name, array in arrays.items():
+                joined = np.empty((days[1] - days[0], *array.shape[1:]), array.dtype)
+                joined[kept] = before[name][kept]
+                joined[fresh] = array[: len(fresh)]
+                arrays[name] = joined
+        details["profiles"] = int(np.isfinite(arrays["coefficients"][:, 0]).sum())
         corner = (days[0], rows[0], columns[0])
-        coefficients = profile["coefficients"].transpose("time", "degree", "y", "x").values
-        written = write_shards(self.url, "coefficients", (corner[0], 0, *corner[1:]), coefficients)
+        written = write_shards(self.url, "coefficients", (corner[0], 0, *corner[1:]), arrays["coefficients"])
         for name in ("flags", "pattern"):
-            written += write_shards(self.url, name, corner, profile[name].transpose("time", "y", "x").values)
+            written += write_shards(self.url, name, corner, arrays[name])
         if block.index[0] == 0:
-            cells = (rows[1] - rows[0], columns[1] - columns[0])
             for name, dims in _STATIC.items():
                 values = profile[name]
-                whole = values.expand_dims({d: n for d, n in zip(("y", "x"), cells, strict=True) if d not in values.dims})
-                array = whole.transpose("y", "x", *dims).values.astype(np.float32)
+                spread = values.expand_dims({d: n for d, n in zip(("y", "x"), cells, strict=True) if d not in values.dims})
+                array = spread.transpose("y", "x", *dims).values.astype(np.float32)
                 written += write_shards(self.url, name, (*corner[1:], *[0] * len(dims)), array)
-        return Outcome(read, written)
+        return Outcome(read, written, details=details)
 
     def _unsolved(
         self, series: Mapping[str, NDArray[np.float32]], errors: xr.Dataset, layout: Layout, days: pd.DatetimeIndex
@@ -197,7 +244,7 @@ class InvertBlock:
         return bare
 
 
-def job(config: Config, compute: Any = None, mark: Any = None) -> Job:
+def job(config: Config, compute: Any = None, mark: Any = None, inputs: Any = None) -> Job:
     """Blocks and their cost."""
     grid, days, blocks, n = config.grid.grid(), days_of(config).size, config.blocks, collocate.layout_of(config).size
     degrees = (5 if config.inversion.method == "map" else 2) if config.inversion.order is None else config.inversion.order
@@ -210,6 +257,7 @@ def job(config: Config, compute: Any = None, mark: Any = None) -> Job:
         blocks=grid_blocks((days, *grid.shape), (blocks.days, blocks.cells, blocks.cells)),
         compute=compute,
         fingerprint=mark,
+        inputs=inputs,
         memory_per_block=profiles * (3 * n * 4 + 4 * degrees * 4 + 24) + cells * patterns * degrees**2 * 16,
         bytes_in=grid.rows * grid.columns * days * n * 4,
         bytes_out=grid.rows * grid.columns * (days * (degrees * 4 + 6) + patterns * degrees**2 * 4),
@@ -227,32 +275,70 @@ def plan(config: Config, root: Root, versions: Mapping[str, str], *, solve: bool
     made, comparison = template(config), Comparison.of(config)
     inputs = {name: versions[name] for name in (*map(ingest.store_name, config.products), collocate.STORE)}
     shards = {name: (v.shards, v.chunks) for name, v in made.variables.items()}
-    setting = [
-        dict(made.attrs),
-        shards,
-        comparison,
-        config.inversion.model_dump(mode="json"),
-        str(days_of(config)[0]),
-        inputs,
-        solve,
-    ]
-    version = fingerprint("invert", setting, days_of(config).size)
-    weights_url = root.version(collocate.STORE, versions[collocate.STORE])
+    first = days_of(config)[0]
+    setting = [dict(made.attrs), shards, comparison, config.inversion.model_dump(mode="json"), str(first), solve]
+    version = fingerprint("invert", setting, inputs, days_of(config).size)
+    weights = versions[collocate.STORE]
+    sources = collocate.sources(config, root, versions)
     task = InvertBlock(
         config.grid.grid(),
-        collocate.sources(config, root, versions),
-        weights_url,
+        sources,
+        root.version(collocate.STORE, weights),
         comparison,
         config.inversion,
-        days_of(config)[0],
+        first,
         root.version(STORE, version),
         solve,
     )
+    of_products = [day_marks_of(root, ingest.stage_name(name), versions[ingest.store_name(name)]) for name in config.products]
+    marks = tuple(map(fingerprint, *of_products)) if all(of_products) else (version,) * days_of(config).size
+    broken = [_Broken.of(config, root, source, versions[ingest.store_name(source.name)]) for source in sources]
 
-    def mark(block: Block) -> str:
-        return fingerprint("invert", setting, block.region)
+    settled = fingerprint(setting, weights)
 
-    return StagePlan("invert", STORE, version, made, job(config, task, mark), task.url, inputs)
+    def base(block: Block) -> str:
+        failures = [each.within(block) for each in broken]
+        return fingerprint("invert", settled, block.index, block.region[1:], failures)
+
+    by_day = DayMarks(marks, base)
+    cost = job(config, task, by_day.fingerprint, lambda _: Given())
+    return StagePlan("invert", STORE, version, made, replace(cost, base=base), task.url, inputs, marks=by_day)
+
+
+@dataclass(frozen=True)
+class _Broken:
+    """Days of blocks of a product of which a granule could not be used: they may be better when the product is ingested again.
+
+    ``places``: (days, rows, columns) of such blocks on the product's grid, each with its days.
+    """
+
+    source: Source
+    target: Grid
+    places: tuple[tuple[tuple[tuple[int, int], ...], tuple[int, ...]], ...]
+
+    @classmethod
+    def of(cls, config: Config, root: Root, source: Source, version: str) -> _Broken:
+        records = Ledger(ledger_url(root, ingest.stage_name(source.name), version)).read()
+        blocks = {block.name: block for block in ingest.job(config, source.name).blocks}
+        found = [
+            (blocks[name].region, tuple(blocks[name].region[0][0] + k for k in record.details["broken"]))
+            for name, record in sorted(records.items())
+            if record.details.get("broken")
+        ]
+        return cls(source, config.grid.grid(), tuple(found))
+
+    def within(self, block: Block) -> list[int]:
+        """Such days among those that a block of the target reads."""
+        if not self.places:
+            return []
+        (start, stop), rows, columns = block.region
+        y, x = cached_overlaps(self.source.grid, self.target)
+        needed = (y.part(*rows, 0).needed, x.part(*columns, 0).needed)
+        found: set[int] = set()
+        for (_, *area), days in self.places:
+            if all(low < b and a < high for (a, b), (low, high) in zip(area, needed, strict=True)):
+                found.update(day for day in days if start <= day < stop)
+        return sorted(found)
 
 
 def check_matches(url: str, attrs: Mapping[str, Any], grid: Grid, stage: str) -> None:

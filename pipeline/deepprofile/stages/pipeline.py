@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
 
+import numpy as np
 import zarr
 
 from deepprofile.config import Config
@@ -15,40 +16,75 @@ from deepprofile.engine import COPIED, Job, Ledger, Pool, Progress
 from deepprofile.engine import DONE as ENGINE_DONE
 from deepprofile.lease import Lease, live_holder
 from deepprofile.objects import join, names_below, read_json, write_json, zarr_store
-from deepprofile.stages import collocate, ingest, invert, validate
-from deepprofile.stages.stage import WORKER_BASE_BYTES, PlanError, StagePlan, StageResult, days_of, execute, ledger_url
+from deepprofile.stages import checks, collocate, ingest, invert, schedule, validate
+from deepprofile.stages.retention import PUBLISHED, record_publication
+from deepprofile.stages.schedule import Moment
+from deepprofile.stages.stage import (
+    WORKER_BASE_BYTES,
+    PlanError,
+    StagePlan,
+    StageResult,
+    days_of,
+    execute,
+    ledger_url,
+    run_url,
+)
 from deepprofile.stores import Root, exists, read_region
 
 log = logging.getLogger(__name__)
 
-# Who has published last, and when: beside the pointer, which holds nothing but versions.
-PUBLISHED: Final = "published.json"
 STAGES: Final = ("ingest", "collocate", "invert", "validate")
 # Which store each step makes, and the stage that it belongs to.
 _STEPS: Final = {
     collocate.MOMENTS_STORE: "collocate",
     collocate.STORE: "collocate",
     invert.STORE: "invert",
+    validate.MATCHUPS_STORE: "validate",
     validate.STORE: "validate",
 }
 
 
-def steps(config: Config, stages: Sequence[str]) -> Iterator[tuple[str, Callable[[Root, Mapping[str, str]], StagePlan]]]:
+@dataclass(frozen=True)
+class Request:
+    """What is asked of a run beyond its configuration.
+
+    Attributes
+    ----------
+    moment
+        When it takes place, and up to which day it goes; the period of the configuration holds where that is not given.
+    collocate
+        Whether to make a new error model: None leaves that to ``collocation.every_days``.
+    redo
+        Products of which days are done again although their granules are the same, and the first and last of these days.
+    accepted_by
+        Who wants the result published whatever the checks say.
+    """
+
+    moment: Moment = field(default_factory=Moment.now)
+    collocate: bool | None = True
+    redo: tuple[tuple[str, ...], np.datetime64, np.datetime64] | None = None
+    accepted_by: str | None = None
+
+
+def steps(
+    config: Config, stages: Sequence[str], moment: Moment | None = None
+) -> Iterator[tuple[str, Callable[[Root, Mapping[str, str]], StagePlan]]]:
     """The steps of these stages: the store that each makes, and how it is planned from the versions before it."""
     if "ingest" in stages:
         for name in config.products:
-            yield ingest.store_name(name), partial(_plan_ingest, config, name)
+            yield ingest.store_name(name), partial(_plan_ingest, config, name, moment)
     if "collocate" in stages:
         yield collocate.MOMENTS_STORE, lambda root, versions: collocate.plan_moments(config, root, versions)
         yield collocate.STORE, lambda root, versions: collocate.plan_weights(config, root, versions)
     if "invert" in stages:
         yield invert.STORE, lambda root, versions: invert.plan(config, root, versions)
     if "validate" in stages and config.stations:
+        yield validate.MATCHUPS_STORE, lambda root, versions: validate.plan_matchups(config, root, versions)
         yield validate.STORE, lambda root, versions: validate.plan(config, root, versions)
 
 
-def _plan_ingest(config: Config, name: str, root: Root, _: Mapping[str, str]) -> StagePlan:
-    return ingest.plan(config, root, name)
+def _plan_ingest(config: Config, name: str, moment: Moment | None, root: Root, _: Mapping[str, str]) -> StagePlan:
+    return ingest.plan(config, root, name, moment)
 
 
 def jobs(config: Config, stages: Sequence[str] = STAGES) -> list[Job]:
@@ -110,6 +146,7 @@ def run_stages(
     *,
     on_stage: Callable[[StagePlan], Callable[[Progress], None] | None] | None = None,
     lease: Lease | None = None,
+    request: Request | None = None,
 ) -> list[StageResult]:
     """Run some stages and publish what they made, under a lease on the root: the given one, or one of its own.
 
@@ -117,17 +154,29 @@ def run_stages(
     ------
     PlanError
         Where a stage before these has not been run, or was run for another grid.
+    deepprofile.stages.checks.ChecksFailed
+        Where the new profiles do not pass their checks, and nobody has accepted them; readers see what they saw before.
     deepprofile.lease.LeaseHeld, deepprofile.lease.LeaseLost
         Where another run is at work on the root, or has taken it over.
     """
-    root = Root(config.root)
+    root, request = Root(config.root), request or Request()
     if lease is None:
         with root.lease() as own:
-            return run_stages(config, stages, pool, on_stage=on_stage, lease=own)
+            return run_stages(config, stages, pool, on_stage=on_stage, lease=own, request=request)
+    if request.redo is not None:
+        products, first, last = request.redo
+        schedule.redo(root, products, first, last, lease.holder.run)
+    if request.moment.until is not None:
+        stores = (*map(ingest.store_name, config.products), invert.STORE)
+        config = schedule.extended(config, root, request.moment.until, stores)
+        log.info("the record goes to %s", config.period.end)
+    if not (collocate.is_due(config, root) if request.collocate is None else request.collocate):
+        log.info("the error model stays as it is")
+        stages = [stage for stage in stages if stage != "collocate"]
     versions = root.current()
     made: dict[str, str] = {}
     results = []
-    for store, planner in steps(config, stages):
+    for store, planner in steps(config, stages, request.moment):
         _check_inputs(config, root, store, versions)
         plan = planner(root, versions)
         log.info("%s: %d blocks", plan.stage, len(plan.job.blocks), extra={"stage": plan.stage})
@@ -135,10 +184,42 @@ def run_stages(
         versions = versions | {store: plan.version}
         made[store] = plan.version
         results.append(result)
+    _check_result(config, root, results, request.accepted_by)
     root.publish(made, lease)
     log.info("published: %s", ", ".join(f"{store} {version}" for store, version in sorted(made.items())))
-    write_json(join(root.url, PUBLISHED), {"run": lease.holder.run, "seconds": time.time(), "versions": made})
+    record_publication(root, lease.holder.run, made, request.accepted_by)
     return results
+
+
+def _check_result(config: Config, root: Root, results: Sequence[StageResult], accepted_by: str | None) -> None:
+    """Let a new version of the profiles pass, or not; what was found is in the manifest of its inversion."""
+    made = {result.store: result for result in results}
+    current, profiles = root.current(), made.get(invert.STORE)
+    found = []
+    if profiles is not None and current.get(invert.STORE) != profiles.version:
+        before = {}
+        if invert.STORE in current:
+            before = Ledger(ledger_url(root, profiles.stage, current[invert.STORE])).read()
+        found += checks.of_profiles(config.gate, profiles.records, before)
+    scores = made.get(validate.STORE)
+    if scores is not None and current.get(validate.STORE) != scores.version:
+        old = root.version(validate.STORE, current[validate.STORE]) if validate.STORE in current else None
+        old = old if old is not None and exists(old) else None
+        found += checks.of_stations(config.gate, root.version(validate.STORE, scores.version), old)
+    if not found:
+        return
+    failed = [check for check in found if not check.passed]
+    about = profiles or scores
+    assert about is not None
+    url = join(run_url(root, about.stage, about.version), "manifest.json")
+    said: dict[str, Any] = {"checks": [check.as_json() for check in found]}
+    if failed and accepted_by is not None:
+        said["accepted_by"] = accepted_by
+    write_json(url, (read_json(url) or {}) | said)
+    for check in found:
+        log.log(logging.INFO if check.passed else logging.ERROR, "%s: %s", check.name, check)
+    if failed and accepted_by is None:
+        raise checks.ChecksFailed(found)
 
 
 def _check_inputs(config: Config, root: Root, store: str, versions: Mapping[str, str]) -> None:
@@ -147,12 +228,14 @@ def _check_inputs(config: Config, root: Root, store: str, versions: Mapping[str,
     if stage is None:
         return
     needed = [ingest.store_name(name) for name in config.products]
-    if store in (collocate.STORE, validate.STORE):
+    if store in (collocate.STORE, validate.MATCHUPS_STORE):
         needed.append(collocate.MOMENTS_STORE)
-    if store in (invert.STORE, validate.STORE):
+    if store in (invert.STORE, validate.MATCHUPS_STORE):
         needed.append(collocate.STORE)
-    if store == validate.STORE:
+    if store == validate.MATCHUPS_STORE:
         needed.append(invert.STORE)
+    if store == validate.STORE:
+        needed = [validate.MATCHUPS_STORE]
     for name in needed:
         before = "ingest" if name.startswith("ard/") else _STEPS[name]
         if name not in versions or not exists(root.version(name, versions[name])):
@@ -180,14 +263,15 @@ def _check_period(config: Config, url: str, before: str) -> None:
         )
 
 
-def status_of(url: str) -> dict[str, Any]:
-    """What is published below a root, who is at work on it, and the manifests of all runs, the oldest first."""
-    root, runs = Root(url), join(url, "runs")
+def status_of(config: Config, moment: Moment | None = None) -> dict[str, Any]:
+    """What is published, what is there of each product and day, who is at work, and the manifests of all runs in order."""
+    root, runs, moment = Root(config.root), join(config.root, "runs"), moment or Moment.now()
     manifests = [read_json(join(runs, name, "manifest.json")) for name in names_below(runs)]
     return {
-        "root": url,
+        "root": config.root,
         "current": root.current(),
-        "lease": live_holder(url),
-        "published": read_json(join(url, PUBLISHED)),
+        "days": {name: ingest.day_states(config, root, name, moment) for name in config.products},
+        "lease": live_holder(config.root),
+        "published": read_json(join(config.root, PUBLISHED)),
         "runs": sorted((m for m in manifests if m), key=lambda m: str(m["started"])),
     }

@@ -38,7 +38,7 @@ def _granules(plan: StagePlan) -> dict[str, list[str]]:
     """URLs of the granules of each block, by the block's name."""
     assert plan.job.inputs is not None
     by_block = ((block.name, plan.job.inputs(block)) for block in plan.job.blocks)
-    return {name: [granule.url for granules in days.values() for granule in granules] for name, days in by_block}
+    return {name: [granule.url for granules in given.inputs.values() for granule in granules] for name, given in by_block}
 
 
 def daily_means(plan: StagePlan) -> Any:

@@ -5,21 +5,22 @@ from __future__ import annotations
 import platform
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from importlib.metadata import version as package_version
 from typing import Any, Final
 
 import numpy as np
+import zarr
 from numpy.typing import NDArray
 
 from deepprofile.config import Config
-from deepprofile.engine import Block, Job, Ledger, Pool, Progress, Record, Retry, run_job
+from deepprofile.engine import FAILED, Block, Job, Ledger, Pool, Progress, Record, Retry, fingerprint, run_job
 from deepprofile.grids import Grid, Overlap, overlaps, regrid
 from deepprofile.lease import Holder
-from deepprofile.objects import copy_objects, join, read_json, write_json
+from deepprofile.objects import copy_objects, join, read_json, write_json, zarr_store
 from deepprofile.stores import (
     Root,
     StoreError,
@@ -34,6 +35,8 @@ from deepprofile.stores import (
 )
 
 CF_CALENDAR: Final = "proleptic_gregorian"
+# Beside a manifest: what the days of the store depend on.
+DAYS: Final = "days.json"
 PACKAGES: Final = ("deepprofile", "numpy", "xarray", "zarr", "numba", "dask", "distributed")
 # What an interpreter with all libraries needs before it computes anything.
 WORKER_BASE_BYTES: Final = 300 * 2**20
@@ -44,11 +47,79 @@ class PlanError(Exception):
 
 
 @dataclass(frozen=True)
+class Earlier:
+    """The published version of a block: its store, and which of the block's days are there as they would be computed now.
+
+    ``length``: days of that store. ``details``: those of its record.
+    """
+
+    url: str
+    length: int
+    unchanged: tuple[int, ...]
+    details: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a block of a store along time is told: its own inputs, and what it can begin from."""
+
+    inputs: Any = None
+    earlier: Earlier | None = None
+
+    def fresh(self, count: int) -> list[int]:
+        """Which of so many days have to be computed."""
+        kept = set(self.earlier.unchanged) if self.earlier is not None else set()
+        return [k for k in range(count) if k not in kept]
+
+
+@dataclass(frozen=True)
+class DayMarks:
+    """What the bytes of a store along time depend on.
+
+    ``days``: a mark for each day, the same in all blocks. ``base``: of a block, all that its days have in common.
+    """
+
+    days: tuple[str, ...]
+    base: Callable[[Block], str]
+
+    def fingerprint(self, block: Block) -> str:
+        """Of everything that the bytes of a block depend on."""
+        return fingerprint(self.base(block), block.region[0], self.days[slice(*block.region[0])])
+
+    def earlier(self, block: Block, url: str, before: Sequence[str], old: Record | None) -> Earlier | None:
+        """What of a block can be taken from another version, whose days have the marks ``before``.
+
+        Days of which an input could not be used are tried again.
+        """
+        start, stop = block.region[0]
+        if old is None or old.status == FAILED or start >= len(before):
+            return None
+        same: tuple[int, ...] = ()
+        if old.base == self.base(block):
+            again = set(old.details.get("broken", ()))
+            shared = range(start, min(stop, len(before)))
+            same = tuple(d - start for d in shared if self.days[d] == before[d] and d - start not in again)
+        return Earlier(url, len(before), same, old.details)
+
+
+def spans(places: Sequence[int]) -> list[tuple[int, int]]:
+    """Stretches of places that follow one another, each as (first, after the last)."""
+    found: list[tuple[int, int]] = []
+    for place in places:
+        if found and found[-1][1] == place:
+            found[-1] = found[-1][0], place + 1
+        else:
+            found.append((place, place + 1))
+    return found
+
+
+@dataclass(frozen=True)
 class StagePlan:
     """A stage that is ready to run.
 
     ``url`` is that of the version of the store that it makes. ``finish`` is given the record of every block when all are done;
-    it returns sentences about inputs that were missing.
+    it returns sentences about inputs that were missing. ``marks``: of a store along time, of which a block can be brought up to
+    date day by day; its blocks are given a ``Given``. ``summary``: what is to be remembered of the days.
     """
 
     stage: str
@@ -59,17 +130,20 @@ class StagePlan:
     url: str
     inputs: Mapping[str, Any] = field(default_factory=dict)
     finish: Callable[[Mapping[str, Record]], list[str]] | None = None
+    marks: DayMarks | None = None
+    summary: Callable[[Mapping[str, Record]], Mapping[str, Any]] | None = None
 
 
 @dataclass(frozen=True)
 class StageResult:
-    """What a stage has done."""
+    """What a stage has done; ``records``: of every block."""
 
     stage: str
     store: str
     version: str
     progress: Progress
     problems: tuple[str, ...]
+    records: Mapping[str, Record] = field(default_factory=dict)
 
 
 def days_of(config: Config) -> NDArray[np.datetime64]:
@@ -161,9 +235,52 @@ def block_dims(template: Template, block: Block) -> tuple[str, ...]:
     return tuple(dims)
 
 
+def run_url(root: Root, stage: str, version: str) -> str:
+    """Where a stage's manifest and records are kept."""
+    return join(root.url, "runs", f"{stage.replace('/', '-')}-{version}")
+
+
 def ledger_url(root: Root, stage: str, version: str) -> str:
     """Where the records of a stage's blocks are kept."""
-    return join(root.url, "runs", f"{stage.replace('/', '-')}-{version}", "blocks")
+    return join(run_url(root, stage, version), "blocks")
+
+
+def day_marks_of(root: Root, stage: str, version: str) -> tuple[str, ...]:
+    """The marks of the days of a version; none where it was made before there were any."""
+    return tuple((read_json(join(run_url(root, stage, version), DAYS)) or {}).get("marks", ()))
+
+
+def with_earlier(plan: StagePlan, root: Root, version: str, previous: Mapping[str, Record]) -> Job:
+    """The job of a plan whose blocks begin from what a published version holds."""
+    marks, job, url = plan.marks, plan.job, root.version(plan.store, version)
+    before = day_marks_of(root, plan.stage, version)
+    if marks is None or not before or not _lies_alike(url, plan.template):
+        return job
+
+    def inputs(block: Block) -> Given:
+        given = job.inputs(block) if job.inputs is not None else Given()
+        return replace(given, earlier=marks.earlier(block, url, before, previous.get(block.name)))
+
+    return replace(job, inputs=inputs)
+
+
+def _lies_alike(url: str, template: Template) -> bool:
+    """Whether a store has its blocks where the template has them."""
+    if not exists(url):
+        return False
+    group = zarr.open_group(zarr_store(url), mode="r")
+    if any(group.attrs.get(key) != template.attrs[key] for key in ("grid", "grid_window")):
+        return False
+    first = template.variables["time"].values
+    assert first is not None
+    if int(read_region(url, "time", (slice(1),))[0]) != int(first[0]):
+        return False
+    for name, variable in template.variables.items():
+        if variable.shards is not None:
+            array = group.get(name)
+            if array is None or tuple(getattr(array, "shards", ()) or ()) != variable.shards:
+                return False
+    return True
 
 
 def execute(
@@ -180,15 +297,15 @@ def execute(
     """
     check_writable(root.url)
     create(plan.url, plan.template)
-    run_url = join(root.url, "runs", f"{plan.stage.replace('/', '-')}-{plan.version}")
+    folder = run_url(root, plan.stage, plan.version)
     manifest = _manifest(plan, config)
-    before = read_json(join(run_url, "manifest.json")) or {}
+    before = read_json(join(folder, "manifest.json")) or {}
     manifest["started"] = before.get("started", manifest["started"])
     # Each driver that worked on it: what it found done, and what it did.
     holder = Holder.of_this_process()
     drivers = [*before.get("drivers", []), {"run": holder.run, "process": holder.process, "started": _now()}]
     manifest["drivers"] = drivers
-    write_json(join(run_url, "manifest.json"), manifest)
+    write_json(join(folder, "manifest.json"), manifest)
     latest: list[Progress] = []
 
     def remember(progress: Progress) -> None:
@@ -198,16 +315,19 @@ def execute(
 
     job, previous = plan.job, {}
     current = root.current().get(plan.store)
-    if current is not None and current != plan.version:
-        copy = copier(root, plan.store, current, plan.version, plan.template)
+    if current is not None:
+        known = Ledger(ledger_url(root, plan.stage, current)).read()
+        job = with_earlier(plan, root, current, known)
+        copy = copier(root, plan.store, current, plan.version, plan.template) if current != plan.version else None
         if copy is not None:
-            previous = Ledger(ledger_url(root, plan.stage, current)).read()
-            job = Job(**{**vars(job), "copy": copy})
+            previous, job = known, replace(job, copy=copy)
+    if plan.marks is not None:
+        write_json(join(folder, DAYS), {"marks": list(plan.marks.days)})
     began = time.monotonic()
     records = run_job(
         job,
         pool,
-        Ledger(join(run_url, "blocks")),
+        Ledger(join(folder, "blocks")),
         window=config.compute.window,
         retry=Retry(config.compute.attempts, storage_seconds=60.0 * config.compute.storage_retry_minutes),
         previous=previous,
@@ -217,6 +337,8 @@ def execute(
     problems = sorted({problem for record in records.values() for problem in record.problems})
     if plan.finish is not None:
         problems += plan.finish(records)
+    if plan.marks is not None and plan.summary is not None:
+        write_json(join(folder, DAYS), {"marks": list(plan.marks.days), **plan.summary(records)})
     sweep(plan.url)
     progress = latest[-1]
     counts = {
@@ -241,8 +363,8 @@ def execute(
         "bytes_written": progress.bytes_written,
         "problems": problems,
     }
-    write_json(join(run_url, "manifest.json"), manifest)
-    return StageResult(plan.stage, plan.store, plan.version, progress, tuple(problems))
+    write_json(join(folder, "manifest.json"), manifest)
+    return StageResult(plan.stage, plan.store, plan.version, progress, tuple(problems), records)
 
 
 def _manifest(plan: StagePlan, config: Config) -> dict[str, Any]:

@@ -1,9 +1,13 @@
-"""Validate: profiles and products against stations, every estimate on identical samples."""
+"""Validate: profiles and products against stations, in two steps.
+
+First the matchups: what every estimate says at every sensor, day by day, of which a run computes the days that have changed.
+Then the scores, from the matchups of the whole record.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Final
 
@@ -12,9 +16,9 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
-from deepprofile.comparison import plain_average, step_function_mean
+from deepprofile.comparison import average, step_function_mean
 from deepprofile.config import Config, Stations
-from deepprofile.engine import Block, Job, Outcome, Record, fingerprint, grid_blocks
+from deepprofile.engine import Block, Job, Ledger, Outcome, Record, fingerprint, grid_blocks
 from deepprofile.errors import errors_from_moments, plan_comparisons
 from deepprofile.grids import Grid
 from deepprofile.layers import Layout
@@ -22,10 +26,21 @@ from deepprofile.metrics import METRICS, score_all
 from deepprofile.objects import as_local, zarr_store
 from deepprofile.stages import collocate, ingest, invert
 from deepprofile.stages.collocate import Comparison, layout_of
-from deepprofile.stages.stage import Source, StagePlan, days_of, grid_attributes
+from deepprofile.stages.stage import (
+    DayMarks,
+    Given,
+    Source,
+    StagePlan,
+    day_marks_of,
+    days_of,
+    grid_attributes,
+    ledger_url,
+    space_time_coordinates,
+)
 from deepprofile.stations import reaches_profile, read_ismn, read_scan, read_uscrn, sensor_estimate
 from deepprofile.stores import Root, Template, Variable, read_region, write_shards
 
+MATCHUPS_STORE: Final = "matchups"
 STORE: Final = "validation"
 SENSORS_PER_BLOCK: Final = 8
 NEAR_SURFACE: Final = "smap_l3"
@@ -53,11 +68,22 @@ def read_stations(stations: tuple[Stations, ...]) -> xr.Dataset:
     return xr.concat(parts, "sensor", join="outer") if len(parts) > 1 else parts[0]
 
 
+def parents_of(config: Config) -> list[str]:
+    """The models among the products: retrievals come on some days only, and to judge all on those would leave few samples."""
+    return [name for name in config.products if name != NEAR_SURFACE]
+
+
 def estimates_of(config: Config) -> list[str]:
-    """Names of what is scored, in the order of the store."""
-    parents = [name for name in config.products if name != NEAR_SURFACE]
+    """Names of what is scored, in the order of the store; the average, where there is one, is the last."""
+    parents = parents_of(config)
+    return [*matched(config), *([AVERAGE] if len(parents) > 1 else [])]
+
+
+def matched(config: Config) -> list[str]:
+    """Names of the estimates in the matchups; the average follows from them."""
+    parents = parents_of(config)
     without = [WITHOUT] if NEAR_SURFACE in config.products and len(parents) >= 2 else []
-    return [FUSED, *without, *parents, *([AVERAGE] if len(parents) > 1 else [])]
+    return [FUSED, *without, *parents]
 
 
 def inside(stations: xr.Dataset, grid: Grid, days: NDArray[np.datetime64]) -> tuple[xr.Dataset, NDArray[np.int64]]:
@@ -93,23 +119,55 @@ def template(config: Config, stations: xr.Dataset) -> Template:
         )
         for metric in METRICS
     }
-    for name in ("depth_top", "depth_bottom", "latitude", "longitude", "day_offset_hours"):
-        variables[name] = Variable(
-            ("sensor",), "float64", values=stations[name].values.astype(np.float64), attrs=stations[name].attrs
-        )
     return Template(
         sizes={"estimate": len(names), "sensor": count, "bound": 3},
-        variables=variables,
+        variables=variables | _sensor_coordinates(stations),
+        attrs={**_attributes(config, stations), "title": "Scores at stations", "estimates": names, "block_dims": ["sensor"]},
+    )
+
+
+def matchups_template(config: Config, stations: xr.Dataset) -> Template:
+    """The store of the matchups before anything is computed."""
+    names, count, days, blocks = matched(config), stations.sizes["sensor"], days_of(config), config.blocks
+    times = {name: v for name, v in space_time_coordinates(config.grid.grid(), days).items() if name == "time"}
+    return Template(
+        sizes={"time": days.size, "estimate": len(names), "sensor": count},
+        variables={
+            **times,
+            **_sensor_coordinates(stations),
+            "soil_moisture": Variable(
+                ("time", "estimate", "sensor"),
+                "float32",
+                shards=(blocks.days, len(names), SENSORS_PER_BLOCK),
+                chunks=(blocks.chunk_days, len(names), SENSORS_PER_BLOCK),
+                fill=float("nan"),
+                attrs={"units": "m3 m-3", "long_name": "what each estimate says at the sensor's depths"},
+            ),
+        },
         attrs={
-            **grid_attributes(config.grid.grid()),
-            "title": "Scores at stations",
+            **_attributes(config, stations),
+            "title": "Matchups: estimates at stations",
             "estimates": names,
-            "networks": stations.network.values.astype(str).tolist(),
-            "stations": stations.station.values.astype(str).tolist(),
-            "coordinates": "depth_top depth_bottom latitude longitude day_offset_hours",
-            "block_dims": ["sensor"],
+            "block_dims": ["time", "sensor"],
         },
     )
+
+
+def _sensor_coordinates(stations: xr.Dataset) -> dict[str, Variable]:
+    names = ("depth_top", "depth_bottom", "latitude", "longitude", "day_offset_hours")
+    return {
+        name: Variable(("sensor",), "float64", values=stations[name].values.astype(np.float64), attrs=stations[name].attrs)
+        for name in names
+    }
+
+
+def _attributes(config: Config, stations: xr.Dataset) -> dict[str, Any]:
+    return {
+        **grid_attributes(config.grid.grid()),
+        "networks": stations.network.values.astype(str).tolist(),
+        "stations": stations.station.values.astype(str).tolist(),
+        "coordinates": "depth_top depth_bottom latitude longitude day_offset_hours",
+    }
 
 
 @dataclass(frozen=True)
@@ -122,10 +180,18 @@ class Sensor:
     bottom: float
     values: tuple[float, ...]
 
+    @property
+    def place(self) -> tuple[int, int, float, float]:
+        """Where it is: all that an estimate depends on."""
+        return self.row, self.column, self.top, self.bottom
+
+
+Place = tuple[int, int, float, float]
+
 
 @dataclass(frozen=True)
-class ValidateBlock:
-    """Scores some sensors."""
+class MatchupBlock:
+    """What every estimate says at some sensors on some days."""
 
     target: Grid
     sources: tuple[Source, ...]
@@ -133,44 +199,40 @@ class ValidateBlock:
     moments_url: str
     comparison: Comparison
     config: Config
-    names: tuple[str, ...]
     url: str
 
-    def __call__(self, block: Block, sensors: tuple[Sensor, ...]) -> Outcome:
+    def __call__(self, block: Block, given: Given) -> Outcome:
         """See ``deepprofile.engine.Job``."""
-        times = pd.DatetimeIndex(days_of(self.config))
-        results = {metric: np.full((len(self.names), len(sensors), 3), np.nan) for metric in METRICS}
+        days, sensors = block.region
+        names, places = matched(self.config), given.inputs
+        values = np.full((days[1] - days[0], len(names), len(places)), np.nan, np.float32)
         read = 0
-        for k, sensor in enumerate(sensors):
-            estimates, volume = self.estimates(sensor, times)
-            read += volume
-            reference = xr.DataArray(np.array(sensor.values, np.float32)[None], dims=("sensor", "time"), coords={"time": times})
-            if not estimates:
-                # No product has a value here: there is nothing to score.
-                results["n"][:, k] = 0.0
-                continue
-            scores = score_all(estimates, reference)
-            for metric in METRICS:
-                for e, name in enumerate(self.names):
-                    if name in estimates:
-                        one = scores.sel(estimate=name).isel(sensor=0)
-                        value = float(one[metric])
-                        ends = (one[f"{metric}_lower"], one[f"{metric}_upper"]) if metric != "n" else (value, value)
-                        results[metric][e, k] = (value, float(ends[0]), float(ends[1]))
-        written = 0
-        for metric, values in results.items():
-            written += write_shards(self.url, metric, (0, block.region[0][0], 0), values)
+        if given.earlier is not None and given.earlier.unchanged:
+            kept = np.array(given.earlier.unchanged)
+            stop = min(days[1], given.earlier.length)
+            before = read_region(given.earlier.url, "soil_moisture", (slice(days[0], stop), slice(None), slice(*sensors)))
+            values[kept], read = before[kept], before.nbytes
+        fresh = np.array(given.fresh(len(values)), int)
+        if fresh.size:
+            for row, column in dict.fromkeys((place[0], place[1]) for place in places):
+                found, volume = self._cell(row, column, days[0] + fresh)
+                read += volume
+                for k, place in enumerate(places):
+                    if place[:2] == (row, column):
+                        for e, name in enumerate(names):
+                            values[fresh, e, k] = found(name, *place[2:])
+        written = write_shards(self.url, "soil_moisture", (days[0], 0, sensors[0]), values)
         return Outcome(read, written)
 
-    def estimates(self, sensor: Sensor, times: pd.DatetimeIndex) -> tuple[dict[str, xr.DataArray], int]:
-        """Every estimate of what the sensor measures, each (sensor, time), and the bytes read."""
-        days, rows, columns = (0, times.size), (sensor.row, sensor.row + 1), (sensor.column, sensor.column + 1)
-        profile = open_cell(self.profile_url, sensor.row, sensor.column)
-        found = {FUSED: sensor_estimate(profile, sensor.top, sensor.bottom)}
-        arrays = {s.name: s.read(self.target, days, rows, columns) for s in self.sources}
-        series = {}
-        for source in self.sources:
-            series[source.name] = xr.DataArray(
+    def _cell(self, row: int, column: int, days: NDArray[np.int64]) -> tuple[Callable[[str, float, float], Any], int]:
+        """The estimates of a cell on some days: by name and depths, their values; and the bytes read."""
+        hull, rows, columns = (int(days[0]), int(days[-1]) + 1), (row, row + 1), (column, column + 1)
+        within = days - days[0]
+        times = pd.DatetimeIndex(days_of(self.config)[days])
+        profile = _open(self.profile_url).isel(time=slice(*hull), y=slice(*rows), x=slice(*columns)).load().isel(time=within)
+        arrays = {s.name: s.read(self.target, hull, rows, columns)[within] for s in self.sources}
+        series = {
+            source.name: xr.DataArray(
                 arrays[source.name][:, :, 0, 0],
                 dims=("time", "layer"),
                 coords={
@@ -179,23 +241,23 @@ class ValidateBlock:
                     "layer_bottom": ("layer", [b for _, b in source.layers]),
                 },
             )
-        if WITHOUT in self.names:
-            without = self._without(arrays, times, rows, columns)
-            found[WITHOUT] = sensor_estimate(without, sensor.top, sensor.bottom)
-        # A point is compared with the layer that it lies in.
-        top, bottom = min(sensor.top, 1.0 - _LAYER_M), min(max(sensor.bottom, sensor.top + _LAYER_M), 1.0)
-        parents = [name for name in series if name != NEAR_SURFACE]
-        # Retrievals come on some days only: to judge all on those days would leave few samples.
-        for name in parents:
-            found[name] = step_function_mean(series[name], top, bottom)
-        if AVERAGE in self.names:
-            found[AVERAGE] = plain_average(series, parents, top, bottom)
-        shaped = {}
-        for name, estimate in found.items():
-            bare = estimate.squeeze([dim for dim in estimate.dims if dim != "time"], drop=True)
-            shaped[name] = bare.expand_dims("sensor").transpose("sensor", "time")
-        shaped = {name: estimate for name, estimate in shaped.items() if bool(np.isfinite(estimate).any())}
-        return shaped, sum(a.nbytes for a in arrays.values())
+            for source in self.sources
+        }
+        without = self._without(arrays, times, rows, columns) if WITHOUT in matched(self.config) else None
+
+        def found(name: str, top: float, bottom: float) -> Any:
+            if name == FUSED:
+                estimate = sensor_estimate(profile, top, bottom)
+            elif name == WITHOUT:
+                assert without is not None
+                estimate = sensor_estimate(without, top, bottom)
+            else:
+                # A point is compared with the layer that it lies in.
+                top = min(top, 1.0 - _LAYER_M)
+                estimate = step_function_mean(series[name], top, min(max(bottom, top + _LAYER_M), 1.0))
+            return estimate.squeeze([dim for dim in estimate.dims if dim != "time"], drop=True).values
+
+        return found, sum(a.nbytes for a in arrays.values()) + profile.nbytes
 
     def _without(
         self,
@@ -249,16 +311,59 @@ def _open(url: str) -> xr.Dataset:
     return store
 
 
-def open_cell(url: str, row: int, column: int) -> xr.Dataset:
-    """The profile of one cell, loaded."""
-    cell: xr.Dataset = _open(url).isel(y=slice(row, row + 1), x=slice(column, column + 1)).load()
-    return cell
+def matchups(url: str, sensors: slice | list[int], config: Config) -> dict[str, xr.DataArray]:
+    """The estimates at some sensors over the whole record, each (sensor, time), m3 m-3; without those that have no value."""
+    with xr.open_zarr(zarr_store(url), consolidated=False, chunks=None) as store:
+        values = store["soil_moisture"].isel(sensor=sensors).load().transpose("estimate", "sensor", "time")
+    found = {name: values.isel(estimate=e).reset_coords(drop=True) for e, name in enumerate(matched(config))}
+    if AVERAGE in estimates_of(config):
+        found[AVERAGE] = xr.concat(
+            [average([found[name].isel(sensor=k) for name in parents_of(config)]) for k in range(values.sizes["sensor"])],
+            "sensor",
+        )
+    return {name: estimate for name, estimate in found.items() if bool(np.isfinite(estimate).any())}
+
+
+@dataclass(frozen=True)
+class ScoreBlock:
+    """Scores the estimates at some sensors."""
+
+    config: Config
+    matchups_url: str
+    url: str
+
+    def __call__(self, block: Block, sensors: tuple[Sensor, ...]) -> Outcome:
+        """See ``deepprofile.engine.Job``."""
+        times, names = pd.DatetimeIndex(days_of(self.config)), estimates_of(self.config)
+        results = {metric: np.full((len(names), len(sensors), 3), np.nan) for metric in METRICS}
+        first = block.region[0][0]
+        read = 0
+        for k, sensor in enumerate(sensors):
+            estimates = matchups(self.matchups_url, [first + k], self.config)
+            read += sum(estimate.nbytes for estimate in estimates.values())
+            reference = xr.DataArray(np.array(sensor.values, np.float32)[None], dims=("sensor", "time"), coords={"time": times})
+            if not estimates:
+                # No product has a value here: there is nothing to score.
+                results["n"][:, k] = 0.0
+                continue
+            scores = score_all(estimates, reference)
+            for metric in METRICS:
+                for e, name in enumerate(names):
+                    if name in estimates:
+                        one = scores.sel(estimate=name).isel(sensor=0)
+                        value = float(one[metric])
+                        ends = (one[f"{metric}_lower"], one[f"{metric}_upper"]) if metric != "n" else (value, value)
+                        results[metric][e, k] = (value, float(ends[0]), float(ends[1]))
+        written = 0
+        for metric, values in results.items():
+            written += write_shards(self.url, metric, (0, first, 0), values)
+        return Outcome(read, written)
 
 
 def job(count: int, compute: Any = None, mark: Any = None, inputs: Any = None) -> Job:
     """Blocks of sensors."""
     return Job(
-        name="validate",
+        name="validate: scores",
         blocks=grid_blocks((count,), (SENSORS_PER_BLOCK,)),
         compute=compute,
         fingerprint=mark,
@@ -267,17 +372,15 @@ def job(count: int, compute: Any = None, mark: Any = None, inputs: Any = None) -
     )
 
 
-def task(config: Config, root: Root, versions: Mapping[str, str], url: str = "") -> ValidateBlock:
-    """What scores a sensor, in these versions of the stores."""
-    return ValidateBlock(
-        config.grid.grid(),
-        collocate.sources(config, root, versions),
-        root.version(invert.STORE, versions[invert.STORE]),
-        root.version(collocate.MOMENTS_STORE, versions[collocate.MOMENTS_STORE]),
-        Comparison.of(config),
-        config,
-        tuple(estimates_of(config)),
-        url,
+def matchups_job(config: Config, count: int, compute: Any = None, mark: Any = None, inputs: Any = None) -> Job:
+    """Blocks of days and sensors."""
+    return Job(
+        name="validate: matchups",
+        blocks=grid_blocks((days_of(config).size, count), (config.blocks.days, SENSORS_PER_BLOCK)),
+        compute=compute,
+        fingerprint=mark,
+        inputs=inputs,
+        memory_per_block=200 * 2**20,
     )
 
 
@@ -307,18 +410,60 @@ class _Finish:
         return [f"no sensor of {where} lies within the grid, the depths and the period: there is nothing to validate against"]
 
 
+def plan_matchups(config: Config, root: Root, versions: Mapping[str, str]) -> StagePlan:
+    """Plan the first step; the stations are read here."""
+    stations, sensors = sensors_of(config)
+    made, count = matchups_template(config, stations), len(sensors)
+    stores = (*map(ingest.store_name, config.products), collocate.MOMENTS_STORE, invert.STORE)
+    inputs = {name: versions[name] for name in stores}
+    places = [sensor.place for sensor in sensors]
+    setting = fingerprint("matchups", dict(made.attrs), matched(config), str(days_of(config)[0]), versions[stores[-2]])
+    version = fingerprint(setting, inputs, places)
+    compute = MatchupBlock(
+        config.grid.grid(),
+        collocate.sources(config, root, versions),
+        root.version(invert.STORE, versions[invert.STORE]),
+        root.version(collocate.MOMENTS_STORE, versions[collocate.MOMENTS_STORE]),
+        Comparison.of(config),
+        config,
+        root.version(MATCHUPS_STORE, version),
+    )
+    marks = day_marks_of(root, "invert", versions[invert.STORE]) or (version,) * days_of(config).size
+    bases = {name: record.base for name, record in Ledger(ledger_url(root, "invert", versions[invert.STORE])).read().items()}
+    size = config.blocks.cells
+
+    def some(block: Block) -> tuple[Place, ...]:
+        return tuple(places[slice(*block.region[1])])
+
+    def base(block: Block) -> str:
+        profiles = [bases.get(f"{block.index[0]}.{row // size}.{column // size}") for row, column, _, _ in some(block)]
+        return fingerprint(setting, block.index, some(block), profiles)
+
+    by_day = DayMarks(marks, base)
+    listed = matchups_job(config, count, compute, by_day.fingerprint, lambda block: Given(some(block)))
+    return StagePlan(
+        "validate/matchups",
+        MATCHUPS_STORE,
+        version,
+        made,
+        replace(listed, base=base),
+        compute.url,
+        inputs | {"sensors": count},
+        _Finish(count, config),
+        by_day,
+    )
+
+
 def plan(config: Config, root: Root, versions: Mapping[str, str]) -> StagePlan:
-    """Plan the validation; the stations are read here, once."""
+    """Plan the second step."""
     stations, sensors = sensors_of(config)
     made = template(config, stations)
-    stores = (*map(ingest.store_name, config.products), collocate.MOMENTS_STORE, collocate.STORE, invert.STORE)
-    inputs = {name: versions[name] for name in stores}
+    inputs = {MATCHUPS_STORE: versions[MATCHUPS_STORE]}
     version = fingerprint("validate", dict(made.attrs), inputs, [fingerprint(sensor) for sensor in sensors])
 
     def mark(block: Block) -> str:
         return fingerprint("validate", version, block.region)
 
-    compute = task(config, root, versions, root.version(STORE, version))
-    count = stations.sizes["sensor"]
-    listed = job(count, compute, mark, lambda block: sensors[slice(*block.region[0])])
-    return StagePlan("validate", STORE, version, made, listed, compute.url, inputs | {"sensors": count}, _Finish(count, config))
+    compute = ScoreBlock(config, root.version(MATCHUPS_STORE, versions[MATCHUPS_STORE]), root.version(STORE, version))
+    listed = job(len(sensors), compute, mark, lambda block: sensors[slice(*block.region[0])])
+    return StagePlan("validate", STORE, version, made, listed, compute.url, inputs | {"sensors": len(sensors)})

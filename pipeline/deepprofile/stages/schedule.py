@@ -1,0 +1,92 @@
+"""What a run that comes again and again has to know: which days there are, what is due, and what is to be done again."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from deepprofile.config import Config, Period
+from deepprofile.engine import fingerprint
+from deepprofile.objects import join, read_json, write_json
+from deepprofile.stages.granules import find_granules
+from deepprofile.stages.stage import PlanError
+from deepprofile.stores import Root, exists, read_region
+
+# Days that are to be done again although their granules are the same: by product, first and last day and a mark.
+REDONE: Final = "redone.json"
+
+
+@dataclass(frozen=True)
+class Moment:
+    """When a run takes place: what is missing is judged as of ``today``; days are wanted up to ``until``, where it is given."""
+
+    today: np.datetime64
+    until: np.datetime64 | None = None
+
+    @classmethod
+    def now(cls, until: np.datetime64 | None = None) -> Moment:
+        """Now (UTC)."""
+        return cls(np.datetime64(dt.datetime.now(dt.UTC).date(), "D"), until)
+
+
+@dataclass(frozen=True)
+class Redone:
+    """Days of a product that were done again on request, each request with its mark."""
+
+    requests: tuple[tuple[np.datetime64, np.datetime64, str], ...]
+
+    @classmethod
+    def read(cls, root: Root, product: str) -> Redone:
+        """Of a root."""
+        found = (read_json(join(root.url, REDONE)) or {}).get(product, ())
+        return cls(tuple((np.datetime64(a, "D"), np.datetime64(b, "D"), str(mark)) for a, b, mark in found))
+
+    def of(self, day: np.datetime64) -> tuple[str, ...]:
+        """Marks of the requests that concern a day."""
+        return tuple(mark for first, last, mark in self.requests if first <= day <= last)
+
+
+def redo(root: Root, products: Iterable[str], first: np.datetime64, last: np.datetime64, mark: str) -> None:
+    """Have days of some products done again by the next run; ``mark`` tells this request from others."""
+    found: dict[str, Any] = read_json(join(root.url, REDONE)) or {}
+    for name in products:
+        request = [str(first), str(last), fingerprint(mark)]
+        found[name] = [r for r in found.get(name, []) if r != request] + [request]
+    write_json(join(root.url, REDONE), found)
+
+
+def published_days(root: Root, store: str) -> tuple[np.datetime64, np.datetime64] | None:
+    """First and last day of the published version of a store."""
+    version = root.current().get(store)
+    if version is None or not exists(root.version(store, version)):
+        return None
+    days = read_region(root.version(store, version), "time", (slice(None),))
+    return np.datetime64(int(days[0]), "D"), np.datetime64(int(days[-1]), "D")
+
+
+def extended(config: Config, root: Root, until: np.datetime64, stores: Iterable[str]) -> Config:
+    """The configuration with its period up to the last day, until the given one, of which any product has a granule.
+
+    The period never becomes shorter than that of the published stores.
+
+    Raises
+    ------
+    deepprofile.stages.stage.PlanError
+        Where there is no granule yet.
+    FileNotFoundError
+        Where a folder of granules is not there.
+    """
+    start = np.datetime64(config.period.start, "D")
+    if until < start:
+        raise PlanError(f"the period starts on {start}, which is after {until}: there is nothing to do until then")
+    wanted = np.arange(start, until + 1)
+    there = [find_granules(config.product(name), config.products[name].granules, wanted).last_day for name in config.products]
+    published = [days[1] for days in (published_days(root, store) for store in stores) if days is not None]
+    last = [day for day in (*there, *published) if day is not None]
+    if not last:
+        raise PlanError(f"there is no granule of any product from {start} to {until}: nothing can be done yet")
+    return config.model_copy(update={"period": Period(start=config.period.start, end=max(last).astype(object))})

@@ -1,0 +1,65 @@
+"""Runs that are struck while they are at work."""
+
+from deepprofile.lease import live_holder
+from deepprofile.objects import join, names_below, read_bytes
+
+from tests.cluster.kube import manifests, until
+from tests.granules import tree
+
+ROOT = "gs://deepprofile"
+
+
+def recorded(place, root, stage):
+    """How many blocks of a stage have a record by now."""
+    with place.storage():
+        runs = join(f"{ROOT}/{root}", "runs")
+        found = [name for name in names_below(runs) if name.startswith(f"{stage}-")]
+        names = [join(runs, found[0], "blocks", n) for n in names_below(join(runs, found[0], "blocks"))] if found else []
+        return sum((read_bytes(name) or b"").count(b"\n") for name in names)
+
+
+# What a run has made from a stage on.
+FROM = {
+    "ingest-smap_l3": "ard/smap_l3 runs/ingest-smap_l3-* moments weights runs/collocate-* profile runs/invert-*",
+    "invert": "profile runs/invert-*",
+}
+
+
+def seed(place, root, stage):
+    """Begin a root with what a finished run has made before this stage."""
+    place.in_storage(
+        f"cd /data/deepprofile; rm -rf {root}; cp -a alone {root}; cd {root}; "
+        f"rm -rf {FROM[stage]} validation runs/validate-* current.json lease.json published.json"
+    )
+
+
+def struck(place, name, stage, after, strike, *settings, seconds=300):
+    """A run that is struck when so many blocks of a stage are recorded; returns its log."""
+    seed(place, name, stage)
+    place.job(name, *settings, root=name)
+    until(180, lambda: recorded(place, name, stage) >= after, f"{name}: {after} blocks of {stage} are recorded", 0.1)
+    strike()
+    state, log = place.finish(name, seconds)
+    assert state == "Complete", log
+    return log
+
+
+def check_same(place, root, expected):
+    with place.storage():
+        assert tree(f"{ROOT}/{root}") == expected
+        assert live_holder(f"{ROOT}/{root}") is None
+        found = manifests(f"{ROOT}/{root}")
+    place.nothing_left()
+    return found
+
+
+def delete(place, pod, *options):
+    place.ctl("delete", "pod", pod, "--wait=false", *options)
+
+
+# One slow worker, so that there is time to strike while it computes.
+SLOWLY = (
+    "compute.workers=1",
+    "compute.window=1",
+    'compute.kubernetes.worker_pod={"containers":[{"resources":{"requests":{"cpu":"100m"},"limits":{"cpu":"300m"}}}]}',
+)
