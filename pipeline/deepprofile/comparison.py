@@ -41,11 +41,7 @@ def step_function_mean(series: xr.DataArray, top: float, bottom: float) -> xr.Da
 
 def plain_average(products: Mapping[str, xr.DataArray], names: Sequence[str], top: float, bottom: float) -> xr.DataArray:
     """Unweighted mean of the step functions of some products, on days when all of those that reach the depth are there."""
-    return average([step_function_mean(products[name], top, bottom) for name in names])
-
-
-def average(means: Sequence[xr.DataArray]) -> xr.DataArray:
-    """Unweighted mean of the series that have any value, on days when all of these have one."""
+    means = [step_function_mean(products[name], top, bottom) for name in names]
     there = [mean for mean in means if bool(np.isfinite(mean).any())]
     if not there:
         return means[0]

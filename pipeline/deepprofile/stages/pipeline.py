@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from typing import Any, Final
 
 import numpy as np
@@ -79,8 +79,10 @@ def steps(
     if "invert" in stages:
         yield invert.STORE, lambda root, versions: invert.plan(config, root, versions)
     if "validate" in stages and config.stations:
-        yield validate.MATCHUPS_STORE, lambda root, versions: validate.plan_matchups(config, root, versions)
-        yield validate.STORE, lambda root, versions: validate.plan(config, root, versions)
+        # The stations are read once, and only when it comes to them.
+        found = cache(lambda: validate.sensors_of(config))
+        yield validate.MATCHUPS_STORE, lambda root, versions: validate.plan_matchups(config, root, versions, found())
+        yield validate.STORE, lambda root, versions: validate.plan(config, root, versions, found())
 
 
 def _plan_ingest(config: Config, name: str, moment: Moment | None, root: Root, _: Mapping[str, str]) -> StagePlan:

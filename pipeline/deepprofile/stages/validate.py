@@ -6,7 +6,7 @@ Then the scores, from the matchups of the whole record.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Final
@@ -16,7 +16,7 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
-from deepprofile.comparison import average, step_function_mean
+from deepprofile.comparison import step_function_mean
 from deepprofile.config import Config, Stations
 from deepprofile.engine import Block, Job, Ledger, Outcome, Record, fingerprint, grid_blocks
 from deepprofile.errors import errors_from_moments, plan_comparisons
@@ -187,6 +187,7 @@ class Sensor:
 
 
 Place = tuple[int, int, float, float]
+Found = tuple[xr.Dataset, tuple[Sensor, ...]]
 
 
 @dataclass(frozen=True)
@@ -312,16 +313,24 @@ def _open(url: str) -> xr.Dataset:
 
 
 def matchups(url: str, sensors: slice | list[int], config: Config) -> dict[str, xr.DataArray]:
-    """The estimates at some sensors over the whole record, each (sensor, time), m3 m-3; without those that have no value."""
+    """The estimates at some sensors over the whole record, each (sensor, time), m3 m-3; NaN where there is none."""
     with xr.open_zarr(zarr_store(url), consolidated=False, chunks=None) as store:
-        values = store["soil_moisture"].isel(sensor=sensors).load().transpose("estimate", "sensor", "time")
-    found = {name: values.isel(estimate=e).reset_coords(drop=True) for e, name in enumerate(matched(config))}
+        part = store["soil_moisture"].isel(sensor=sensors).load().transpose("estimate", "sensor", "time")
+    values = dict(zip(matched(config), part.values, strict=True))
     if AVERAGE in estimates_of(config):
-        found[AVERAGE] = xr.concat(
-            [average([found[name].isel(sensor=k) for name in parents_of(config)]) for k in range(values.sizes["sensor"])],
-            "sensor",
-        )
-    return {name: estimate for name, estimate in found.items() if bool(np.isfinite(estimate).any())}
+        values[AVERAGE] = _average([values[name] for name in parents_of(config)])
+    time = {"time": part["time"].values}
+    return {name: xr.DataArray(array, dims=("sensor", "time"), coords=time) for name, array in values.items()}
+
+
+def _average(parents: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """Mean (sensor, time) of the parents that have any value at a sensor, on days when all of these have one."""
+    total, count = np.zeros_like(parents[0]), np.zeros((len(parents[0]), 1), np.float32)
+    for values in parents:
+        there = np.isfinite(values).any(axis=1, keepdims=True)
+        total += np.where(there, values, np.float32(0.0))
+        count += there
+    return np.asarray(np.where(count > 0, total / np.maximum(count, 1), np.nan), np.float32)
 
 
 @dataclass(frozen=True)
@@ -334,30 +343,17 @@ class ScoreBlock:
 
     def __call__(self, block: Block, sensors: tuple[Sensor, ...]) -> Outcome:
         """See ``deepprofile.engine.Job``."""
-        times, names = pd.DatetimeIndex(days_of(self.config)), estimates_of(self.config)
-        results = {metric: np.full((len(names), len(sensors), 3), np.nan) for metric in METRICS}
-        first = block.region[0][0]
-        read = 0
-        for k, sensor in enumerate(sensors):
-            estimates = matchups(self.matchups_url, [first + k], self.config)
-            read += sum(estimate.nbytes for estimate in estimates.values())
-            reference = xr.DataArray(np.array(sensor.values, np.float32)[None], dims=("sensor", "time"), coords={"time": times})
-            if not estimates:
-                # No product has a value here: there is nothing to score.
-                results["n"][:, k] = 0.0
-                continue
-            scores = score_all(estimates, reference)
-            for metric in METRICS:
-                for e, name in enumerate(names):
-                    if name in estimates:
-                        one = scores.sel(estimate=name).isel(sensor=0)
-                        value = float(one[metric])
-                        ends = (one[f"{metric}_lower"], one[f"{metric}_upper"]) if metric != "n" else (value, value)
-                        results[metric][e, k] = (value, float(ends[0]), float(ends[1]))
+        first, after = block.region[0]
+        estimates = matchups(self.matchups_url, slice(first, after), self.config)
+        series = np.array([sensor.values for sensor in sensors], np.float32)
+        times = pd.DatetimeIndex(days_of(self.config))
+        scores = score_all(estimates, xr.DataArray(series, dims=("sensor", "time"), coords={"time": times}))
         written = 0
-        for metric, values in results.items():
-            written += write_shards(self.url, metric, (0, first, 0), values)
-        return Outcome(read, written)
+        for metric in METRICS:
+            ends = (f"{metric}_lower", f"{metric}_upper") if metric != "n" else ("n", "n")
+            parts = [scores[name].transpose("estimate", "sensor").values for name in (metric, *ends)]
+            written += write_shards(self.url, metric, (0, first, 0), np.stack(parts, axis=-1).astype(np.float64))
+        return Outcome(sum(estimate.nbytes for estimate in estimates.values()), written)
 
 
 def job(count: int, compute: Any = None, mark: Any = None, inputs: Any = None) -> Job:
@@ -384,7 +380,7 @@ def matchups_job(config: Config, count: int, compute: Any = None, mark: Any = No
     )
 
 
-def sensors_of(config: Config) -> tuple[xr.Dataset, tuple[Sensor, ...]]:
+def sensors_of(config: Config) -> Found:
     """The sensors that can be compared, as a dataset and one by one."""
     stations, cells = inside(read_stations(config.stations), config.grid.grid(), days_of(config))
     values = stations.soil_moisture.transpose("sensor", "time").values
@@ -410,9 +406,9 @@ class _Finish:
         return [f"no sensor of {where} lies within the grid, the depths and the period: there is nothing to validate against"]
 
 
-def plan_matchups(config: Config, root: Root, versions: Mapping[str, str]) -> StagePlan:
-    """Plan the first step; the stations are read here."""
-    stations, sensors = sensors_of(config)
+def plan_matchups(config: Config, root: Root, versions: Mapping[str, str], found: Found) -> StagePlan:
+    """Plan the first step, for the sensors that ``sensors_of`` has found."""
+    stations, sensors = found
     made, count = matchups_template(config, stations), len(sensors)
     stores = (*map(ingest.store_name, config.products), collocate.MOMENTS_STORE, invert.STORE)
     inputs = {name: versions[name] for name in stores}
@@ -454,9 +450,9 @@ def plan_matchups(config: Config, root: Root, versions: Mapping[str, str]) -> St
     )
 
 
-def plan(config: Config, root: Root, versions: Mapping[str, str]) -> StagePlan:
-    """Plan the second step."""
-    stations, sensors = sensors_of(config)
+def plan(config: Config, root: Root, versions: Mapping[str, str], found: Found) -> StagePlan:
+    """Plan the second step, for the same sensors."""
+    stations, sensors = found
     made = template(config, stations)
     inputs = {MATCHUPS_STORE: versions[MATCHUPS_STORE]}
     version = fingerprint("validate", dict(made.attrs), inputs, [fingerprint(sensor) for sensor in sensors])
