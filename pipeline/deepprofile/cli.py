@@ -80,6 +80,7 @@ Overrides = Annotated[
 @contextmanager
 def _explained() -> Iterator[None]:
     """Errors that a user can act on become one message and an exit code."""
+    from deepprofile.providers import CredentialsError
     from deepprofile.stages.checks import ChecksFailed
     from deepprofile.stages.stage import PlanError
 
@@ -91,7 +92,7 @@ def _explained() -> Iterator[None]:
         _complain(str(error))
         _say("Readers see what they saw before. To publish all the same, run the same command with --accept YOUR_NAME.")
         raise typer.Exit(NOT_PUBLISHED) from error
-    except (ConfigError, PlanError) as error:
+    except (ConfigError, PlanError, CredentialsError) as error:
         _complain(str(error))
         raise typer.Exit(WRONG_USE) from error
     except FileNotFoundError as error:
@@ -349,11 +350,22 @@ def run(
     cluster: OnCluster = Where.LOCAL,
     until: UntilDay = None,
     first: Annotated[
-        str | None, typer.Option("--from", help="Do days again, from this one; of all products without --redo.", metavar="DAY")
+        str | None,
+        typer.Option(
+            "--from",
+            help="Do days again, from this one; of all products without --redo.",
+            metavar="DAY",
+            envvar="DEEPPROFILE_FROM",
+        ),
     ] = None,
-    last: Annotated[str | None, typer.Option("--to", help="The last day that is done again.", metavar="DAY")] = None,
+    last: Annotated[
+        str | None, typer.Option("--to", help="The last day that is done again.", metavar="DAY", envvar="DEEPPROFILE_TO")
+    ] = None,
     redo: Annotated[
-        list[str], typer.Option("--redo", help="Do the days of this product again; may be repeated.", metavar="PRODUCT")
+        list[str],
+        typer.Option(
+            "--redo", help="Do the days of this product again; may be repeated.", metavar="PRODUCT", envvar="DEEPPROFILE_REDO"
+        ),
     ] = [],  # noqa: B006
     collocate: Annotated[
         bool, typer.Option("--collocate", help="Make a new error model now, whatever collocation.every_days says.")
@@ -466,12 +478,13 @@ def plan(
     config: ConfigPath = DEFAULT_CONFIG,
     set_: Overrides = [],  # noqa: B006
     cluster: OnCluster = Where.LOCAL,
+    until: UntilDay = None,
 ) -> None:
     """Say what a run would do: blocks, bytes and memory; refuse what does not fit."""
     from deepprofile.stages.pipeline import already_there, jobs
 
     with _explained():
-        checked = _load(config, set_)
+        checked = _load(config, [*set_, *_until(_moment(until, None))])
         listed = jobs(checked)
         grid = checked.grid.grid()
         days = (checked.period.end - checked.period.start).days + 1

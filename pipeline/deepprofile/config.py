@@ -18,6 +18,8 @@ from deepprofile import grids
 from deepprofile.grids import Grid
 from deepprofile.products import PRODUCTS, VARIANTS, Latency, Product
 
+# Begins the URL of a store in Zarr that holds a product as its provider has it.
+MIRROR = "zarr+"
 Positive = Annotated[int, Field(gt=0)]
 
 
@@ -54,7 +56,7 @@ class Period(Section):
     """Days of the profiles, first and last included."""
 
     start: dt.date = Field(description="first day, such as 2015-04-01")
-    end: dt.date = Field(description="last day")
+    end: dt.date = Field(description="last day; not needed with 'run --until'")
 
     @model_validator(mode="after")
     def _ordered(self) -> Period:
@@ -63,10 +65,27 @@ class Period(Section):
         return self
 
 
+class Download(Section):
+    """The service from which a product's granules are fetched; credentials are taken from the environment of the workers."""
+
+    provider: Literal["earthdata", "cds"] = Field(
+        description="earthdata: NASA's archives (EARTHDATA_TOKEN); cds: the Climate Data Store (CDSAPI_KEY)"
+    )
+    collections: tuple[tuple[str, str], ...] | None = Field(
+        None, description="short names and versions of the collections there, early ones last; the product's, by default"
+    )
+    requests: Positive = Field(4, description="granules that are fetched, or waited for, at a time")
+    look_back_days: Positive = Field(120, description="days before the last one that are looked at for replaced granules")
+    url: str | None = Field(None, description="address of the service, instead of its own")
+
+
 class ProductSource(Section):
     """Where the granules of a product are."""
 
-    granules: str = Field(description="folder or URL that holds the granules, at any depth; or a pattern with * in it")
+    granules: str = Field(
+        description="folder or URL of the granules, at any depth; or a pattern with * in it; or zarr+URL: a mirror in Zarr"
+    )
+    download: Download | None = Field(None, description="fetch what is missing in that folder before it is read")
     grid: str | None = Field(None, description="smap_l3: ease2_m36 for SPL3SMP, where SPL3SMP_E is the default")
     latency_days: Annotated[int, Field(ge=0)] | None = Field(
         None, description="days until a day's granules are missed; what the provider states, by default"
@@ -222,6 +241,8 @@ class Config(Section):
         for name, source in value.items():
             if name not in PRODUCTS:
                 raise ValueError(f"there is no product {name!r}; known are {', '.join(PRODUCTS)}")
+            if source.download is not None and (any(c in source.granules for c in "*?[") or source.granules.startswith(MIRROR)):
+                raise ValueError(f"{name}: granules are downloaded into a folder, not into {source.granules!r}")
             if source.grid is not None and source.grid != PRODUCTS[name].grid.name and (name, source.grid) not in VARIANTS:
                 raise ValueError(f"{name} does not come on the grid {source.grid!r}")
         return value
@@ -274,6 +295,8 @@ def _resolved(config: Config, folder: Path) -> Config:
     """Relative paths count from the folder of the configuration."""
 
     def absolute(url: str) -> str:
+        if url.startswith(MIRROR):
+            return MIRROR + absolute(url.removeprefix(MIRROR))
         return url if "://" in url or url.startswith("/") else str((folder / url).resolve())
 
     return config.model_copy(
@@ -314,7 +337,8 @@ def _explain(path: Path, node: Any, said: dict[tuple[str, ...], str], error: dic
         parent = _section(location[:-1])
         return f"{where}: there is no key {name!r}" + (f"; known are {', '.join(parent.model_fields)}" if parent else "")
     if error["type"] == "missing":
-        return f"{where}: {name!r} is missing"
+        hint = ", unless 'run --until' names the last day" if name == "period.end" else ""
+        return f"{where}: {name!r} is missing{hint}"
     message = str(error["msg"]).removeprefix("Value error, ")
     given = "" if error["type"] == "value_error" else f" (it is {error['input']!r})"
     return f"{where}: {name + ': ' if name else ''}{message}{given}"

@@ -154,6 +154,11 @@ class Progress:
     bytes_written: int
     seconds: float
 
+    @classmethod
+    def nothing(cls, job: str) -> Progress:
+        """Of a job that has no block."""
+        return cls(job, 0, 0, 0, 0, 0, 0, 0, {}, 0, 0, 0, 0.0)
+
     @property
     def finished(self) -> int:
         """Blocks that need nothing more."""
@@ -187,6 +192,10 @@ class WorkerLost(Exception):
 
 class ClusterError(Exception):
     """Workers that cannot be had; the message says what keeps them from starting."""
+
+
+class Hopeless(Exception):
+    """What a block raises where another attempt would end in the same way."""
 
 
 class PoolLost(Exception):
@@ -649,4 +658,5 @@ def _sentence(error: BaseException) -> str:
 
 def _may_pass(error: BaseException) -> bool:
     """Whether another attempt may help: errors of the code and of the caller stay what they are."""
-    return not isinstance(error, (TypeError, AttributeError, AssertionError, NameError, ImportError, NotImplementedError))
+    hopeless = (Hopeless, TypeError, AttributeError, AssertionError, NameError, ImportError, NotImplementedError)
+    return not isinstance(error, hopeless)

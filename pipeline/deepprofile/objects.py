@@ -372,6 +372,29 @@ def names_below(url: str) -> list[str]:
     return sorted(str(name).rstrip(_SEPARATOR).rsplit(_SEPARATOR, 1)[-1] for name in found)
 
 
+def remove(url: str) -> None:
+    """Remove an object; one that is not there is no error."""
+    fs, path = filesystem(url)
+    with suppress(FileNotFoundError):
+        fs.rm_file(path)
+
+
+def upload(path: Path, url: str) -> None:
+    """Put a file of this machine at a URL, whole or not at all."""
+    fs, target = filesystem(url)
+    if not is_local(url):
+        fs.put_file(str(path), target)
+        return
+    os.makedirs(os.path.dirname(target), exist_ok=True)
+    temporary = f"{target}.{uuid.uuid4().hex}.part"
+    try:
+        shutil.copyfile(path, temporary)
+        os.replace(temporary, target)
+    finally:
+        with suppress(FileNotFoundError):
+            os.remove(temporary)
+
+
 def remove_below(url: str) -> None:
     """Remove a folder and everything in it; one that is not there is no error."""
     fs, path = filesystem(url)

@@ -20,7 +20,8 @@ CONTEXT = "DEEPPROFILE_TEST_CONTEXT"
 REPOSITORY = Path(__file__).resolve().parents[2]
 PIPELINE, OPERATOR = "deepprofile", "deepprofile-operator"
 # Fewer days than the overlay has: enough blocks to strike between, few enough for two cores.
-SMALLER = ("period.end=2015-05-02", "collocation.min_samples=20")
+UNTIL = "2015-05-02"
+SMALLER = ("collocation.min_samples=20",)
 # The storage server under a shell that starts it again, and can be told to wait with that.
 HELD_DOWN = """
 trap 'kill $child; exit 0' TERM
@@ -158,12 +159,12 @@ class Kube(Kubectl):
             self.ctl("wait", "--for=condition=complete", "job/twin", "--timeout=240s", timeout=250)
         else:
             with seeds.open("rb") as archive:
-                self._beside_storage("tar -C /data -x", stdin=archive)
+                self._beside_storage("tar -C /data --xattrs --xattrs-include='*' -x", stdin=archive)
 
     def keep(self, seeds):
         """Write the bucket into an archive, from which other tests begin."""
         with seeds.open("wb") as archive:
-            self._beside_storage("tar -C /data -c deepprofile", stdout=archive)
+            self._beside_storage("tar -C /data --xattrs --xattrs-include='*' -c deepprofile", stdout=archive)
 
     def _beside_storage(self, script, **streams):
         pod = self.pods("app.kubernetes.io/name=storage")[0]["metadata"]["name"]
@@ -179,13 +180,15 @@ class Kube(Kubectl):
 
     # --- runs
 
-    def job(self, name, *settings, root=None, command=None, once=False, cronjob=PIPELINE):
+    def job(self, name, *settings, root=None, command=None, once=False, cronjob=PIPELINE, **environment):
         """Start a run by hand, as an operator does; returns its name. ``once``: it is not repeated when it fails."""
         made = self.ctl("create", "job", f"--from=cronjob/{cronjob}", name, "--dry-run=client", "-o", "json")
         job = json.loads(made)
         container = job["spec"]["template"]["spec"]["containers"][0]
         given = [*SMALLER, *settings, *([f"root=gs://deepprofile/{root}"] if root else [])]
-        container["env"].append({"name": "DEEPPROFILE_SET", "value": " ".join(given)})
+        environment = {"DEEPPROFILE_UNTIL": UNTIL, "DEEPPROFILE_SET": " ".join(given), **environment}
+        kept = [each for each in container["env"] if each["name"] not in environment]
+        container["env"] = kept + [{"name": name, "value": value} for name, value in environment.items()]
         if command:
             container["args"] = command
         if once:

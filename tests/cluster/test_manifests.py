@@ -1,6 +1,7 @@
 """What lies below k8s/, rendered and shown to an API server."""
 
 import json
+import re
 import runpy
 
 import pytest
@@ -24,12 +25,14 @@ def test_the_definitions_are_those_of_the_wheel():
 
 @pytest.mark.parametrize("name", ["base", "overlays/local", "overlays/gke"])
 def test_configurations_are_valid(name):
-    config = configuration.load(REPOSITORY / "k8s" / name / "deepprofile.yaml")
+    config = configuration.load(REPOSITORY / "k8s" / name / "deepprofile.yaml", ["period.end=2024-12-31"])
     assert jobs(config)
 
 
 def test_the_local_overlay_covers_the_region_of_its_twin():
-    config = configuration.load(REPOSITORY / "k8s" / "overlays" / "local" / "deepprofile.yaml")
+    folder = REPOSITORY / "k8s" / "overlays" / "local"
+    until = re.search(r'DEEPPROFILE_UNTIL, value: "(.*)"', (folder / "kustomization.yaml").read_text())[1]
+    config = configuration.load(folder / "deepprofile.yaml", [f"period.end={until}"])
     job = yaml.safe_load((REPOSITORY / "k8s" / "overlays" / "local" / "twin.yaml").read_text())
     arguments = job["spec"]["template"]["spec"]["containers"][0]["args"]
     given = dict(zip(arguments[2::2], arguments[3::2], strict=True))

@@ -18,7 +18,7 @@ from pathlib import Path
 from deepprofile import config
 from deepprofile.cluster.kubernetes import kubernetes_pool
 
-settings = ["compute.workers=1", "compute.kubernetes.start_minutes=2"]
+settings = ["compute.workers=1", "compute.kubernetes.start_minutes=2", "period.end=2015-05-02"]
 compute = config.load(Path("/etc/deepprofile/deepprofile.yaml"), settings).compute
 for number in range(int(sys.argv[1])):
     began = time.monotonic()
@@ -71,6 +71,7 @@ from deepprofile import config
 from deepprofile.cluster.kubernetes import kubernetes_pool
 
 settings = ["compute.workers=2", "compute.kubernetes.adaptive=true", "compute.kubernetes.start_minutes=2"]
+settings.append("period.end=2015-05-02")
 compute = config.load(Path("/etc/deepprofile/deepprofile.yaml"), settings).compute
 with kubernetes_pool(compute, 0, lambda text: print(text, flush=True)) as pool:
     futures = [pool.submit(time.sleep, 4) for _ in range(16)]
@@ -120,7 +121,7 @@ def test_a_worker_that_needs_more_memory_than_its_limit_is_named(place):
         "compute.kubernetes.worker_pod={" + f'"containers":[{small}]' + "}",
         "compute.attempts=2",
         "compute.window=1",
-        "period.end=2015-04-16",
+        DEEPPROFILE_UNTIL="2015-04-16",
     )
     assert "ran out of memory; its limit is 150Mi" in log
 

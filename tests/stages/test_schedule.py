@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from pathlib import Path
 
 import h5py
 import numpy as np
@@ -179,7 +178,7 @@ def test_the_stores_equal_those_of_one_run_over_everything(life):
 def test_what_is_not_due_is_no_problem_and_what_is_late_is(life):
     for today, results in life["days"].items():
         problems = {stage: result.problems for stage, result in results.items() if result.problems}
-        silent = 44 <= today
+        silent = today >= 44
         assert (set(problems) <= {"ingest/smap_l4", "ingest/smap_l3"}) if silent else not problems, (today, problems)
     # Days 40 to 43 are missed from the day on which they are past their latency; L3 never came.
     assert life["days"][44]["ingest/smap_l4"].problems == (f"{at(40)}: 8 of 8 time steps of smap_l4 are missing",)
@@ -203,7 +202,13 @@ def test_the_work_of_a_day_is_in_proportion_to_what_has_changed(life):
         inverted = results["invert"].progress
         assert inverted.done + inverted.copied + inverted.skipped == inverted.blocks
         assert inverted.done <= 20, (today, inverted)
-    print({t: {s: (r.progress.done, r.progress.copied, r.progress.bytes_read) for s, r in x.items()} for t, x in usual.items() if t in (63, 90, 119)})
+    print(
+        {
+            t: {s: (r.progress.done, r.progress.copied, r.progress.bytes_read) for s, r in x.items()}
+            for t, x in usual.items()
+            if t in (63, 90, 119)
+        }
+    )
 
 
 def test_states_of_days(life):

@@ -15,6 +15,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from deepprofile.grids import ERA5_LAND_01, Grid
+from deepprofile.objects import zarr_store
 from deepprofile.products.granule import (
     FROZEN_K,
     Days,
@@ -39,6 +40,12 @@ _GRIB: Final = (".grib", ".grb", ".grib2")
 # The last digits of single precision leave values near -1e-20 where the soil is dry.
 _TINY: Final = 1e-6
 _PROVISIONAL: Final = "0005"
+_LONG_NAMES: Final = {
+    "swvl1": "volumetric_soil_water_layer_1",
+    "swvl2": "volumetric_soil_water_layer_2",
+    "swvl3": "volumetric_soil_water_layer_3",
+    "stl1": "soil_temperature_level_1",
+}
 # Values of some time steps on some rows and columns, shape (step, rows, columns).
 Field = Callable[[NDArray[np.int64], slice, slice], Floats]
 
@@ -57,6 +64,57 @@ class Era5Land(Product):
 
     variables: ClassVar[tuple[str, ...]] = ("swvl1", "swvl2", "swvl3")
     temperature: ClassVar[str] = "stl1"
+
+    @property
+    def collections(self) -> tuple[tuple[str, str], ...]:
+        """See ``Product.collections``."""
+        return (("reanalysis-era5-land", ""),)
+
+    def is_provisional(self, path: Path) -> bool:
+        """See ``Product.is_provisional``: said by ``expver`` in the file."""
+        if path.suffix in _GRIB:
+            return False
+        with opened(path) as file:
+            return "expver" in file and bool((_text(file["expver"][()]) == _PROVISIONAL).any())
+
+    def mirror_days(self, url: str) -> list[tuple[np.datetime64, str]]:
+        """See ``Product.mirror_days``: stores say up to which day their values are final, and up to which they are there."""
+        with self._mirror(url) as store:
+            hours = store[_clock(store)].values.astype("datetime64[h]")
+            stops = [str(store.attrs.get(name, "")) for name in ("valid_time_stop", "valid_time_stop_era5t")]
+        final, there = (np.datetime64(stop, "D") if stop else None for stop in stops)
+        days = np.unique(hours.astype("datetime64[D]"))
+        last = max((stop for stop in (final, there) if stop is not None), default=None)
+        return [
+            (day, _PROVISIONAL if final is not None and day > final else "0001") for day in days if last is None or day <= last
+        ]
+
+    def read_mirror(self, url: str, window: Grid, days: Days) -> Steps:
+        """See ``Product.read_mirror``."""
+        name = Path(url.rsplit("/", 1)[-1])
+        provisional = dict(self.mirror_days(url)).get(days[0]) == _PROVISIONAL
+        with self._mirror(url) as store:
+            clock = _clock(store)
+            names = {short: next((n for n in (short, long) if n in store), None) for short, long in _LONG_NAMES.items()}
+            present = require_layers(name, self, [names[n] is not None for n in self.variables])
+            part = store.sel({clock: slice(days[0], days[-1] + np.timedelta64(1, "D") - np.timedelta64(1, "s"))})
+            times = part[clock].values.astype("datetime64[s]")
+
+            def field(variable: xr.DataArray, chosen: NDArray[np.int64], rows: slice, columns: slice) -> Floats:
+                of_steps = variable.transpose(clock, "latitude", "longitude").isel({clock: chosen})
+                return np.asarray(of_steps.isel(latitude=rows, longitude=columns).values, dtype=np.float32)
+
+            fields = {short: partial(field, part[long]) for short, long in names.items() if long is not None}
+            x, y = part.longitude.values, part.latitude.values
+            return self._screen(name, times, x, y, fields, present, window, days, provisional)
+
+    @staticmethod
+    def _mirror(url: str) -> xr.Dataset:
+        try:
+            store: xr.Dataset = xr.open_zarr(zarr_store(url), chunks=None)
+        except (OSError, KeyError, ValueError, TypeError) as error:
+            raise GranuleError(f"{url} cannot be opened as a mirror in Zarr: {error}") from error
+        return store
 
     def parse(self, name: str) -> GranuleName | None:
         """Name that holds ``YYYYMMDD`` (one day) or ``YYYYMM`` (one month)."""
@@ -135,6 +193,10 @@ class Era5Land(Product):
             fields = {n: partial(field, dataset[n]) for n in (*self.variables, self.temperature) if n in dataset}
             x, y = dataset.longitude.values, dataset.latitude.values
             return self._screen(path, times, x, y, fields, present, window, days, False)
+
+
+def _clock(store: xr.Dataset) -> str:
+    return "valid_time" if "valid_time" in store.dims else "time"
 
 
 def _text(values: NDArray[Any]) -> NDArray[np.str_]:

@@ -49,6 +49,11 @@ class GldasNoah(Product):
     temperature: ClassVar[str] = "SoilTMP0_10cm_inst"
     snow: ClassVar[str] = "SWE_inst"
 
+    @property
+    def collections(self) -> tuple[tuple[str, str], ...]:
+        """See ``Product.collections``."""
+        return (("GLDAS_NOAH025_3H", "2.1"), ("GLDAS_NOAH025_3H_EP", "2.1"))
+
     def parse(self, name: str) -> GranuleName | None:
         """Name such as ``GLDAS_NOAH025_3H.A20150101.0300.021.nc4``."""
         match = named_time(_NAME, name)

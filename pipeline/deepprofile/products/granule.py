@@ -132,6 +132,30 @@ class Product(ABC):
             name says.
         """
 
+    @property
+    def collections(self) -> tuple[tuple[str, str], ...]:
+        """Short name and version that the provider has for the product; early products last."""
+        return ()
+
+    def is_provisional(self, path: Path) -> bool:
+        """Whether the provider will replace a granule, by its name or its content."""
+        name = self.parse(path.name)
+        return name is not None and name.provisional
+
+    def mirror_days(self, url: str) -> list[tuple[np.datetime64, str]]:
+        """Days of a mirror in Zarr, each with what changes when the day is replaced.
+
+        Raises
+        ------
+        GranuleError
+            Where there is no such store, or no way to read one.
+        """
+        raise GranuleError(f"{self.name} cannot be read from a mirror in Zarr ({url})")
+
+    def read_mirror(self, url: str, window: Grid, days: Days) -> Steps:
+        """As ``read``, from a mirror in Zarr."""
+        raise GranuleError(f"{self.name} cannot be read from a mirror in Zarr ({url})")
+
     def keep_valid(self, values: Floats) -> Floats:
         """Values outside of the valid range become NaN, in place."""
         low, high = self.valid_range

@@ -55,6 +55,11 @@ class SmapL3(Product):
         ("Soil_Moisture_Retrieval_Data_PM", "_pm"),
     )
 
+    @property
+    def collections(self) -> tuple[tuple[str, str], ...]:
+        """See ``Product.collections``."""
+        return (("SPL3SMP", "009"),) if self.grid == EASE2_M36 else (("SPL3SMP_E", "006"),)
+
     def parse(self, name: str) -> GranuleName | None:
         """Name such as ``SMAP_L3_SM_P_E_20200128_R19240_001.h5``."""
         match = named_time(_NAME, name)

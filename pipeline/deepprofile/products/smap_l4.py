@@ -55,6 +55,11 @@ class SmapL4(Product):
     }
     snow: ClassVar[str] = "Geophysical_Data/snow_mass"
 
+    @property
+    def collections(self) -> tuple[tuple[str, str], ...]:
+        """See ``Product.collections``."""
+        return (("SPL4SMGP", "008"),)
+
     def parse(self, name: str) -> GranuleName | None:
         """Name such as ``SMAP_L4_SM_gph_20200128T013000_Vv8011_001.h5``."""
         match = named_time(_NAME, name)

@@ -14,9 +14,11 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from deepprofile.config import MIRROR
 from deepprofile.engine import fingerprint
+from deepprofile.grids import Grid
 from deepprofile.objects import filesystem, is_local, listing
-from deepprofile.products import GranuleError, Product
+from deepprofile.products import GranuleError, Product, Steps
 
 # A download that ends early is begun again so often.
 DOWNLOADS: Final = 3
@@ -73,6 +75,8 @@ def find_granules(product: Product, url: str, days: NDArray[np.datetime64]) -> C
     FileNotFoundError
         Where there is no such folder.
     """
+    if url.startswith(MIRROR):
+        return _mirrored(product, url, days)
     fs, path = filesystem(url)
     if not any(c in path for c in "*?[") and not fs.exists(path):
         raise FileNotFoundError(f"there is no folder {url} for the granules of {product.name}")
@@ -96,6 +100,29 @@ def find_granules(product: Product, url: str, days: NDArray[np.datetime64]) -> C
     # A provisional granule that is left beside the final one has had its time.
     kept = {day: [g for g in there if not g.provisional or g.key not in final] for day, there in found.items()}
     return Catalogue({day: tuple(sorted(kept[day], key=lambda g: (g.key, g.url))) for day in sorted(kept)})
+
+
+def _mirrored(product: Product, url: str, days: NDArray[np.datetime64]) -> Catalogue:
+    """The days of a mirror, each as one granule."""
+    wanted = set(days.astype("datetime64[D]").astype(str).tolist())
+    try:
+        there = product.mirror_days(url.removeprefix(MIRROR))
+    except GranuleError as error:
+        raise FileNotFoundError(str(error)) from error
+    return Catalogue({str(day): (Granule(url, 0, tag, str(day)),) for day, tag in there if str(day) in wanted})
+
+
+def read_granule(product: Product, granule: Granule, window: Grid, days: NDArray[np.datetime64], cache: str | None) -> Steps:
+    """Time steps of these days, from a file or from a mirror.
+
+    Raises
+    ------
+    GranuleError
+        Where it cannot be used.
+    """
+    if granule.url.startswith(MIRROR):
+        return product.read_mirror(granule.url.removeprefix(MIRROR), window, days)
+    return product.read(local_copy(granule, cache), window, days)
 
 
 def local_copy(granule: Granule, cache: str | None) -> Path:

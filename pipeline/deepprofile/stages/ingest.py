@@ -16,7 +16,7 @@ from deepprofile.engine import Block, Job, Outcome, Record, fingerprint, grid_bl
 from deepprofile.grids import Grid
 from deepprofile.objects import join, read_json
 from deepprofile.products import GranuleError, Latency, Product
-from deepprofile.stages.granules import Granule, find_granules, local_copy
+from deepprofile.stages.granules import Granule, find_granules, read_granule
 from deepprofile.stages.schedule import Moment, Redone
 from deepprofile.stages.stage import (
     DAYS,
@@ -197,7 +197,7 @@ class IngestBlock:
             if granule.key in twice:
                 continue
             try:
-                read = self.product.read(local_copy(granule, self.cache), part, np.array([today]))
+                read = read_granule(self.product, granule, part, np.array([today]), self.cache)
             except GranuleError as error:
                 problems.append(f"{today}: {error}")
                 continue

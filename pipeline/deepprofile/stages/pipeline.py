@@ -16,7 +16,7 @@ from deepprofile.engine import COPIED, Job, Ledger, Pool, Progress
 from deepprofile.engine import DONE as ENGINE_DONE
 from deepprofile.lease import Lease, live_holder
 from deepprofile.objects import join, names_below, read_json, write_json, zarr_store
-from deepprofile.stages import checks, collocate, ingest, invert, schedule, validate
+from deepprofile.stages import checks, collocate, download, ingest, invert, schedule, validate
 from deepprofile.stages.retention import PUBLISHED, record_publication
 from deepprofile.stages.schedule import Moment
 from deepprofile.stages.stage import (
@@ -168,6 +168,7 @@ def run_stages(
     if request.redo is not None:
         products, first, last = request.redo
         schedule.redo(root, products, first, last, lease.holder.run)
+    results = _downloaded(config, root, stages, pool, on_stage, lease, request.moment)
     if request.moment.until is not None:
         stores = (*map(ingest.store_name, config.products), invert.STORE)
         config = schedule.extended(config, root, request.moment.until, stores)
@@ -177,7 +178,6 @@ def run_stages(
         stages = [stage for stage in stages if stage != "collocate"]
     versions = root.current()
     made: dict[str, str] = {}
-    results = []
     for store, planner in steps(config, stages, request.moment):
         _check_inputs(config, root, store, versions)
         plan = planner(root, versions)
@@ -191,6 +191,23 @@ def run_stages(
     log.info("published: %s", ", ".join(f"{store} {version}" for store, version in sorted(made.items())))
     record_publication(root, lease.holder.run, made, request.accepted_by)
     return results
+
+
+def _downloaded(
+    config: Config,
+    root: Root,
+    stages: Sequence[str],
+    pool: Pool,
+    on_stage: Callable[[StagePlan], Callable[[Progress], None] | None] | None,
+    lease: Lease,
+    moment: Moment,
+) -> list[StageResult]:
+    """Fetch what is missing of the products that are downloaded."""
+    if "ingest" not in stages:
+        return []
+    names = [name for name, source in config.products.items() if source.download is not None]
+    found = [download.run(config, root, name, moment, pool, on_stage, lease.check) for name in names]
+    return [result for result in found if result is not None]
 
 
 def _check_result(config: Config, root: Root, results: Sequence[StageResult], accepted_by: str | None) -> None:

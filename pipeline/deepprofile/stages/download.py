@@ -1,0 +1,334 @@
+"""Download: what a provider offers of a product, and the folder of granules lacks, to that folder.
+
+The folder keeps an index of what was fetched: the provider's revision, by which a replaced granule is noticed, and whether the
+provider will replace it.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from deepprofile.config import Config
+from deepprofile.engine import (
+    FAILED,
+    Block,
+    Job,
+    JobFailed,
+    Ledger,
+    Outcome,
+    Pool,
+    Progress,
+    Retry,
+    fingerprint,
+    run_job,
+)
+from deepprofile.grids import Grid
+from deepprofile.objects import (
+    filesystem,
+    is_local,
+    join,
+    listing,
+    local_path,
+    names_below,
+    read_json,
+    remove,
+    remove_below,
+    upload,
+    write_json,
+)
+from deepprofile.products import GranuleError, Latency, Product
+from deepprofile.providers import PROVIDERS, Box, CredentialsError, DownloadError, Offer, Provider
+from deepprofile.providers.provider import Memory, digest
+from deepprofile.stages.schedule import Moment
+from deepprofile.stages.stage import StagePlan, StageResult, ledger_url
+from deepprofile.stores import Root, Template
+
+INDEX: Final = "index.json"
+_HIDDEN: Final = ".deepprofile"
+_DAY: Final = np.timedelta64(1, "D")
+# A granule that the provider will replace.
+PROVISIONAL: Final = "provisional"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A granule that is to be fetched, from one of the product's collections."""
+
+    collection: int
+    offer: Offer
+
+
+def box_of(grid: Grid) -> Box:
+    """West, south, east, north of the outer edges of a grid's cells, in degrees, within the globe."""
+    lat, lon = grid.lat, grid.lon
+    half_y = 0.5 * float(np.abs(np.diff(lat)).max()) if lat.size > 1 else 0.5
+    half_x = 0.5 * float(np.abs(np.diff(lon)).max()) if lon.size > 1 else 0.5
+    west, east = max(float(lon.min()) - half_x, -180.0), min(float(lon.max()) + half_x, 180.0)
+    south, north = max(float(lat.min()) - half_y, -90.0), min(float(lat.max()) + half_y, 90.0)
+    return round(west, 4), round(south, 4), round(east, 4), round(north, 4)
+
+
+def providers_of(config: Config, name: str) -> list[Provider]:
+    """The collections of a product's provider, the final one first."""
+    settings = config.products[name].download
+    assert settings is not None
+    collections = config.product(name).collections if settings.collections is None else settings.collections
+    return [PROVIDERS[settings.provider](short, version, settings.url) for short, version in collections]
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder of granules, with what is known of those that were fetched."""
+
+    url: str
+
+    def index(self) -> dict[str, Any]:
+        """What is known of each granule, by name."""
+        return dict(read_json(join(self.url, _HIDDEN, INDEX)) or {})
+
+    def write_index(self, index: Mapping[str, Any]) -> None:
+        """Remember it."""
+        write_json(join(self.url, _HIDDEN, INDEX), dict(index))
+
+    def sizes(self) -> dict[str, int]:
+        """Size of each granule in the folder itself, by name."""
+        if is_local(self.url):
+            Path(local_path(self.url)).mkdir(parents=True, exist_ok=True)
+        fs, path = filesystem(self.url)
+        if not fs.exists(path):
+            return {}
+        return {str(entry["url"]).rsplit("/", 1)[-1]: int(entry["size"]) for entry in listing(self.url)}
+
+    def memory(self, name: str) -> FolderMemory:
+        """What is under way for a granule."""
+        return FolderMemory(join(self.url, _HIDDEN, "requests", f"{name}.json"))
+
+
+@dataclass(frozen=True)
+class FolderMemory(Memory):
+    """One small object."""
+
+    url: str
+
+    def recall(self) -> str | None:
+        """See ``Memory``."""
+        found = read_json(self.url)
+        return None if not found else str(found["request"])
+
+    def keep(self, what: str | None) -> None:
+        """See ``Memory``."""
+        if what is None:
+            remove(self.url)
+        else:
+            write_json(self.url, {"request": what})
+
+
+def wanted(config: Config, name: str, moment: Moment) -> list[Wanted]:
+    """What a provider offers of a product and the folder lacks, or has in an older revision.
+
+    Raises
+    ------
+    deepprofile.providers.DownloadError
+        Where the provider does not answer.
+    """
+    settings, product, latency = config.products[name].download, config.product(name), config.latency(name)
+    assert settings is not None
+    folder = Folder(config.products[name].granules)
+    sizes, index = folder.sizes(), folder.index()
+    until = min(moment.today, moment.until if moment.until is not None else np.datetime64(config.period.end, "D"))
+    days = np.arange(np.datetime64(config.period.start, "D"), until + _DAY)
+    box = box_of(config.grid.grid())
+    final_until = latency.last_final(moment.today)
+    found: dict[str, Wanted] = {}
+    named = [granule for granule in map(product.parse, sizes) if granule is not None]
+    final_keys = {granule.key for granule in named if not granule.provisional}
+    for number, provider in enumerate(providers_of(config, name)):
+        asked = _asked(provider, product, days, sizes, index, latency, moment, settings.look_back_days)
+        for offer in provider.find(asked, box, final_until):
+            granule = product.parse(offer.name)
+            if granule is None or not np.isin(granule.days, days).any():
+                continue
+            if not granule.provisional:
+                final_keys.add(granule.key)
+            elif granule.key in final_keys:
+                # The final granule is there already.
+                continue
+            if _is_lacking(offer, sizes, index, provider):
+                found[offer.name] = Wanted(number, offer)
+    return [found[each] for each in sorted(found)]
+
+
+def _asked(
+    provider: Provider,
+    product: Product,
+    days: np.ndarray[Any, Any],
+    sizes: Mapping[str, int],
+    index: Mapping[str, Any],
+    latency: Latency,
+    moment: Moment,
+    look_back: int,
+) -> list[np.datetime64]:
+    """Days that the provider is asked for: of one that lists, those that may have changed and those that are not complete."""
+    final_until = latency.last_final(moment.today)
+    steps: dict[np.datetime64, int] = {}
+    for each in sizes:
+        granule = product.parse(each)
+        if granule is None:
+            continue
+        provisional = granule.provisional or index.get(each, {}).get("revision") == PROVISIONAL
+        for day in granule.days:
+            if not (provisional and day <= final_until):
+                # A file that holds several days holds them whole.
+                steps[day] = steps.get(day, 0) + (1 if granule.days.size == 1 else product.steps_per_day)
+    if provider.lists:
+        recent = moment.today - np.timedelta64(look_back, "D")
+        return [day for day in days if day > recent or steps.get(day, 0) < product.steps_per_day]
+    # Days that cannot be there yet are not asked for: such a request fails.
+    there = moment.today - np.timedelta64(latency.days, "D")
+    return [day for day in days if day <= there and not steps.get(day, 0)]
+
+
+def _is_lacking(offer: Offer, sizes: Mapping[str, int], index: Mapping[str, Any], provider: Provider) -> bool:
+    known = index.get(offer.name)
+    if offer.name not in sizes:
+        return True
+    if known is None:
+        # Put there by somebody else: it is what it should be, unless its size says otherwise.
+        return provider.lists and offer.size is not None and sizes[offer.name] != offer.size
+    return bool(known["revision"] != offer.revision)
+
+
+@dataclass(frozen=True)
+class DownloadBlock:
+    """Fetches one granule, checks it, and puts it into the folder."""
+
+    product: Product
+    providers: tuple[Provider, ...]
+    folder: Folder
+
+    def __call__(self, block: Block, given: Wanted) -> Outcome:
+        """See ``deepprofile.engine.Job``."""
+        offer = given.offer
+        with tempfile.TemporaryDirectory(prefix="deepprofile-download-") as scratch:
+            target = Path(scratch) / offer.name
+            self.providers[given.collection].fetch(offer, target, self.folder.memory(offer.name))
+            try:
+                provisional = self.product.is_provisional(target)
+            except GranuleError as error:
+                raise DownloadError(str(error)) from error
+            size, sha256 = target.stat().st_size, digest(target)
+            known = self.folder.index().get(offer.name, {})
+            if known.get("sha256") != sha256:
+                # The same content again would look like a new granule.
+                upload(target, join(self.folder.url, offer.name))
+        revision = offer.revision if offer.revision != "final" or not provisional else PROVISIONAL
+        return Outcome(size, size, details={"name": offer.name, "size": size, "sha256": sha256, "revision": revision})
+
+
+def run(
+    config: Config,
+    root: Root,
+    name: str,
+    moment: Moment,
+    pool: Pool,
+    on_stage: Callable[[StagePlan], Callable[[Progress], None] | None] | None = None,
+    check: Callable[[], None] | None = None,
+) -> StageResult | None:
+    """Fetch what is wanted of a product; None where nothing is.
+
+    Raises
+    ------
+    deepprofile.providers.CredentialsError
+        Where the provider asks for other credentials.
+    """
+    settings, product, stage = config.products[name].download, config.product(name), f"download/{name}"
+    assert settings is not None
+    folder = Folder(config.products[name].granules)
+    _settle(root, folder, product)
+    try:
+        listed = wanted(config, name, moment)
+    except DownloadError as error:
+        return StageResult(stage, "", "", Progress.nothing(f"download {name}"), (f"{name}: {error}",))
+    if not listed:
+        return None
+    compute = DownloadBlock(product, tuple(providers_of(config, name)), folder)
+    task = fingerprint("download", name, [[w.offer.name, w.offer.revision] for w in listed])
+    job = Job(
+        name=f"download {name}",
+        blocks=[Block((k,), ((k, k + 1),)) for k in range(len(listed))],
+        compute=compute,
+        fingerprint=lambda block: fingerprint(task, block.index),
+        inputs=lambda block: listed[block.index[0]],
+        memory_per_block=64 * 2**20,
+        bytes_in=sum(w.offer.size or 0 for w in listed),
+    )
+    tell = on_stage(StagePlan(stage, "", task, Template({}, {}, {}), job, folder.url)) if on_stage is not None else None
+    latest = Progress.nothing(job.name)
+
+    def remember(progress: Progress) -> None:
+        nonlocal latest
+        latest = progress
+        if tell is not None:
+            tell(progress)
+
+    ledger = Ledger(ledger_url(root, stage, task))
+    failures: list[str] = []
+    try:
+        run_job(
+            job,
+            pool,
+            ledger,
+            window=settings.requests,
+            retry=Retry(config.compute.attempts, storage_seconds=60.0 * config.compute.storage_retry_minutes),
+            on_progress=remember,
+            check=check,
+        )
+    except JobFailed as error:
+        if isinstance(error.__cause__, CredentialsError):
+            raise error.__cause__ from None
+        records = ledger.read().values()
+        failures = [problem for record in records if record.status == FAILED for problem in record.problems]
+    _settle(root, folder, product)
+    problems = tuple(f"{name}: {problem.removeprefix('DownloadError: ')}" for problem in sorted(failures))
+    return StageResult(stage, "", task, latest, problems)
+
+
+def _settle(root: Root, folder: Folder, product: Product) -> None:
+    """Bring the index up to date with what was fetched, by this run or by one that did not come to its end."""
+    runs = join(root.url, "runs")
+    ours = [each for each in names_below(runs) if each.startswith(f"download-{product.name}-")]
+    if not ours:
+        return
+    index, names = folder.index(), folder.sizes()
+    for each in ours:
+        for record in Ledger(join(runs, each, "blocks")).read().values():
+            details = dict(record.details)
+            fetched = details.pop("name", None)
+            if fetched is None:
+                continue
+            index[fetched] = details
+            for other in _replaced(product, fetched, names):
+                remove(join(folder.url, other))
+                index.pop(other, None)
+    folder.write_index(index)
+    for each in ours:
+        remove_below(join(runs, each))
+
+
+def _replaced(product: Product, fetched: str, names: Iterable[str]) -> list[str]:
+    """Granules for which another one stands now: the same time step under another name, or days of a month that came whole."""
+    new = product.parse(fetched)
+    found = []
+    for other in names:
+        old = product.parse(other)
+        if other != fetched and new is not None and old is not None:
+            same = old.key == new.key and old.provisional == new.provisional
+            if same or (new.days.size > 1 and np.isin(old.days, new.days).all()):
+                found.append(other)
+    return found
