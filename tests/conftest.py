@@ -13,6 +13,15 @@ from deepprofile import twin
 
 pytest_plugins = ["tests.granules", "tests.storage"]
 
+# Files are given to processes one by one, in this order: those that take longest go first, so that none is left for the end.
+LONGEST = ("test_schedule", "test_interrupted", "test_download", "test_storage", "test_pipeline", "test_accuracy", "test_demo")
+
+
+def pytest_collection_modifyitems(items):
+    """Put the longest files first."""
+    items.sort(key=lambda item: next((k for k, name in enumerate(LONGEST) if item.path.stem == name), len(LONGEST)))
+
+
 LAYERS = {
     "smap_l4": ((0.0, 0.05), (0.0, 1.0)),
     "gldas_noah": ((0.0, 0.1), (0.1, 0.4), (0.4, 1.0)),

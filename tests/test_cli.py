@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 import subprocess
 import sys
 
@@ -44,7 +45,7 @@ def settings(world, granules, tmp_path):
 def test_help_names_every_command_and_the_exit_codes(call):
     code, printed, _ = call("--help")
     assert code == 0
-    for command in ("demo", "plan", "ingest", "collocate", "invert", "validate", "run", "status", "report", "config"):
+    for command in ("demo", "plan", "ingest", "collocate", "invert", "validate", "run", "status", "prune", "report", "config"):
         assert re.search(rf"^\s+{command}\s", printed, re.MULTILINE)
     assert "3 done, but inputs were" in printed
 
@@ -79,7 +80,7 @@ def test_run_status_and_report(call, settings, tmp_path):
     assert re.search(r"ingest smap_l4\s+12\s+8 ", printed)
     code, printed, _ = call("status", "-c", path)
     assert code == 0
-    assert printed.count("published") == 8
+    assert printed.count("published") == 9
     code, printed, _ = call("status", "-c", path, "--json")
     found = json.loads(printed)
     assert found["current"] == Root(str(tmp_path / "root")).current()
@@ -140,3 +141,55 @@ def test_an_unknown_command_is_wrong_use():
     found = subprocess.run([sys.executable, "-m", "deepprofile.cli", "invrt"], capture_output=True, text=True)
     assert found.returncode == 2
     assert "No such command 'invrt'" in found.stderr
+
+
+def test_what_does_not_pass_its_checks_ends_with_four_and_both_numbers(call, settings, finished, tmp_path):
+    shutil.copytree(finished.root, tmp_path / "root")
+    path = settings(inversion={"prior": {"std": 0.01}}, gate={"jump": 0.001})
+    code, printed, complaint = call("run", "-c", path, "--set", "compute.processes=false", "--today", "2015-06-11")
+    assert code == 4
+    assert re.search(r"jump .* 0\.0\d+ +0\.001 +NO", printed)
+    assert "is not published: change of profiles that were published" in complaint
+    assert "run the same command with --accept YOUR_NAME" in complaint
+    accepted = ("--set", "compute.processes=false", "--today", "2015-06-11", "--accept", "me")
+    assert call("run", "-c", path, *accepted)[0] == 0
+
+
+def test_status_says_what_is_there_of_every_day(call, settings, finished):
+    path = settings(root=finished.root)
+    code, printed, _ = call("status", "-c", path, "--today", "2015-06-30", "--until", "2015-06-15")
+    assert code == 0
+    assert re.search(r"smap_l4 +2015-04-01 +2015-06-11 +72 +there *\n +2015-06-12 +2015-06-15 +4 +missing", printed)
+    assert re.search(r"gldas_noah +2015-04-01 +2015-06-11 +72 +there *\n +2015-06-12 +2015-06-15 +4 +not due", printed)
+    code, printed, _ = call("status", "-c", path, "--today", "2015-06-30", "--until", "2015-06-15", "--json")
+    assert json.loads(printed)["days"]["smap_l4"]["2015-06-12"] == "missing"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--until", "tomorrow"), "--until tomorrow: write a day as 2026-01-31, or today"),
+        (("--until", "2015-06-11", "--today", "x"), "--today x: write a day as 2026-01-31"),
+        (("--redo", "smap"), "--redo smap: the configuration names smap_l4, gldas_noah, era5_land, smap_l3"),
+        (("--from", "2014-01-01"), "2014-01-01 to 2015-06-11 cannot be done again: the period is 2015-04-01 to 2015-06-11"),
+        (("--until", "2015-03-01"), "end 2015-03-01 is before start 2015-04-01"),
+    ],
+)
+def test_wrong_days_and_products_are_said(call, settings, arguments, message):
+    code, _, complaint = call("run", "-c", settings(), *arguments)
+    assert code == 2
+    assert message in complaint
+
+
+def test_a_period_without_an_end_needs_to_be_told_until_when(call, settings):
+    path = settings(period={"start": "2015-04-01"})
+    code, _, complaint = call("run", "-c", path)
+    assert code == 2
+    assert "'period.end' is missing, unless 'run --until' names the last day" in complaint
+
+
+def test_prune_says_what_it_would_remove(call, settings, finished, tmp_path):
+    shutil.copytree(finished.root, tmp_path / "root")
+    code, printed, _ = call("prune", "-c", settings(), "--dry-run")
+    assert code == 0
+    assert "Nothing is old enough to be removed." in printed

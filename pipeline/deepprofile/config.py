@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -356,7 +356,14 @@ def _section(location: Sequence[str]) -> type[BaseModel] | None:
             section = field.annotation
         else:
             return None
+        section = _without_none(section)
     return section if isinstance(section, type) and issubclass(section, BaseModel) else None
+
+
+def _without_none(kind: Any) -> Any:
+    """``X`` of ``X | None``."""
+    kinds = [each for each in get_args(kind) if each is not type(None)]
+    return kinds[0] if len(kinds) == 1 and type(None) in get_args(kind) else kind
 
 
 def _line(node: Any, location: Sequence[str]) -> int | None:
@@ -383,7 +390,7 @@ def documented(section: type[BaseModel] = Config, indent: int = 0) -> str:
     lines = []
     for name, field in section.model_fields.items():
         pad = "  " * indent
-        kind = field.annotation
+        kind = _without_none(field.annotation)
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             lines += [f"{pad}{name}:  # {(kind.__doc__ or '').splitlines()[0]}", documented(kind, indent + 1)]
         elif name == "products":

@@ -88,7 +88,7 @@ def test_a_notebook_opens_what_is_published(finished):
 def test_a_second_run_does_nothing(configure, finished):
     again = run(finished)
     assert all(r.progress.skipped == r.progress.blocks for r in again)
-    assert len(again) == len(NAMES) + 4
+    assert len(again) == len(NAMES) + 5
 
 
 def test_scores_at_stations(finished, world):
@@ -295,7 +295,7 @@ def test_stations_that_are_somewhere_else_are_said(configure, granules, tmp_path
         moved = f"{network} {network} {station} {10.0:10.5f} {20.0:10.5f} {' '.join(rest)}\n"
         path.write_text(moved + "".join(records))
     shutil.copytree(finished.root, tmp_path / "root", symlinks=True)
-    (result,) = run(configure(stations=[{"kind": "ismn", "path": str(tmp_path / "ismn")}]), ("validate",))
+    result, _ = run(configure(stations=[{"kind": "ismn", "path": str(tmp_path / "ismn")}]), ("validate",))
     assert len(result.problems) == 1
     assert "lies within the grid, the depths and the period: there is nothing to validate against" in result.problems[0]
 

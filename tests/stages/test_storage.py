@@ -75,8 +75,10 @@ def test_stores_are_the_same_wherever_they_are(written, anywhere, finished, gran
         assert tree(anywhere) == tree(finished.root)
         # A second run does nothing.
         assert all(result.progress.skipped == result.progress.blocks for result in run(path))
-        found = status_of(anywhere)
-        assert found["current"].keys() == {f"ard/{name}" for name in NAMES} | {"moments", "weights", "profile", "validation"}
+        found = status_of(configuration.load(path))
+        made = {"moments", "weights", "profile", "matchups", "validation"}
+        assert found["current"].keys() == {f"ard/{name}" for name in NAMES} | made
+        assert set(found["days"]["smap_l3"].values()) == {"there"}
         assert found["lease"] is None
 
 

@@ -94,8 +94,9 @@ def of_block(
     were = np.isfinite(old[:, 0])
     both = were & there[shared]
     # Shifted Legendre polynomials are orthogonal, with squared norm 1 / (2 k + 1): DLMF 18.3.
-    weight = 1.0 / (2.0 * np.arange(coefficients.shape[1]) + 1.0)
-    square = np.einsum("k,tkyx->tyx", weight, (new.astype(np.float64) - old) ** 2)
+    square = np.zeros(both.shape)
+    for k in range(coefficients.shape[1]):
+        square += (new[:, k].astype(np.float64) - old[:, k]) ** 2 / (2.0 * k + 1.0)
     return found | {
         "compared": int(both.sum()),
         "change": float(square[both].sum()),

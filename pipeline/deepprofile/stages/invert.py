@@ -258,7 +258,8 @@ def job(config: Config, compute: Any = None, mark: Any = None, inputs: Any = Non
         compute=compute,
         fingerprint=mark,
         inputs=inputs,
-        memory_per_block=profiles * (3 * n * 4 + 4 * degrees * 4 + 24) + cells * patterns * degrees**2 * 16,
+        # Inputs; coefficients as computed, as published, and as joined from both; a few fields of the checks.
+        memory_per_block=profiles * (3 * n * 4 + 6 * degrees * 4 + 60) + cells * patterns * degrees**2 * 16,
         bytes_in=grid.rows * grid.columns * days * n * 4,
         bytes_out=grid.rows * grid.columns * (days * (degrees * 4 + 6) + patterns * degrees**2 * 4),
     )

@@ -1,0 +1,153 @@
+"""What a new version has to pass, what is done again on request, and which old versions stay."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from deepprofile.basis import basis_at
+from deepprofile.config import Gate, Retention
+from deepprofile.engine import ThreadPool
+from deepprofile.lease import Holder
+from deepprofile.objects import join, read_json
+from deepprofile.stages import checks
+from deepprofile.stages.pipeline import STAGES, Request, run_stages
+from deepprofile.stages.retention import publications, remove, unneeded
+from deepprofile.stages.schedule import Moment
+from deepprofile.stores import Root, exists
+
+from tests.granules import NAMES, tree
+
+TODAY = Moment(np.datetime64("2016-01-01"))
+
+
+@pytest.fixture
+def published(finished, tmp_path):
+    """The root of a copy of a finished run, which may be changed."""
+    shutil.copytree(finished.root, tmp_path / "root")
+    return tmp_path / "root"
+
+
+def run(config, stages=STAGES, **asked):
+    return {r.stage: r for r in run_stages(config, stages, ThreadPool(2), request=Request(TODAY, **asked))}
+
+
+def manifest_of(config, store="profile", stage="invert", version=None):
+    version = version or Root(config.root).current()[store]
+    return read_json(join(config.root, "runs", f"{stage}-{version}", "manifest.json"))
+
+
+def test_a_change_that_is_too_large_is_not_published_until_somebody_accepts_it(configure, published):
+    config = configure(inversion={"prior": {"std": 0.01}}, gate={"jump": 1e-3})
+    before = Root(config.root).current()
+    with pytest.raises(checks.ChecksFailed, match=r"not published: change of profiles .* 0\.0\d+, allowed 0\.001") as caught:
+        run(config)
+    assert Root(config.root).current() == before
+    assert {check.name: check.passed for check in caught.value.checks}["jump"] is False
+    # What was computed is not computed again.
+    results = run(config, accepted_by="A. Hydrologist")
+    assert results["invert"].progress.done == 0
+    assert Root(config.root).current()["profile"] != before["profile"]
+    manifest = manifest_of(config)
+    assert manifest["accepted_by"] == "A. Hydrologist"
+    passed = {check["name"]: check["passed"] for check in manifest["checks"]}
+    assert (passed["bounds"], passed["coverage"], passed["jump"]) == (True, True, False)
+    assert publications(Root(config.root))[-1]["accepted_by"] == "A. Hydrologist"
+
+
+def test_profiles_that_are_lost_are_noticed(configure, published, granules, tmp_path):
+    folder = tmp_path / "fewer"
+    for name in NAMES:
+        shutil.copytree(granules / name, folder / name, copy_function=lambda a, b: Path(b).symlink_to(a))
+        for path in (folder / name).iterdir():
+            if "201505" in path.name:
+                path.unlink()
+    config = configure(products={name: {"granules": str(folder / name)} for name in NAMES}, collocation={"every_days": 500})
+    with pytest.raises(checks.ChecksFailed, match=r"share of the published profiles that are lost: 0\.4\d+, allowed 0\.01"):
+        run(config, collocate=None)
+
+
+def test_scores_at_stations_are_a_check(configure, published):
+    config = configure(inversion={"prior": {"std": 0.07}}, gate={"max_rmse": 1e-4, "min_r": 0.999, "min_days": 20})
+    with pytest.raises(checks.ChecksFailed) as caught:
+        run(config)
+    found = {check.name: check for check in caught.value.checks}
+    assert not found["rmse"].passed
+    assert not found["r"].passed
+    assert found["rmse"].limit == 1e-4
+    assert found["rmse change"].passed
+    assert found["r change"].passed
+
+
+def test_a_profile_outside_of_its_bounds_is_counted():
+    coefficients = np.zeros((2, 3, 1, 2), np.float32)
+    coefficients[:, 0] = 0.3
+    # Rises by 0.8 over the depth: below zero at the surface.
+    coefficients[1, 1, 0, 1] = 0.4
+    low, high = np.zeros((1, 2)), np.full((1, 2), 0.8)
+    found = checks.of_block(coefficients, np.array([3, 4]), None, low, high)
+    assert (found["computed"], found["outside"]) == (4, 1)
+    (check, *_) = checks.of_profiles(Gate(), {}, {})
+    assert check.passed
+
+
+def test_the_change_of_a_profile_is_its_mean_square_over_depth():
+    rng = np.random.default_rng(0)
+    old, new = (rng.normal(0.3, 0.01, (4, 5, 2, 2)).astype(np.float32) for _ in range(2))
+    old[3, :, 0, 0] = np.nan
+    new[0, :, 1, 1] = np.nan
+    found = checks.of_block(new, np.arange(4), old[:3], np.zeros((2, 2)), np.ones((2, 2)))
+    depths = np.linspace(0.0, 1.0, 2001)
+    theta = np.einsum("zk,tkyx->ztyx", basis_at(depths, 4), (new[:3] - old[:3]).astype(float))
+    expected = np.nansum(np.trapezoid(theta**2, depths, axis=0))
+    assert found["change"] == pytest.approx(expected, rel=1e-4)
+    assert (found["compared"], found["lost"]) == (11, 1)
+
+
+def test_days_are_done_again_on_request_and_only_once(configure, published):
+    config = configure()
+    before, names = tree(config.root), Root(config.root).current()
+    first, last = np.datetime64("2015-04-10"), np.datetime64("2015-04-12")
+    results = run(config, collocate=None, redo=(("smap_l4",), first, last))
+    redone = results["ingest/smap_l4"].progress
+    # One stretch of days in four blocks of cells; of it, three days.
+    assert (redone.done, redone.copied) == (4, 8)
+    assert results["ingest/era5_land"].progress.done == 0
+    assert Root(config.root).current()["ard/smap_l4"] != names["ard/smap_l4"]
+    after = tree(config.root)
+    same = {key: value for key, value in after.items() if not key.startswith(("moments", "weights"))}
+    assert same == {key: before[key] for key in same}
+    assert all(result.progress.done == 0 for result in run(config, collocate=None).values())
+
+
+def test_old_versions_go_but_for_the_current_the_recent_and_the_leased(configure, published):
+    one = configure(inversion={"prior": {"std": 0.07}}, gate={"jump": 1.0})
+    run(one)
+    run(configure(inversion={"prior": {"std": 0.06}}, gate={"jump": 1.0}))
+    root = Root(one.root)
+    assert len(publications(root)) == 3
+    later = time.time() + 40 * 86400.0
+    assert unneeded(root, Retention(versions=1, days=90), later) == []
+    assert unneeded(root, Retention(versions=3, days=30), later) == []
+    stores = {old.store for old in unneeded(root, Retention(versions=1, days=30), later)}
+    assert stores == {"profile", "matchups", "validation"}
+    # A run that is at work on versions keeps them from being removed.
+    manifest = manifest_of(one)
+    with root.lease() as lease:
+        assert lease.holder.run == Holder.of_this_process().run == manifest["drivers"][-1]["run"]
+        assert unneeded(root, Retention(versions=1, days=30), later) == []
+    found = unneeded(root, Retention(versions=2, days=30), later)
+    assert [old.store for old in found] == ["matchups", "profile", "validation"]
+    assert all(old.bytes > 0 for old in found)
+    before = tree(one.root)
+    for old in found:
+        remove(old)
+        assert not exists(root.version(old.store, old.version))
+        assert manifest_of(
+            one, old.store, {"matchups": "validate-matchups", "profile": "invert"}.get(old.store, "validate"), old.version
+        )
+    assert tree(one.root) == before
+    assert unneeded(root, Retention(versions=2, days=30), later) == []
