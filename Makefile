@@ -53,6 +53,7 @@ format: $(INSTALLED)  ## rewrite the sources in the project's format
 bench: $(INSTALLED)  ## speed and memory, as ratios taken in one run
 	$(BIN)/python -m benchmarks
 	$(BIN)/python -m benchmarks.stages
+	$(BIN)/python -m benchmarks.scale
 
 twin: $(INSTALLED)  ## accuracy on six twins whose truth is known, and on three with unequal parents
 	$(BIN)/python -m benchmarks.accuracy

@@ -34,8 +34,9 @@ from benchmarks.stages import configure, fill
 from benchmarks.stages import run as run_invert
 
 WORKERS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
-# Each worker has this many blocks to do, so that start and end of a job weigh little.
-ROUNDS = 12
+# Seconds that each measurement is to take: each worker has a few blocks to do, so that start and end of a job weigh little.
+MEASURE_SECONDS = 12.0
+LEAST_ROUNDS = 5
 PROCESSES = 4
 
 
@@ -78,7 +79,7 @@ def measure(workers: int, seconds: float, folder: Path) -> Point:
     """Run a job of blocks that sleep on so many workers."""
     processes = min(PROCESSES, workers)
     threads = ceil(workers / processes)
-    count = ROUNDS * workers
+    count = max(LEAST_ROUNDS, round(MEASURE_SECONDS / seconds)) * workers
     blocks = grid_blocks((count,), (1,))
     job = Job("sleep", blocks, Sleep(seconds), lambda block: fingerprint("sleep", block.region), base=lambda _: "sleep")
     process = psutil.Process()

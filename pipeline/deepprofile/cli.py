@@ -123,6 +123,23 @@ def _load(path: Path, overrides: Sequence[str] = ()) -> Config:
     return configuration.load(path, overrides)
 
 
+def _load_published(path: Path, overrides: Sequence[str], moment: Moment | None = None) -> Config:
+    """A configuration for what looks at a root: where it names no last day, that of the published profiles stands for it."""
+    from deepprofile.stages.invert import STORE
+    from deepprofile.stages.schedule import Moment, ending, published_days
+
+    if moment is not None and moment.until is not None:
+        return _load(path, [*overrides, *_until(moment)])
+    try:
+        return _load(path, overrides)
+    except ConfigError as error:
+        if configuration.NO_END not in str(error):
+            raise
+    config = _load(path, [*overrides, *_until(Moment.now(Moment.now().today))])
+    days = published_days(Root(config.root), STORE)
+    return config if days is None else ending(config, days[1])
+
+
 class Where(StrEnum):
     """Where the workers are."""
 
@@ -210,7 +227,8 @@ def _run(config: Config, stages: Sequence[str], where: Where = Where.LOCAL, requ
         return INCOMPLETE if problems else DONE
     out.print(summary_table(results))
     if problems:
-        err.print(f"{len(problems)} inputs were missing or could not be used:", highlight=False)
+        count = "1 input was" if len(problems) == 1 else f"{len(problems)} inputs were"
+        err.print(f"{count} missing or could not be used:", highlight=False)
         for problem in problems[:SHOWN_PROBLEMS]:
             err.print(f"  {problem}", highlight=False, soft_wrap=True, markup=False)
         if len(problems) > SHOWN_PROBLEMS:
@@ -368,12 +386,20 @@ def run(
         ),
     ] = [],  # noqa: B006
     collocate: Annotated[
-        bool, typer.Option("--collocate", help="Make a new error model now, whatever collocation.every_days says.")
+        bool,
+        typer.Option(
+            "--collocate",
+            help="Make a new error model now, whatever collocation.every_days says.",
+            envvar="DEEPPROFILE_COLLOCATE",
+        ),
     ] = False,
     accept: Annotated[
         str | None,
         typer.Option(
-            "--accept", help="Publish also what has not passed its checks; your name goes into the manifest.", metavar="NAME"
+            "--accept",
+            help="Publish also what has not passed its checks; your name goes into the manifest.",
+            metavar="NAME",
+            envvar="DEEPPROFILE_ACCEPT",
         ),
     ] = None,
     today: Today = None,
@@ -405,7 +431,7 @@ def prune(
     from deepprofile.stages.retention import remove, unneeded
 
     with _explained():
-        loaded = _load(config, set_)
+        loaded = _load_published(config, set_)
         found = unneeded(Root(loaded.root), loaded.retention)
         if not dry_run:
             for old in found:
@@ -469,7 +495,7 @@ def report(
     from deepprofile.report import write_report
 
     with _explained():
-        written = write_report(_load(config, set_), output)
+        written = write_report(_load_published(config, set_), output)
     out.print(f"Report: {written[0]}", highlight=False, soft_wrap=True)
 
 
@@ -484,7 +510,7 @@ def plan(
     from deepprofile.stages.pipeline import already_there, jobs
 
     with _explained():
-        checked = _load(config, [*set_, *_until(_moment(until, None))])
+        checked = _load_published(config, set_, _moment(until, None))
         listed = jobs(checked)
         grid = checked.grid.grid()
         days = (checked.period.end - checked.period.start).days + 1
@@ -510,7 +536,7 @@ def status(
 
     with _explained():
         moment = _moment(until, today)
-        found = status_of(_load(config, [*set_, *_until(moment)]), moment)
+        found = status_of(_load_published(config, set_, moment), moment)
     if as_json:
         sys.stdout.write(json.dumps(found, indent=1, sort_keys=True) + "\n")
         return

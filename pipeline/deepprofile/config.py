@@ -20,6 +20,7 @@ from deepprofile.products import PRODUCTS, VARIANTS, Latency, Product
 
 # Begins the URL of a store in Zarr that holds a product as its provider has it.
 MIRROR = "zarr+"
+NO_END = "'period.end' is missing, unless 'run --until' names the last day"
 Positive = Annotated[int, Field(gt=0)]
 
 
@@ -337,8 +338,7 @@ def _explain(path: Path, node: Any, said: dict[tuple[str, ...], str], error: dic
         parent = _section(location[:-1])
         return f"{where}: there is no key {name!r}" + (f"; known are {', '.join(parent.model_fields)}" if parent else "")
     if error["type"] == "missing":
-        hint = ", unless 'run --until' names the last day" if name == "period.end" else ""
-        return f"{where}: {name!r} is missing{hint}"
+        return f"{where}: {NO_END}" if name == "period.end" else f"{where}: {name!r} is missing"
     message = str(error["msg"]).removeprefix("Value error, ")
     given = "" if error["type"] == "value_error" else f" (it is {error['input']!r})"
     return f"{where}: {name + ': ' if name else ''}{message}{given}"

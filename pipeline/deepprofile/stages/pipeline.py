@@ -236,7 +236,7 @@ def _check_result(config: Config, root: Root, results: Sequence[StageResult], ac
         said["accepted_by"] = accepted_by
     write_json(url, (read_json(url) or {}) | said)
     for check in found:
-        log.log(logging.INFO if check.passed else logging.ERROR, "%s: %s", check.name, check)
+        log.info("check of %s %s: %s", check.name, "passed" if check.passed else "failed", check)
     if failed and accepted_by is None:
         raise checks.ChecksFailed(found)
 

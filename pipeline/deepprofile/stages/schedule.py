@@ -89,4 +89,9 @@ def extended(config: Config, root: Root, until: np.datetime64, stores: Iterable[
     last = [day for day in (*there, *published) if day is not None]
     if not last:
         raise PlanError(f"there is no granule of any product from {start} to {until}: nothing can be done yet")
-    return config.model_copy(update={"period": Period(start=config.period.start, end=max(last).astype(object))})
+    return ending(config, max(last))
+
+
+def ending(config: Config, last: np.datetime64) -> Config:
+    """The configuration with another last day."""
+    return config.model_copy(update={"period": Period(start=config.period.start, end=last.astype(object))})
