@@ -36,7 +36,9 @@ def seeds(operator, tmp_path_factory):
 
     Made once, whatever the number of processes. Returns the archive of the bucket and the objects of the published stores.
     """
-    shared: Path = tmp_path_factory.getbasetemp().parent
+    shared: Path = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
     archive, objects = shared / "bucket.tar", shared / "expected.pickle"
     with FileLock(shared / "bucket.lock"):
         if not objects.exists():

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from tests.cluster.kube import until
-from tests.cluster.strikes import SLOWLY, check_same, delete, recorded, struck
+from tests.cluster.strikes import SLOWLY, check_same, delete, struck
 
 pytestmark = pytest.mark.cluster
 
@@ -67,17 +67,23 @@ def test_workers_that_are_evicted_and_preempted_are_told_apart(place, expected, 
     """Neither is a fault of the blocks that they held."""
     amounts = {"requests": {"cpu": "100m", seat: "1"}, "limits": {"cpu": "300m", seat: "1"}}
     pod = json.dumps({"containers": [{"resources": amounts}]}, separators=(",", ":"))
+    name = None
 
-    def worker():
+    def workers():
         found = [p for p in place.dask_pods("worker") if not p["metadata"].get("deletionTimestamp")]
-        return found[0]["metadata"]["name"]
+        return {p["metadata"]["name"] for p in found}
+
+    def another_computes():
+        return any("begins" in place.ctl("logs", other, check=False) for other in workers() - {name})
 
     def strike():
-        name = worker()
+        nonlocal name
+        (name,) = workers()
         eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name, "namespace": place.namespace}}
         path = f"/api/v1/namespaces/{place.namespace}/pods/{name}/eviction"
         place.ctl("create", "--raw", path, "-f", "-", given=json.dumps(eviction))
-        until(120, lambda: recorded(place, "moved", "invert") >= 6, "another worker goes on", 0.1)
+        # Its first block takes a while, in which the intruder comes.
+        until(120, another_computes, "another worker computes", 0.1)
         place.ctl("apply", "-f", "-", given=json.dumps(intruder(place, seat)))
 
     log = struck(place, "moved", "invert", 2, strike, *SLOWLY[:2], f"compute.kubernetes.worker_pod={pod}")
