@@ -540,40 +540,25 @@ class _Run:
     def _not_copied(self, todo: Sequence[Block]) -> list[Block]:
         """Take over from the version before all blocks of which nothing has changed; returns the others, in their order."""
         same = [block for block in todo if self._may_be_copied(block)]
-        rest = {block.name for block in todo} - {block.name for block in same}
-        if same:
-            with ThreadPoolExecutor(COPIES) as threads:
-                # A few at a time: what was copied is recorded, also where the run ends in the middle.
-                for start in range(0, len(same), 4 * COPIES):
-                    if self._check is not None:
-                        self._check()
-                    some = same[start : start + 4 * COPIES]
-                    for block, copied in zip(some, threads.map(self._copy, some), strict=True):
-                        if copied:
-                            old = self._previous[block.name]
-                            mark, base = self._marks[block.name], self._base(block)
-                            self._keep(Record(block.name, mark, COPIED, details=old.details, base=base))
-                        else:
-                            rest.add(block.name)
-                    self._report()
-                    self._ledger.flush_if_due()
-        return [block for block in todo if block.name in rest]
+        if not same or self._job.copy is None:
+            return list(todo)
+        with ThreadPoolExecutor(COPIES) as threads:
+            # A few at a time: what was copied is recorded, also where the run ends in the middle.
+            for start in range(0, len(same), 4 * COPIES):
+                if self._check is not None:
+                    self._check()
+                some = same[start : start + 4 * COPIES]
+                for block, _ in zip(some, threads.map(self._job.copy, some), strict=True):
+                    mark, details = self._marks[block.name], self._previous[block.name].details
+                    self._keep(Record(block.name, mark, COPIED, details=details, base=self._base(block)))
+                self._report()
+                self._ledger.flush_if_due()
+        copied = {block.name for block in same}
+        return [block for block in todo if block.name not in copied]
 
     def _may_be_copied(self, block: Block) -> bool:
         old = self._previous.get(block.name)
-        same = old is not None and old.fingerprint == self._marks[block.name] and old.status in (DONE, COPIED)
-        return same and self._job.copy is not None
-
-    def _copy(self, block: Block) -> bool:
-        """Whether a block could be taken over; otherwise it is computed."""
-        assert self._job.copy is not None
-        try:
-            self._job.copy(block)
-        except FileNotFoundError as error:
-            marks = {"stage": self._job.name, "block": block.name}
-            log.warning("%s: block %s cannot be taken over: %s", self._job.name, block.name, error, extra=marks)
-            return False
-        return True
+        return old is not None and old.fingerprint == self._marks[block.name] and old.status in (DONE, COPIED)
 
     def _base(self, block: Block) -> str:
         return self._job.base(block) if self._job.base is not None else ""

@@ -208,7 +208,8 @@ class InvertBlock:
         arrays["coefficients"] = quantize(arrays["coefficients"], PRECISION)
         # Bounds that all cells of the block share have no dimensions.
         low, high = (np.broadcast_to(profile[n].values, cells) for n in ("lower_bound", "upper_bound"))
-        details = checks.of_block(arrays["coefficients"][: len(fresh)], np.array(fresh), before.get("coefficients"), low, high)
+        computed = np.array(fresh, np.int64)
+        details = checks.of_block(arrays["coefficients"][: len(fresh)], computed, before.get("coefficients"), low, high)
         if given.earlier is not None and given.earlier.unchanged:
             kept = np.array(given.earlier.unchanged)
             for name, array in arrays.items():
