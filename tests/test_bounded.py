@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from deepprofile.basis import basis_at
-from deepprofile.bounded import keep_bounds, worst_violation
+from deepprofile.bounded import GRID, extremes, keep_bounds, worst_violation
 from scipy.optimize import minimize
 
 DEPTH = np.linspace(0.0, 1.0, 4001)
@@ -80,3 +80,19 @@ def test_a_uniform_profile_is_moved_to_the_bound():
     c = np.array([-0.1])
     assert keep_bounds(c, np.array([[0.01]]), 0.05, 0.5, np.zeros((28, 8))) == 1
     assert c[0] == pytest.approx(0.05, abs=1e-6)
+
+
+def test_a_dip_between_two_nodes_is_found():
+    """Where the slope vanishes twice between two nodes, on which it has the same sign."""
+    rng = np.random.default_rng(0)
+    nodes = -np.cos(np.pi * np.arange(GRID + 1) / GRID)
+    for _ in range(300):
+        place = rng.integers(8, GRID - 8)
+        a, b = nodes[place], nodes[place + 1]
+        first, second = np.sort(rng.uniform(a + 0.2 * (b - a), b - 0.2 * (b - a), 2))
+        # (x - r)^2 (x - s)^2 with both roots in one interval: two minima, of value zero.
+        quartic = np.polynomial.polynomial.polyfromroots([first, first, second, second])
+        coefficients = np.polynomial.legendre.poly2leg(quartic)
+        low, x_low, _, _ = extremes(coefficients)
+        assert low == pytest.approx(0.0, abs=1e-12)
+        assert min(abs(x_low - first), abs(x_low - second)) < 1e-4

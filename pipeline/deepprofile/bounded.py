@@ -69,15 +69,54 @@ def _value_and_slopes(c: Array, x: float) -> tuple[float, float, float]:
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
+def _extremum(c: Array, a: float, b: float, slope_a: float, slope_b: float) -> tuple[float, float]:
+    """Where the slope vanishes between two x at which its signs differ, and the value there: a bracketed Newton."""
+    rising = slope_b > 0.0
+    m = a + (b - a) * slope_a / (slope_a - slope_b)
+    for _ in range(30):
+        value, s1, s2 = _value_and_slopes(c, m)
+        if (s1 > 0.0) == rising:
+            b = m
+        else:
+            a = m
+        step = m - s1 / s2 if s2 != 0.0 else 0.5 * (a + b)
+        if not a < step < b:
+            step = 0.5 * (a + b)
+        if abs(step - m) < 1e-8:
+            break
+        m = step
+    value, _, _ = _value_and_slopes(c, m)
+    return m, value
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _turning(c: Array, a: float, b: float, slope: float) -> tuple[float, float]:
+    """Where the slope comes nearest to zero between two x with slopes of one sign, and the slope there.
+
+    Ends as soon as the slope has changed its sign.
+    """
+    m, s1 = 0.5 * (a + b), slope
+    for _ in range(40):
+        m = 0.5 * (a + b)
+        _, s1, s2 = _value_and_slopes(c, m)
+        if s1 * slope < 0.0 or b - a < 1e-7:
+            break
+        if s2 * slope < 0.0:
+            a = m
+        else:
+            b = m
+    return m, s1
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
 def extremes(c: Array) -> tuple[float, float, float, float]:
     """Smallest and largest value of the profile and where (x in [-1, 1]): low, x_low, high, x_high."""
     low = high = c[0]
     x_low = x_high = 0.0
     if c.size == 1:
         return low, x_low, high, x_high
-    _before, here, _ = 0.0, 0.0, 0.0
     low, high = np.inf, -np.inf
-    slope_before = 0.0
+    before = slope_before = 0.0
     for g in range(GRID + 1):
         x = _X[g]
         here = slope = 0.0
@@ -89,28 +128,30 @@ def extremes(c: Array) -> tuple[float, float, float, float]:
         if here > high:
             high, x_high = here, x
         if g > 0 and slope_before * slope < 0.0:
-            # An extremum between two nodes: bracketed Newton on the slope.
-            a, b = _X[g - 1], x
-            rising = slope > 0.0
-            m = a + (b - a) * slope_before / (slope_before - slope)
-            for _ in range(30):
-                value, s1, s2 = _value_and_slopes(c, m)
-                if (s1 > 0.0) == rising:
-                    b = m
-                else:
-                    a = m
-                step = m - s1 / s2 if s2 != 0.0 else 0.5 * (a + b)
-                if not a < step < b:
-                    step = 0.5 * (a + b)
-                if abs(step - m) < 1e-8:
-                    break
-                m = step
-            value, _, _ = _value_and_slopes(c, m)
+            m, value = _extremum(c, _X[g - 1], x, slope_before, slope)
             if value < low:
                 low, x_low = value, m
             if value > high:
                 high, x_high = value, m
-        slope_before = slope
+        elif g > 0 and slope_before * slope > 0.0:
+            # A dip and a rise may both lie between two nodes: then the slope of the cubic through both ends comes near to zero.
+            mean = (here - before) / (x - _X[g - 1])
+            bend, lean = 3.0 * (slope_before + slope - 2.0 * mean), 3.0 * mean - 2.0 * slope_before - slope
+            place = -lean / bend if bend != 0.0 else -1.0
+            nearest = (slope_before + lean * place) / slope_before
+            if 0.0 < place < 1.0 and nearest < 0.6 and nearest < 0.6 * slope / slope_before:
+                turn, s1 = _turning(c, _X[g - 1], x, slope_before)
+                if s1 * slope < 0.0:
+                    for half in range(2):
+                        if half == 0:
+                            m, value = _extremum(c, _X[g - 1], turn, slope_before, s1)
+                        else:
+                            m, value = _extremum(c, turn, x, s1, slope)
+                        if value < low:
+                            low, x_low = value, m
+                        if value > high:
+                            high, x_high = value, m
+        before, slope_before = here, slope
     return low, x_low, high, x_high
 
 
