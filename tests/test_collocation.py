@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
-from deepprofile.collocation import PAIRS, Moments, collocate, critical_correlation, merge_all
+from deepprofile.collocation import PAIRS, Moments, collocate, critical_correlation, merge_all, triple_moments
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -57,6 +57,37 @@ def test_float32_in_either_memory_order_keeps_six_digits(order):
     single = [v.astype(np.float32).transpose(*order).copy() for v in (x, y, z)]
     out = dp.triple_collocation(*single)
     np.testing.assert_allclose(out.error_variance, reference.error_variance, rtol=2e-5)
+
+
+@pytest.mark.parametrize("days", [2, 31, 32, 33, 200])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_moments_of_many_cells_in_either_memory_order_are_those_of_numpy(days, dtype):
+    """More cells than a tile has; some begin late, some have one triple, some none; a mean that is large against the spread."""
+    rng = np.random.default_rng(days)
+    cells = 1100
+    series = [(280.0 + rng.normal(0.0, 3.0, (cells, days))).astype(dtype) for _ in range(3)]
+    for k, values in enumerate(series):
+        values[rng.random(values.shape) < 0.1] = np.nan
+        values[k::50] = np.nan
+        values[10::50, : days // 2] = np.nan
+    series[1][20::50, 1:] = np.nan
+    apart = triple_moments(*series)
+    together = triple_moments(*(np.ascontiguousarray(values.T).T for values in series))
+    whole = np.isfinite(series[0]) & np.isfinite(series[1]) & np.isfinite(series[2])
+    for found in (apart, together):
+        np.testing.assert_array_equal(found[:, 0], whole.sum(axis=1))
+        assert np.isfinite(found).all()
+    for cell in range(0, cells, 7):
+        kept = np.array([values[cell, whole[cell]] for values in series], np.float64)
+        if kept.shape[1] == 0:
+            assert not together[cell].any()
+            continue
+        comoment = (kept.shape[1] - 1) * np.cov(kept) if kept.shape[1] > 1 else np.zeros((3, 3))
+        expected = [comoment[i, j] for i, j in PAIRS]
+        scale = max(float(np.abs(comoment).max()), 1.0)
+        for found in (apart, together):
+            np.testing.assert_allclose(found[cell, 1:4], kept.mean(axis=1), rtol=1e-7)
+            np.testing.assert_allclose(found[cell, 4:], expected, rtol=0, atol=scale * (2e-6 if dtype == "float32" else 1e-12))
 
 
 def test_core_sites_agree_with_pytesmo(sample_data):

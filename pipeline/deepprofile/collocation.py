@@ -34,7 +34,9 @@ NEGATIVE_VARIANCE: Final = 4
 
 # Reassociation lets the compiler use vector registers; NaN keeps its meaning.
 _FAST = {"reassoc", "contract", "nsz", "arcp"}
-_LINE = 16
+# Cells whose sums stay in the cache nearest to the processor, and days (even) over which sums keep the precision of the series.
+_TILE: Final = 512
+_SPAN: Final = 32
 
 
 @dataclass(frozen=True)
@@ -54,8 +56,8 @@ class Moments:
     def from_series(cls, x: NDArray[Any], y: NDArray[Any], z: NDArray[Any]) -> Moments:
         """Moments of the complete triples of three arrays with time along their last axis."""
         shape = x.shape[:-1]
-        flat = [np.asarray(v).reshape(-1, v.shape[-1]) for v in (x, y, z)]
-        return cls.from_array(triple_moments(*flat).reshape(*shape, MOMENTS))
+        a, b, c = (np.asarray(v).reshape(-1, v.shape[-1]) for v in (x, y, z))
+        return cls.from_array(triple_moments(a, b, c).reshape(*shape, MOMENTS))
 
     @classmethod
     def from_array(cls, values: Array) -> Moments:
@@ -142,35 +144,121 @@ def _moments_by_cell(x: NDArray[Any], y: NDArray[Any], z: NDArray[Any], out: Arr
         _centre(out[cell], x0, y0, z0)
 
 
+@njit(cache=True, nogil=True, fastmath=_FAST)
+def _begin(x: NDArray[Any], y: NDArray[Any], z: NDArray[Any], origin: NDArray[Any]) -> int:
+    """Where a cell has its first complete triple, that is what departures are counted from; returns how many have none yet."""
+    missing = 0
+    for c in range(_TILE):
+        found = (x[c] == x[c]) & (y[c] == y[c]) & (z[c] == z[c]) & (origin[c] != origin[c])
+        origin[c] = x[c] if found else origin[c]
+        origin[_TILE + c] = y[c] if found else origin[_TILE + c]
+        origin[2 * _TILE + c] = z[c] if found else origin[2 * _TILE + c]
+        missing += 1 if origin[c] != origin[c] else 0
+    return missing
+
+
+@njit(cache=True, nogil=True, fastmath=_FAST)
+def _add_two_days(
+    x: NDArray[Any],
+    y: NDArray[Any],
+    z: NDArray[Any],
+    next_x: NDArray[Any],
+    next_y: NDArray[Any],
+    next_z: NDArray[Any],
+    origin: NDArray[Any],
+    sums: NDArray[Any],
+    numbers: NDArray[Any],
+) -> None:
+    """Add two days of a tile of cells to its sums; written for vector registers, which hold neighbouring cells.
+
+    ``origin`` (3 tiles) and ``sums`` (10 tiles) are flat, so that their parts lie at distances that the compiler knows.
+    ``numbers``: 0 and 1 in the type of the sums.
+    """
+    zero, one = numbers[0], numbers[1]
+    for c in range(_TILE):
+        x0, y0, z0 = origin[c], origin[_TILE + c], origin[2 * _TILE + c]
+        a, b, d = x[c] - x0, y[c] - y0, z[c] - z0
+        first = (a == a) & (b == b) & (d == d)
+        a = a if first else zero
+        b = b if first else zero
+        d = d if first else zero
+        e, f, g = next_x[c] - x0, next_y[c] - y0, next_z[c] - z0
+        second = (e == e) & (f == f) & (g == g)
+        e = e if second else zero
+        f = f if second else zero
+        g = g if second else zero
+        sums[c] += (one if first else zero) + (one if second else zero)
+        sums[_TILE + c] += a + e
+        sums[2 * _TILE + c] += b + f
+        sums[3 * _TILE + c] += d + g
+        sums[4 * _TILE + c] += a * a + e * e
+        sums[5 * _TILE + c] += b * b + f * f
+        sums[6 * _TILE + c] += d * d + g * g
+        sums[7 * _TILE + c] += a * b + e * f
+        sums[8 * _TILE + c] += a * d + e * g
+        sums[9 * _TILE + c] += b * d + f * g
+
+
 @njit(cache=True, nogil=True)
-def _turn(series: NDArray[Any], start: int, width: int, out: NDArray[Any]) -> None:
-    for t in range(series.shape[0]):
+def _moments_by_time(
+    x: NDArray[Any], y: NDArray[Any], z: NDArray[Any], first: int, last: int, numbers: NDArray[Any], out: Array
+) -> None:
+    """Series along the first axis, cells along the last, contiguous one: a tile of cells at a time, two days at a time.
+
+    Of the cells from ``first`` to before ``last``. Sums keep the series' precision over ``_SPAN`` days, beyond they are double.
+    """
+    days = x.shape[0]
+    origin = np.empty(3 * _TILE, numbers.dtype)
+    part, total = np.empty(MOMENTS * _TILE, numbers.dtype), np.empty(MOMENTS * _TILE)
+    # What a tile at the end lacks in cells, and the last day in a next one.
+    pad = np.full((6, _TILE), np.nan, numbers.dtype)
+    for start in range(first, last, _TILE):
+        width = min(_TILE, last - start)
+        origin[:] = np.nan
+        part[:] = 0
+        total[:] = 0.0
+        missing = width
+        for day in range(0, days, 2):
+            after = min(day + 1, days - 1)
+            stop = start + width
+            a, b, d = x[day, start:stop], y[day, start:stop], z[day, start:stop]
+            e, f, g = x[after, start:stop], y[after, start:stop], z[after, start:stop]
+            if width < _TILE or after == day:
+                pad[0, :width], pad[1, :width], pad[2, :width] = a, b, d
+                if after > day:
+                    pad[3, :width], pad[4, :width], pad[5, :width] = e, f, g
+                else:
+                    pad[3:] = np.nan
+                a, b, d, e, f, g = pad[0], pad[1], pad[2], pad[3], pad[4], pad[5]
+            if missing:
+                _begin(a, b, d, origin)
+                missing = _begin(e, f, g, origin) - (_TILE - width)
+            _add_two_days(a, b, d, e, f, g, origin, part, numbers)
+            if day % _SPAN == _SPAN - 2:
+                total += part
+                part[:] = 0
+        total += part
         for c in range(width):
-            out[c, t] = series[t, start + c]
+            for k in range(MOMENTS):
+                out[start - first + c, k] = total[k * _TILE + c]
+            x0, y0, z0 = origin[c], origin[_TILE + c], origin[2 * _TILE + c]
+            _centre(out[start - first + c], np.float64(x0), np.float64(y0), np.float64(z0))
 
 
-@njit(cache=True, nogil=True)
-def _moments_by_time(x: NDArray[Any], y: NDArray[Any], z: NDArray[Any], out: Array) -> None:
-    """Series along the first axis, cells along the last, contiguous one: one cache line of cells at a time is turned."""
-    days, cells = x.shape
-    a = np.empty((_LINE, days), x.dtype)
-    b = np.empty((_LINE, days), y.dtype)
-    d = np.empty((_LINE, days), z.dtype)
-    for start in range(0, cells, _LINE):
-        width = min(_LINE, cells - start)
-        _turn(x, start, width, a)
-        _turn(y, start, width, b)
-        _turn(z, start, width, d)
-        _moments_by_cell(a[:width], b[:width], d[:width], out[start : start + width])
+def triple_moments(x: NDArray[Any], y: NDArray[Any], z: NDArray[Any], first: int = 0, last: int | None = None) -> Array:
+    """Count, means and co-moments of the complete triples of three arrays (cell, time), or of a part of their cells.
 
-
-def triple_moments(x: NDArray[Any], y: NDArray[Any], z: NDArray[Any]) -> Array:
-    """Count, means and co-moments of the complete triples of three arrays (cell, time); shape (cell, 10)."""
-    out = np.empty((x.shape[0], MOMENTS))
-    if all(v.strides[0] == v.itemsize and v.shape[0] > 1 for v in (x, y, z)):
-        _moments_by_time(x.T, y.T, z.T, out)
+    Shape (cell, 10).
+    """
+    last = x.shape[0] if last is None else min(last, x.shape[0])
+    out = np.empty((last - first, MOMENTS))
+    if x.shape[0] > 1 and all(v.T.flags.c_contiguous for v in (x, y, z)):
+        dtype = np.result_type(x, y, z, np.float32)
+        a, b, c = (v.T.astype(dtype, copy=False) for v in (x, y, z))
+        _moments_by_time(a, b, c, first, last, np.array([0, 1], dtype), out)
     else:
-        _moments_by_cell(np.ascontiguousarray(x), np.ascontiguousarray(y), np.ascontiguousarray(z), out)
+        a, b, c = (np.ascontiguousarray(v[first:last]) for v in (x, y, z))
+        _moments_by_cell(a, b, c, out)
     return out
 
 
@@ -260,14 +348,15 @@ def _report(
 def _collocate_series(x: NDArray[Any], y: NDArray[Any], z: NDArray[Any], *, min_samples: int) -> tuple[NDArray[Any], ...]:
     shape = np.broadcast_shapes(x.shape, y.shape, z.shape)
     days, cells = shape[-1], int(np.prod(shape[:-1]))
-    flat = [_cells_by_days(np.broadcast_to(series, shape)) for series in (x, y, z)]
+    dtype = np.result_type(x, y, z, np.float32)
+    flat = [_cells_by_days(np.broadcast_to(series, shape).astype(dtype, copy=False)) for series in (x, y, z)]
     critical = critical_correlation(days)
     error, scaling, r_squared, snr, correlation = (np.empty((cells, 3)) for _ in range(5))
     count, status = np.empty(cells, dtype=np.int64), np.empty(cells, dtype=np.int8)
 
     def work(start: int) -> None:
         part = slice(start, start + step)
-        moments = triple_moments(*(series[part] for series in flat))
+        moments = triple_moments(flat[0], flat[1], flat[2], start, start + step)
         count[part] = moments[:, 0]
         signal = np.empty((len(moments), 3))
         freedom = np.maximum(moments[:, :1] - 1.0, 1.0)
@@ -275,8 +364,8 @@ def _collocate_series(x: NDArray[Any], y: NDArray[Any], z: NDArray[Any], *, min_
         arrays = (signal, error[part], scaling[part], correlation[part], r_squared[part], snr[part], status[part])
         _report(moments, max(min_samples, 2), critical, *arrays)
 
-    # Parts of some megabytes, shared by a few threads: what limits them is the memory, not the arithmetic.
-    step = max(4 * _LINE, 1_200_000 // max(days, 1))
+    # Parts of some megabytes, whole tiles, shared by a few threads: what limits them is the memory, not the arithmetic.
+    step = _TILE * max(1, 1_200_000 // (_TILE * max(days, 1)))
     if cells <= step:
         work(0)
     else:
