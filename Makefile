@@ -32,7 +32,8 @@ test: $(INSTALLED)  ## all tests that need no cluster and no network
 cluster: $(INSTALLED)  ## tests on the Kubernetes that DEEPPROFILE_TEST_CONTEXT names, where the images are loaded
 	$(BIN)/python -m pytest -m cluster -n 2 tests/cluster $(PYTEST_ARGUMENTS)
 
-soak: $(INSTALLED)  ## the same, with twenty starts of a cluster
+soak: $(INSTALLED)  ## what takes long: a year of the schedule, and the tests of `cluster` with twenty starts
+	DEEPPROFILE_TEST_SCHEDULE_DAYS=365 $(BIN)/python -m pytest -n 0 tests/stages/test_schedule.py
 	DEEPPROFILE_TEST_STARTS=20 $(BIN)/python -m pytest -m cluster -n 2 tests/cluster $(PYTEST_ARGUMENTS)
 
 manifests: $(INSTALLED)  ## write what is generated below k8s/

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ByteSize, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
 
 from deepprofile import grids
 from deepprofile.grids import Grid
@@ -100,7 +100,23 @@ class Ingest(Section):
     """Daily means."""
 
     min_day_fraction: float = Field(0.75, gt=0.0, le=1.0, description="share of a day's time steps that a daily mean needs")
+    tiles: Positive = Field(
+        1,
+        description="shards in a block, along y and along x: a granule is read once for all of them, which needs more memory",
+    )
     cache: str | None = Field(None, description="local folder for granules that are read from a remote URL")
+    cache_limit: str = Field("4GiB", description="size of that folder; what was not used for longest makes room")
+
+    @property
+    def cache_limit_bytes(self) -> int:
+        """``cache_limit`` in bytes."""
+        return int(TypeAdapter(ByteSize).validate_python(self.cache_limit))
+
+    @field_validator("cache_limit")
+    @classmethod
+    def _amount(cls, value: str) -> str:
+        TypeAdapter(ByteSize).validate_python(value)
+        return value
 
 
 class Collocation(Section):

@@ -1,8 +1,10 @@
+import os
+
 import fsspec
 import numpy as np
 import pytest
 from deepprofile.products import PRODUCTS, GranuleError
-from deepprofile.stages.granules import Granule, find_granules, local_copy
+from deepprofile.stages.granules import Cache, Granule, find_granules, local_copy, read_granule
 
 DAYS = np.arange("2015-04-01", "2015-04-04", dtype="datetime64[D]")
 NAMES = [f"SMAP_L4_SM_gph_201504{day:02d}T{hour:02d}3000_Vv8011_001.h5" for day in (1, 2, 3, 4) for hour in range(1, 24, 3)]
@@ -57,19 +59,61 @@ def test_no_folder_is_an_error(tmp_path):
 
 def test_a_remote_granule_is_downloaded_once(remote, tmp_path):
     granule = find_granules(PRODUCTS["smap_l4"], remote, DAYS).by_day["2015-04-01"][0]
-    path = local_copy(granule, str(tmp_path))
+    path = local_copy(granule, Cache(str(tmp_path)))
     assert path.name == granule.name
     assert path.read_text() == granule.name
     fsspec.filesystem("memory").store.clear()
-    assert local_copy(granule, str(tmp_path)) == path
+    assert local_copy(granule, Cache(str(tmp_path))) == path
 
 
 def test_a_download_of_the_wrong_size_is_refused(remote, tmp_path):
     granule = find_granules(PRODUCTS["smap_l4"], remote, DAYS).by_day["2015-04-01"][0]
     announced = Granule(granule.url, granule.size + 7, granule.tag, granule.key)
     with pytest.raises(GranuleError, match=rf"has {granule.size} bytes after its download, {granule.size + 7} were announced"):
-        local_copy(announced, str(tmp_path))
+        local_copy(announced, Cache(str(tmp_path)))
     assert not [p for p in tmp_path.rglob("*") if p.is_file()]
+
+
+def test_what_was_not_used_for_longest_makes_room(remote, tmp_path):
+    granules = find_granules(PRODUCTS["smap_l4"], remote, DAYS).by_day["2015-04-01"][:4]
+    # The names are the content, all of one length: room for three.
+    cache = Cache(str(tmp_path), 3 * granules[0].size)
+    paths = [local_copy(granule, cache) for granule in granules[:3]]
+    for age, path in enumerate(paths):
+        os.utime(path, (1e9 + age, 1e9 + age))
+    assert local_copy(granules[0], cache) == paths[0]
+    with paths[1].open() as reader:
+        paths.append(local_copy(granules[3], cache))
+        assert [path.exists() for path in paths] == [True, False, True, True]
+        assert reader.read() == granules[1].name
+    assert not paths[1].parent.exists()
+    assert local_copy(granules[1], cache).read_text() == granules[1].name
+
+
+def test_a_granule_larger_than_the_cache_is_kept_until_the_next(remote, tmp_path):
+    first, second = find_granules(PRODUCTS["smap_l4"], remote, DAYS).by_day["2015-04-01"][:2]
+    path = local_copy(first, Cache(str(tmp_path), 1))
+    assert path.exists()
+    assert local_copy(second, Cache(str(tmp_path), 1)).exists()
+    assert not path.exists()
+
+
+def test_a_file_that_made_room_before_it_was_open_is_fetched_again(remote, tmp_path):
+    class Unlucky:
+        times = 0
+
+        def read(self, path, window, days):
+            self.times += 1
+            if self.times == 1:
+                path.unlink()
+            if not path.exists():
+                raise GranuleError(f"{path.name} cannot be read")
+            return path.read_text()
+
+    granule = find_granules(PRODUCTS["smap_l4"], remote, DAYS).by_day["2015-04-01"][0]
+    product = Unlucky()
+    assert read_granule(product, granule, None, DAYS, Cache(str(tmp_path))) == granule.name
+    assert product.times == 2
 
 
 def test_remote_granules_give_the_bytes_of_local_ones(world, granules, configure, finished, tmp_path):

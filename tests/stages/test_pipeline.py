@@ -72,6 +72,23 @@ def test_stores_do_not_depend_on_the_size_of_the_blocks(configure, finished):
             assert whole[name].values.tobytes() == parts[name].values.tobytes(), (store, name)
 
 
+def test_blocks_of_several_shards_read_a_granule_once_and_write_the_same_bytes(configure, finished):
+    one, four = configure("tiles"), configure("tiles", ingest={"tiles": 2})
+    before = {result.stage: result.progress for result in run(one, ("ingest",))}
+    # Over what is published already, from which nothing can be taken: its blocks lie elsewhere.
+    after = {result.stage: result.progress for result in run(four, ("ingest",))}
+    for stage in ("ingest/smap_l4", "ingest/smap_l3"):
+        assert before[stage].done == 12
+        assert after[stage].done == after[stage].blocks == 3
+        assert after[stage].bytes_read * 4 == before[stage].bytes_read
+    # One shard covers the region on the coarse grid: nothing changes there.
+    assert after["ingest/gldas_noah"].copied == after["ingest/gldas_noah"].blocks == 3
+    stores = {f"ard/{name}" for name in NAMES}
+    expected = {key: content for key, content in tree(finished.root).items() if key.startswith("ard/")}
+    assert set(Root(four.root).current()) == stores
+    assert tree(four.root) == expected
+
+
 def test_a_notebook_opens_what_is_published(finished):
     profile = dp.open_store(finished.root)
     storage = profile.deepprofile.storage(0.0, 1.0)

@@ -7,6 +7,7 @@ import tempfile
 import uuid
 from collections import defaultdict
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -112,7 +113,20 @@ def _mirrored(product: Product, url: str, days: NDArray[np.datetime64]) -> Catal
     return Catalogue({str(day): (Granule(url, 0, tag, str(day)),) for day, tag in there if str(day) in wanted})
 
 
-def read_granule(product: Product, granule: Granule, window: Grid, days: NDArray[np.datetime64], cache: str | None) -> Steps:
+@dataclass(frozen=True)
+class Cache:
+    """Where granules of a remote URL are kept on this machine: a folder, by default one for temporary files, and its size."""
+
+    folder: str | None = None
+    limit_bytes: int = 4 * 2**30
+
+    @property
+    def path(self) -> Path:
+        """The folder."""
+        return Path(self.folder or os.path.join(tempfile.gettempdir(), "deepprofile-granules"))
+
+
+def read_granule(product: Product, granule: Granule, window: Grid, days: NDArray[np.datetime64], cache: Cache) -> Steps:
     """Time steps of these days, from a file or from a mirror.
 
     Raises
@@ -122,10 +136,18 @@ def read_granule(product: Product, granule: Granule, window: Grid, days: NDArray
     """
     if granule.url.startswith(MIRROR):
         return product.read_mirror(granule.url.removeprefix(MIRROR), window, days)
-    return product.read(local_copy(granule, cache), window, days)
+    for attempt in range(1, DOWNLOADS + 1):
+        path = local_copy(granule, cache)
+        try:
+            return product.read(path, window, days)
+        except GranuleError:
+            # Another thread or process may have made room before the file was open.
+            if path.exists() or is_local(granule.url) or attempt == DOWNLOADS:
+                raise
+    raise AssertionError("unreachable")
 
 
-def local_copy(granule: Granule, cache: str | None) -> Path:
+def local_copy(granule: Granule, cache: Cache) -> Path:
     """The granule as a file of this machine: itself, or downloaded into the cache.
 
     Raises
@@ -136,21 +158,43 @@ def local_copy(granule: Granule, cache: str | None) -> Path:
     fs, path = filesystem(granule.url)
     if is_local(granule.url):
         return Path(path)
-    folder = Path(cache or os.path.join(tempfile.gettempdir(), "deepprofile-granules"))
-    folder.mkdir(parents=True, exist_ok=True)
-    target = folder / fingerprint(granule.url, granule.size, granule.tag) / granule.name
-    if target.exists() and target.stat().st_size == granule.size:
-        return target
-    target.parent.mkdir(exist_ok=True)
+    target = cache.path / fingerprint(granule.url, granule.size, granule.tag) / granule.name
+    with suppress(FileNotFoundError):
+        if target.stat().st_size == granule.size:
+            # Used just now.
+            os.utime(target)
+            return target
     size = 0
     for _ in range(DOWNLOADS):
+        target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_suffix(f".{uuid.uuid4().hex}.part")
         try:
             fs.get_file(path, str(temporary))
             size = temporary.stat().st_size
             if size == granule.size:
                 os.replace(temporary, target)
+                make_room(cache, target)
                 return target
         finally:
             temporary.unlink(missing_ok=True)
     raise GranuleError(f"{granule.name} has {size} bytes after its download, {granule.size} were announced")
+
+
+def make_room(cache: Cache, newest: Path) -> None:
+    """Remove what was not used for longest until the folder is within its limit; a file that is open stays readable."""
+    there = []
+    for path in cache.path.glob("*/*"):
+        with suppress(FileNotFoundError):
+            found = path.stat()
+            there.append((found.st_mtime_ns, found.st_size, path))
+    total = sum(size for _, size, _ in there)
+    for _, size, path in sorted(there):
+        if total <= cache.limit_bytes:
+            return
+        if path == newest or path.suffix == ".part":
+            continue
+        path.unlink(missing_ok=True)
+        # It stays where another process has just begun to fill it again.
+        with suppress(OSError):
+            path.parent.rmdir()
+        total -= size

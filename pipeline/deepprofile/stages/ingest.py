@@ -16,7 +16,7 @@ from deepprofile.engine import Block, Job, Outcome, Record, fingerprint, grid_bl
 from deepprofile.grids import Grid
 from deepprofile.objects import join, read_json
 from deepprofile.products import GranuleError, Latency, Product
-from deepprofile.stages.granules import Granule, find_granules, read_granule
+from deepprofile.stages.granules import Cache, Granule, find_granules, read_granule
 from deepprofile.stages.schedule import Moment, Redone
 from deepprofile.stages.stage import (
     DAYS,
@@ -130,7 +130,7 @@ class _Days:
 
 @dataclass(frozen=True)
 class IngestBlock:
-    """Computes one block: reads the granules of its days, averages each day's time steps, writes the shard.
+    """Computes one block: reads the granules of its days, averages each day's time steps, writes the shards.
 
     Days that the published version of the block has as they would be computed now are read from there.
     """
@@ -139,7 +139,7 @@ class IngestBlock:
     window: Grid
     first_day: np.datetime64
     min_day_fraction: float
-    cache: str | None
+    cache: Cache
     url: str
 
     def __call__(self, block: Block, given: Given) -> Outcome:
@@ -242,13 +242,14 @@ def plan(config: Config, root: Root, name: str, moment: Moment | None = None) ->
     redone = Redone.read(root, name)
     identities = [[g.identity for g in catalogue.by_day.get(str(day), ())] for day in days]
     marks = tuple(fingerprint(of_day, *redone.of(day)) for of_day, day in zip(identities, days, strict=True))
-    version = fingerprint("ingest", name, str(days[0]), str(days[-1]), setting, marks)
+    # The bytes do not depend on how many shards a block has, but the names of its blocks do.
+    version = fingerprint("ingest", name, str(days[0]), str(days[-1]), setting, marks, config.ingest.tiles)
     task = IngestBlock(
         product,
         window(config, name),
         days[0],
         config.ingest.min_day_fraction,
-        config.ingest.cache,
+        Cache(config.ingest.cache, config.ingest.cache_limit_bytes),
         root.version(store_name(name), version),
     )
 
@@ -319,14 +320,15 @@ def job(config: Config, name: str, compute: Any = None, mark: Any = None, inputs
     product, grid, days, blocks = config.product(name), window(config, name), days_of(config), config.blocks
     layers = len(product.layers)
     sizes = (days.size, grid.rows, grid.columns)
-    cells = min(blocks.cells, grid.rows) * min(blocks.cells, grid.columns)
+    edge = blocks.cells * config.ingest.tiles
+    cells = min(edge, grid.rows) * min(edge, grid.columns)
     block_bytes = min(blocks.days, days.size) * layers * cells * 4
     # A granule's chunks may be as wide as its grid: a few fields of the whole grid are unpacked to read a part of them.
     unpacked = 3 * product.grid.rows * product.grid.columns * 4 if product.name == "gldas_noah" else 0
     a_day = product.steps_per_day * layers * cells * 4 * 3 + layers * cells * 12
     return Job(
         name=f"ingest {name}",
-        blocks=grid_blocks(sizes, (blocks.days, blocks.cells, blocks.cells)),
+        blocks=grid_blocks(sizes, (blocks.days, edge, edge)),
         compute=compute,
         fingerprint=mark,
         inputs=inputs,

@@ -325,7 +325,7 @@ class _Broken:
         found = [
             (blocks[name].region, tuple(blocks[name].region[0][0] + k for k in record.details["broken"]))
             for name, record in sorted(records.items())
-            if record.details.get("broken")
+            if record.details.get("broken") and name in blocks
         ]
         return cls(source, config.grid.grid(), tuple(found))
 
