@@ -30,11 +30,11 @@ test: $(INSTALLED)  ## all tests that need no cluster and no network
 	$(BIN)/python -m pytest $(PYTEST_ARGUMENTS)
 
 cluster: $(INSTALLED)  ## tests on the Kubernetes that DEEPPROFILE_TEST_CONTEXT names, where the images are loaded
-	$(BIN)/python -m pytest -m cluster -n 2 tests/cluster $(PYTEST_ARGUMENTS)
+	$(BIN)/python -m pytest -m cluster -n 3 tests/cluster $(PYTEST_ARGUMENTS)
 
 soak: $(INSTALLED)  ## what takes long: a year of the schedule, and the tests of `cluster` with twenty starts
 	DEEPPROFILE_TEST_SCHEDULE_DAYS=365 $(BIN)/python -m pytest -n 0 tests/stages/test_schedule.py
-	DEEPPROFILE_TEST_STARTS=20 $(BIN)/python -m pytest -m cluster -n 2 tests/cluster $(PYTEST_ARGUMENTS)
+	DEEPPROFILE_TEST_STARTS=20 $(BIN)/python -m pytest -m cluster -n 3 tests/cluster $(PYTEST_ARGUMENTS)
 
 manifests: $(INSTALLED)  ## write what is generated below k8s/
 	$(BIN)/python k8s/manifests.py

@@ -1,6 +1,7 @@
 """The engine on jobs that have nothing to do with soil moisture."""
 
 import threading
+from concurrent.futures import CancelledError
 from dataclasses import dataclass, field
 
 import pytest
@@ -10,12 +11,15 @@ from deepprofile.engine import (
     FAILED,
     INCOMPLETE,
     MOST_FAILURES,
+    DaskPool,
     Job,
     JobFailed,
     Ledger,
     Outcome,
+    PoolLost,
     Retry,
     ThreadPool,
+    WorkerLost,
     fingerprint,
     grid_blocks,
     run_job,
@@ -185,3 +189,42 @@ def test_progress_tells_the_time_that_is_left(tmp_path):
     assert seen[2].seconds_left == pytest.approx(seen[2].seconds * 2 / 2)
     assert seen[-1].seconds_left == 0.0
     assert (seen[-1].bytes_read, seen[-1].bytes_written) == (40, 20)
+
+
+class Gone:
+    """A client of Dask whose scheduler goes after a block has ended, before anybody asks what came of it."""
+
+    def __init__(self, status):
+        self.status = status
+
+    def submit(self, function, *arguments, **options):
+        return self
+
+    def add_done_callback(self, call):
+        call(self)
+
+    def result(self):
+        raise CancelledError("scheduler-connection-lost")
+
+    exception = result
+
+
+@pytest.mark.parametrize("status", ["finished", "error", "cancelled"])
+def test_what_came_of_a_block_may_be_lost_with_the_scheduler(status):
+    pool = DaskPool(Gone(status), 1)
+    pool.submit(print)
+    ((_, outcome, error),) = pool.wait(1.0)
+    assert outcome is None
+    assert isinstance(error, WorkerLost)
+    assert not error.counts
+
+    def check():
+        if asked:
+            raise PoolLost("the scheduler is gone")
+        asked.append(True)
+
+    asked = []
+    pool = DaskPool(Gone(status), 1, check=check)
+    pool.submit(print)
+    with pytest.raises(PoolLost, match="the scheduler is gone"):
+        list(pool.wait(1.0))

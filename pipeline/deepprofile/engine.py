@@ -15,7 +15,7 @@ import time
 import uuid
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_futures
 from dataclasses import asdict, dataclass, field, replace
 from queue import Empty, SimpleQueue
@@ -325,16 +325,23 @@ class DaskPool:
             if self._check is not None and future.status != "finished":
                 self._check()
             self._running.discard(future)
-            if future.status == "finished":
-                yield future, future.result(), None
-            elif future.status == "cancelled":
-                yield future, None, WorkerLost("cancelled", False, "the cluster lost the block")
-            else:
-                yield future, None, self._explained(future.exception())
+            yield future, *self._came_of(future)
             try:
                 future = self._ended.get_nowait()
             except Empty:
                 future = None
+
+    def _came_of(self, future: Any) -> tuple[Outcome | None, BaseException | None]:
+        try:
+            if future.status == "finished":
+                return future.result(), None
+            if future.status != "cancelled":
+                return None, self._explained(future.exception())
+        except CancelledError:
+            # The scheduler went between the end of the block and this question.
+            if self._check is not None:
+                self._check()
+        return None, WorkerLost("cancelled", False, "the cluster lost the block")
 
     def _explained(self, error: BaseException) -> BaseException:
         """What Dask says of a lost worker, in our words: it knows that the worker is gone, not why."""

@@ -44,7 +44,7 @@ def seeds(operator, tmp_path_factory):
         if not objects.exists():
             began = time.monotonic()
             with namespace(operator) as place:
-                place.up()
+                place.up(twin=True)
                 place.alone()
                 state, log = place.finish("alone")
                 assert state == "Complete", log
@@ -66,6 +66,14 @@ def place(operator, seeds):
     """A namespace with everything of the local overlay, and a full bucket, for one test."""
     with namespace(operator) as place:
         place.up(seeds[0])
+        yield place
+
+
+@pytest.fixture
+def empty(operator):
+    """A namespace with everything of the local overlay, and an empty bucket."""
+    with namespace(operator) as place:
+        place.up()
         yield place
 
 

@@ -9,16 +9,26 @@ import subprocess
 import time
 import uuid
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 
 import yaml
 from deepprofile.objects import join, names_below, read_json
+from kubernetes import config
 
 from tests.storage import emulator
 
 CONTEXT = "DEEPPROFILE_TEST_CONTEXT"
 REPOSITORY = Path(__file__).resolve().parents[2]
 PIPELINE, OPERATOR = "deepprofile", "deepprofile-operator"
+# Where the API has what the tests look at.
+APIS = {
+    "/api/v1": ("pods", "services", "namespaces", "nodes"),
+    "/apis/batch/v1": ("jobs",),
+    "/apis/networking.k8s.io/v1": ("networkpolicies",),
+    "/apis/kubernetes.dask.org/v1": ("daskclusters", "daskworkergroups"),
+}
+CLUSTER_WIDE = ("namespaces", "nodes")
 # Fewer days than the overlay has: enough blocks to strike between, few enough for two cores.
 UNTIL = "2015-05-02"
 SMALLER = ("collocation.min_samples=20",)
@@ -57,8 +67,22 @@ def render(folder):
     return [document for document in yaml.safe_load_all(found.stdout) if document]
 
 
+class Refused(Exception):
+    """What the API answers where it does not do what it is asked."""
+
+    def __init__(self, status, text):
+        super().__init__(f"{status}: {text}")
+        self.status = status
+
+
+@lru_cache
+def connection(context):
+    """A connection to the API that stays open: tests ask again and again, and kubectl begins anew each time."""
+    return config.new_client_from_config(context=context)
+
+
 class Kubectl:
-    """The cluster through kubectl, in one namespace."""
+    """The cluster, in one namespace: looked at through its API, changed through kubectl."""
 
     def __init__(self, namespace):
         self.context, self.namespace = os.environ[CONTEXT], namespace
@@ -71,11 +95,46 @@ class Kubectl:
         assert found.returncode == 0 or not check, f"{' '.join(arguments)}: {found.stderr}"
         return found.stdout if found.returncode == 0 else found.stderr
 
-    def get(self, *arguments, namespace=None):
-        return json.loads(self.ctl("get", *arguments, "-o", "json", namespace=namespace))
+    def _ask(self, path, method="GET", body=None, **query):
+        client = connection(self.context)
+        asked = client.param_serialize(
+            method, path, query_params=list(query.items()), header_params={}, body=body, auth_settings=["BearerToken"]
+        )
+        answer = client.call_api(*asked)
+        text = answer.read().decode()
+        if answer.status >= 400:
+            raise Refused(answer.status, text)
+        return text
+
+    def get(self, kind, name=None, *, selector=None, namespace=None):
+        """An object, or the list of those that a selector of labels finds."""
+        api = next(api for api, kinds in APIS.items() if kind in kinds)
+        inside = "" if kind in CLUSTER_WIDE else f"/namespaces/{namespace or self.namespace}"
+        path = f"{api}{inside}/{kind}" + (f"/{name}" if name else "")
+        return json.loads(self._ask(path, **({"labelSelector": selector} if selector else {})))
+
+    def is_there(self, kind, name):
+        try:
+            return bool(self.get(kind, name))
+        except Refused as error:
+            if error.status != 404:
+                raise
+            return False
 
     def pods(self, selector=None, namespace=None):
-        return self.get("pods", *(["-l", selector] if selector else []), namespace=namespace)["items"]
+        return self.get("pods", selector=selector, namespace=namespace)["items"]
+
+    def delete_pod(self, name, seconds, namespace=None):
+        """Ask a pod to end within so many seconds, or end it at once; does not wait for it."""
+        path = f"/api/v1/namespaces/{namespace or self.namespace}/pods/{name}"
+        self._ask(path, "DELETE", {"gracePeriodSeconds": seconds})
+
+    def log_of(self, pod):
+        """What a pod has said by now; nothing before it has begun."""
+        try:
+            return self._ask(f"/api/v1/namespaces/{self.namespace}/pods/{pod}/log")
+        except Refused:
+            return ""
 
     def apply(self, documents):
         # Again where another process of the tests is making the same definitions of resources at the same moment.
@@ -114,10 +173,11 @@ class Operator(Kubectl):
         mine = f"dp-{self.mark}-t"
 
         def gone():
-            return not [n for n in self.get("namespaces")["items"] if n["metadata"]["name"].startswith(mine)]
+            found = [self._ask(f"/apis/kubernetes.dask.org/v1/{kind}") for kind in ("daskclusters", "daskworkergroups")]
+            return not [o for text in found for o in json.loads(text)["items"] if o["metadata"]["namespace"].startswith(mine)]
 
         try:
-            until(90, gone, "the namespaces of the tests are gone", 1.0)
+            until(90, gone, "the clusters of the tests are gone", 1.0)
         finally:
             self.ctl("delete", "namespace", self.namespace, "--wait=false", check=False)
             self.ctl("delete", "clusterrole,clusterrolebinding", f"{self.namespace}-observer", check=False)
@@ -148,16 +208,16 @@ class Kube(Kubectl):
                 document["metadata"]["name"] = self.namespace
         self.apply(self.operator.renamed(documents, self.namespace))
 
-    def up(self, seeds=None):
-        """The local overlay, and its bucket: with what a seed holds, or with what the twin writes."""
+    def up(self, seeds=None, twin=False):
+        """The local overlay, and its bucket: with what a seed holds, with what the twin writes, or empty."""
         self.apply_bare()
         documents = render("overlays/local")
         breakable(documents)
-        self._apply([d for d in documents if seeds is None or (d["kind"], d["metadata"]["name"]) != ("Job", "twin")])
+        self._apply([d for d in documents if twin or (d["kind"], d["metadata"]["name"]) != ("Job", "twin")])
         self.ctl("rollout", "status", "deployment/storage", "--timeout=120s", timeout=130)
-        if seeds is None:
+        if twin:
             self.ctl("wait", "--for=condition=complete", "job/twin", "--timeout=240s", timeout=250)
-        else:
+        if seeds is not None:
             with seeds.open("rb") as archive:
                 self._beside_storage("tar -C /data --xattrs --xattrs-include='*' -x", stdin=archive)
 
@@ -199,23 +259,23 @@ class Kube(Kubectl):
     def alone(self):
         """Start, once, a run in the same image on one machine, without Kubernetes."""
         command = ["deepprofile", "run", "--config", "/etc/deepprofile/deepprofile.yaml"]
-        if "NotFound" in self.ctl("get", "job", "alone", check=False):
+        if not self.is_there("jobs", "alone"):
             self.job("alone", "compute.processes=false", "compute.workers=2", root="alone", command=command)
 
     def ended(self, name):
         """How a run has ended: Complete, Failed, or nothing yet."""
-        conditions = self.get("job", name).get("status", {}).get("conditions", [])
+        conditions = self.get("jobs", name).get("status", {}).get("conditions", [])
         return next((c["type"] for c in conditions if c["status"] == "True" and c["type"] in ("Complete", "Failed")), None)
 
     def finish(self, name, seconds=300):
         """Wait for the end of a run; returns how it ended, and its log."""
-        state = until(seconds, lambda: self.ended(name), f"{name} ends", 1.0)
+        state = until(seconds, lambda: self.ended(name), f"{name} ends")
         return state, self.log(name)
 
     def log(self, name):
         """The log of all pods of a run, the oldest first."""
         pods = sorted(self.pods(f"batch.kubernetes.io/job-name={name}"), key=lambda p: p["metadata"]["creationTimestamp"])
-        return "".join(self.ctl("logs", pod["metadata"]["name"], check=False) for pod in pods)
+        return "".join(self.log_of(pod["metadata"]["name"]) for pod in pods)
 
     def driver(self, name):
         """The running pod of a run."""

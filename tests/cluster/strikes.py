@@ -37,7 +37,7 @@ def struck(place, name, stage, after, strike, *settings, seconds=300):
     """A run that is struck when so many blocks of a stage are recorded; returns its log."""
     seed(place, name, stage)
     place.job(name, *settings, root=name)
-    until(180, lambda: recorded(place, name, stage) >= after, f"{name}: {after} blocks of {stage} are recorded", 0.1)
+    until(180, lambda: recorded(place, name, stage) >= after, f"{name}: {after} blocks of {stage} are recorded", 0.2)
     strike()
     state, log = place.finish(name, seconds)
     assert state == "Complete", log
@@ -51,10 +51,6 @@ def check_same(place, root, expected):
         found = manifests(f"{ROOT}/{root}")
     place.nothing_left()
     return found
-
-
-def delete(place, pod, *options):
-    place.ctl("delete", "pod", pod, "--wait=false", *options)
 
 
 # One slow worker, so that there is time to strike while it computes.

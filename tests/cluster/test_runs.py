@@ -2,6 +2,7 @@
 
 import base64
 import re
+import subprocess
 import threading
 import time
 
@@ -19,29 +20,42 @@ ROOT = "gs://deepprofile"
 class Sampler:
     """Looks at the connections of every pod again and again: (component, local port, remote address, remote port)."""
 
-    def __init__(self, kube):
-        self.kube, self.flows, self.addresses, self.listening = kube, set(), {}, {}
+    def __init__(self, kube, folder):
+        self.kube, self.folder = kube, folder
+        self.flows, self.addresses, self.listening = set(), {}, {}
+        self._looks = {}
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._sample, daemon=True)
+        self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
 
     def close(self):
+        """Stop looking, and read what was seen."""
         self._over.set()
         self._thread.join()
+        for part, look, file in self._looks.values():
+            look.kill()
+            look.wait()
+            self._read(part, file.read_text())
 
-    def _sample(self):
-        while not self._over.wait(0.5):
+    def _watch(self):
+        while not self._over.wait(0.3):
             for pod in (*self.kube.pods(), *self.kube.pods(namespace=self.kube.operators)):
-                self._look(pod)
+                if pod["metadata"]["uid"] not in self._looks and pod["status"]["phase"] == "Running":
+                    self._look(pod)
 
     def _look(self, pod):
-        where, address = pod["metadata"]["namespace"], pod["status"].get("podIP")
+        """One command for as long as the pod lives: to begin one in a pod takes more than to look."""
+        where, name, uid = (pod["metadata"][key] for key in ("namespace", "name", "uid"))
         part = _part(pod["metadata"]["labels"])
-        if address is None or pod["status"]["phase"] != "Running":
-            return
-        self.addresses[address] = part
-        look = ("exec", pod["metadata"]["name"], "--", "cat", "/proc/net/tcp", "/proc/net/tcp6")
-        text = self.kube.ctl(*look, check=False, namespace=where)
+        self.addresses[pod["status"]["podIP"]] = part
+        script = "while cat /proc/net/tcp /proc/net/tcp6; do sleep 0.3; done"
+        command = ["kubectl", "--context", self.kube.context, "--namespace", where, "exec", name, "--", "sh", "-c", script]
+        file = self.folder / uid
+        with file.open("w") as seen:
+            look = subprocess.Popen(command, stdout=seen, stderr=subprocess.DEVNULL)
+        self._looks[uid] = part, look, file
+
+    def _read(self, part, text):
         for line in text.splitlines():
             fields = line.split()
             if len(fields) < 4 or not re.fullmatch(r"[0-9A-F]+:[0-9A-F]{4}", fields[1]):
@@ -64,11 +78,11 @@ def _endpoint(text):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(operator, seeds):
+def undisturbed(operator, seeds, tmp_path_factory):
     """A run through the CronJob, triggered by hand, whose connections are looked at meanwhile; the tests below look at it."""
     with namespace(operator) as place:
         place.up(seeds[0])
-        yield {"place": place, **watched(place)}
+        yield {"place": place, **watched(place, tmp_path_factory.mktemp("flows"))}
 
 
 @pytest.fixture(scope="module")
@@ -77,8 +91,8 @@ def place(undisturbed):
     return undisturbed["place"]
 
 
-def watched(place):
-    sampler = Sampler(place)
+def watched(place, folder):
+    sampler = Sampler(place, folder)
     began = time.monotonic()
     place.job("undisturbed", root="stores")
     metrics = {}
@@ -127,7 +141,7 @@ def test_prometheus_can_read_driver_scheduler_and_workers(undisturbed):
 
 
 def test_pods_are_restricted_and_workers_have_no_token(place, undisturbed):
-    namespace = place.get("namespace", place.namespace)
+    namespace = place.get("namespaces", place.namespace)
     assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
     assert len(undisturbed["pods"]) >= 5
     for pod in undisturbed["pods"]:
@@ -144,7 +158,7 @@ def test_the_connections_of_a_run_are_those_that_the_policies_allow(place, undis
     """This network enforces no policy: what was seen is compared with what is written."""
     sampler = undisturbed["sampler"]
     services = {s["spec"]["clusterIP"]: s for s in place.get("services")["items"]}
-    kubernetes = place.get("service", "kubernetes", namespace="default")["spec"]["clusterIP"]
+    kubernetes = place.get("services", "kubernetes", namespace="default")["spec"]["clusterIP"]
     node = place.pods()[0]["status"]["hostIP"]
     seen = set()
     for part, local_port, remote, remote_port in sampler.flows:

@@ -28,30 +28,30 @@ for number in range(int(sys.argv[1])):
 """
 
 
-def test_clusters_start_every_time(place):
+def test_clusters_start_every_time(empty):
     """Also when the phase Pending is written over Running while they start, as the operator may do itself."""
     over, written = threading.Event(), []
 
     def disturb():
         while not over.wait(0.2):
-            for cluster in place.get("daskclusters")["items"]:
+            for cluster in empty.get("daskclusters")["items"]:
                 name = cluster["metadata"]["name"]
                 if int(name[-1], 16) % 2 and cluster.get("status", {}).get("phase") == "Running":
-                    place.ctl("patch", "daskcluster", name, "--type=merge", '-p={"status":{"phase":"Pending"}}', check=False)
+                    empty.ctl("patch", "daskcluster", name, "--type=merge", '-p={"status":{"phase":"Pending"}}', check=False)
                     written.append(name)
 
     thread = threading.Thread(target=disturb)
     thread.start()
-    place.job("starts", command=["python", "-c", START, str(STARTS)])
+    empty.job("starts", command=["python", "-c", START, str(STARTS)])
     try:
-        state, log = place.finish("starts", 60 + 40 * STARTS)
+        state, log = empty.finish("starts", 60 + 40 * STARTS)
     finally:
         over.set()
         thread.join()
     assert state == "Complete", log
     assert [line.split()[1] for line in log.splitlines() if line.startswith("started")] == [str(n) for n in range(STARTS)], log
     print(f"{STARTS} starts, {len(set(written))} of them with a phase written over; {log}")
-    place.nothing_left()
+    empty.nothing_left()
 
 
 def failing(place, name, *settings, seconds=150, **options):
@@ -84,25 +84,25 @@ with kubernetes_pool(compute, 0, lambda text: print(text, flush=True)) as pool:
 """
 
 
-def test_an_adaptive_cluster_grows_with_the_work_and_no_further(place):
-    place.job("adaptive", command=["python", "-c", ADAPT])
-    state, log = place.finish("adaptive", 180)
+def test_an_adaptive_cluster_grows_with_the_work_and_no_further(empty):
+    empty.job("adaptive", command=["python", "-c", ADAPT])
+    state, log = empty.finish("adaptive", 180)
     assert state == "Complete", log
     assert "1 workers of" in log
     assert "workers seen: [1, 2]" in log
-    place.nothing_left()
+    empty.nothing_left()
 
 
-def test_an_image_that_does_not_exist_is_named(place):
+def test_an_image_that_does_not_exist_is_named(empty):
     nowhere = 'compute.kubernetes.scheduler_pod={"containers":[{"image":"localhost/nowhere:1"}]}'
-    log = failing(place, "no-image", nowhere, "compute.kubernetes.start_minutes=0.4")
+    log = failing(empty, "no-image", nowhere, "compute.kubernetes.start_minutes=0.4")
     assert "did not start" in log
     assert "localhost/nowhere:1" in log
 
 
-def test_a_worker_that_cannot_be_scheduled_is_said_with_the_reason(place):
+def test_a_worker_that_cannot_be_scheduled_is_said_with_the_reason(empty):
     log = failing(
-        place,
+        empty,
         "no-node",
         'compute.kubernetes.worker_pod={"nodeSelector":{"no":"such"}}',
         "compute.kubernetes.start_minutes=0.4",
@@ -126,38 +126,38 @@ def test_a_worker_that_needs_more_memory_than_its_limit_is_named(place):
     assert "ran out of memory; its limit is 150Mi" in log
 
 
-def test_an_operator_that_is_not_there_is_missed(place):
-    place.ctl("scale", "deployment/dask-operator", "--replicas=0", namespace=place.operators)
+def test_an_operator_that_is_not_there_is_missed(empty):
+    empty.ctl("scale", "deployment/dask-operator", "--replicas=0", namespace=empty.operators)
     try:
-        place.ctl("wait", "--for=delete", "pod", "--all", "--timeout=60s", namespace=place.operators)
-        log = failing(place, "no-operator", seconds=150)
+        empty.ctl("wait", "--for=delete", "pod", "--all", "--timeout=60s", namespace=empty.operators)
+        log = failing(empty, "no-operator", seconds=150)
         assert "the Dask operator has not acted on the cluster" in log
         assert "kubectl get pods --namespace deepprofile-operator" in log
     finally:
-        place.ctl("scale", "deployment/dask-operator", "--replicas=1", namespace=place.operators)
-        place.ctl("rollout", "status", "deployment/dask-operator", "--timeout=90s", namespace=place.operators)
+        empty.ctl("scale", "deployment/dask-operator", "--replicas=1", namespace=empty.operators)
+        empty.ctl("rollout", "status", "deployment/dask-operator", "--timeout=90s", namespace=empty.operators)
 
 
-def test_a_wrong_configuration_ends_the_job_at_once(place):
-    place.job("wrong", "compute.nothing=1")
-    state, log = place.finish("wrong", 60)
+def test_a_wrong_configuration_ends_the_job_at_once(empty):
+    empty.job("wrong", "compute.nothing=1")
+    state, log = empty.finish("wrong", 60)
     assert state == "Failed"
     assert "there is no key 'compute.nothing'" in log
-    reasons = [c["reason"] for c in place.get("job", "wrong")["status"]["conditions"] if c["type"] == "Failed"]
+    reasons = [c["reason"] for c in empty.get("jobs", "wrong")["status"]["conditions"] if c["type"] == "Failed"]
     assert reasons == ["PodFailurePolicy"]
 
 
-def test_leftovers_of_dead_drivers_are_removed_at_the_next_start(place):
+def test_leftovers_of_dead_drivers_are_removed_at_the_next_start(empty):
     left = yaml.safe_load((REPOSITORY / "k8s" / "base" / "daskcluster.yaml").read_text())
     left["metadata"] |= {
         "name": "deepprofile-left",
-        "namespace": place.namespace,
+        "namespace": empty.namespace,
         "annotations": {"deepprofile.io/driver": "gone", "deepprofile.io/driver-uid": "0"},
     }
     left["spec"]["worker"]["replicas"] = 1
-    place.ctl("apply", "-f", "-", given=json.dumps(left))
-    place.job("after-dead", command=["python", "-c", START, "1"])
-    state, log = place.finish("after-dead", 120)
+    empty.ctl("apply", "-f", "-", given=json.dumps(left))
+    empty.job("after-dead", command=["python", "-c", START, "1"])
+    state, log = empty.finish("after-dead", 120)
     assert state == "Complete", log
     assert "started 0" in log
-    place.nothing_left()
+    empty.nothing_left()

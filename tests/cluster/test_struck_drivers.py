@@ -5,7 +5,7 @@ import time
 import pytest
 
 from tests.cluster.kube import until
-from tests.cluster.strikes import SLOWLY, check_same, delete, struck
+from tests.cluster.strikes import SLOWLY, check_same, struck
 
 pytestmark = pytest.mark.cluster
 
@@ -15,7 +15,7 @@ def test_a_driver_that_is_killed_is_followed_by_one_that_goes_on(place, expected
     name = f"driver-{stage.partition('-')[0]}-{after}"
 
     def strike():
-        delete(place, place.driver(name), "--grace-period=0", "--force")
+        place.delete_pod(place.driver(name), 0)
 
     log = struck(place, name, stage, after, strike, *SLOWLY)
     drivers = check_same(place, name, expected)[stage.replace("-", "/", 1)]["drivers"]
@@ -32,8 +32,8 @@ def test_a_driver_that_is_asked_to_end_removes_its_cluster_within_seconds(place,
     def strike():
         name = place.get("daskclusters")["items"][0]["metadata"]["name"]
         began = time.monotonic()
-        delete(place, place.driver("driver-asked"), "--grace-period=45")
-        until(30, lambda: "NotFound" in place.ctl("get", "daskcluster", name, check=False), "the cluster goes", 0.2)
+        place.delete_pod(place.driver("driver-asked"), 45)
+        until(30, lambda: not place.is_there("daskclusters", name), "the cluster goes", 0.2)
         times.append(time.monotonic() - began)
 
     struck(place, "driver-asked", "invert", 2, strike, *SLOWLY)
@@ -44,7 +44,7 @@ def test_a_driver_that_is_asked_to_end_removes_its_cluster_within_seconds(place,
 
 def test_a_scheduler_that_is_lost_is_followed_by_another_cluster(place, expected):
     def strike():
-        delete(place, place.dask_pods("scheduler")[0]["metadata"]["name"], "--grace-period=0", "--force")
+        place.delete_pod(place.dask_pods("scheduler")[0]["metadata"]["name"], 0)
 
     log = struck(place, "scheduler-killed", "invert", 2, strike, *SLOWLY)
     found = check_same(place, "scheduler-killed", expected)

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from tests.cluster.kube import until
-from tests.cluster.strikes import SLOWLY, check_same, delete, struck
+from tests.cluster.strikes import SLOWLY, check_same, struck
 
 pytestmark = pytest.mark.cluster
 
@@ -16,8 +16,8 @@ def test_a_worker_that_is_killed_costs_the_blocks_it_held(place, expected):
 
     def strike():
         operator = place.pods(namespace=place.operators)[0]["metadata"]["name"]
-        place.ctl("delete", "pod", operator, "--grace-period=0", "--force", "--wait=false", namespace=place.operators)
-        delete(place, place.dask_pods("worker")[0]["metadata"]["name"], "--grace-period=0", "--force")
+        place.delete_pod(operator, 0, place.operators)
+        place.delete_pod(place.dask_pods("worker")[0]["metadata"]["name"], 0)
 
     log = struck(place, "worker-killed", "invert", 2, strike, *SLOWLY)
     invert = check_same(place, "worker-killed", expected)["invert"]
@@ -74,7 +74,7 @@ def test_workers_that_are_evicted_and_preempted_are_told_apart(place, expected, 
         return {p["metadata"]["name"] for p in found}
 
     def another_computes():
-        return any("begins" in place.ctl("logs", other, check=False) for other in workers() - {name})
+        return any("begins" in place.log_of(other) for other in workers() - {name})
 
     def strike():
         nonlocal name
