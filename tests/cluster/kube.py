@@ -31,6 +31,7 @@ APIS = {
 CLUSTER_WIDE = ("namespaces", "nodes")
 # Fewer days than the overlay has: enough blocks to strike between, few enough for two cores.
 UNTIL = "2015-05-02"
+TWIN_DAYS = 36
 SMALLER = ("collocation.min_samples=20",)
 # The storage server under a shell that starts it again, and can be told to wait with that.
 HELD_DOWN = """
@@ -48,6 +49,13 @@ def breakable(documents):
     """Lets a test kill the storage server and hold it down, without the loss of its files."""
     storage = next(d for d in documents if d["kind"] == "Deployment" and d["metadata"]["name"] == "storage")
     storage["spec"]["template"]["spec"]["containers"][0]["command"] = ["sh", "-c", HELD_DOWN, "sh"]
+
+
+def shorten(documents):
+    """The twin writes no more days than the tests read: every run lists all granules."""
+    twin = next(d for d in documents if d["kind"] == "Job" and d["metadata"]["name"] == "twin")
+    arguments = twin["spec"]["template"]["spec"]["containers"][0]["args"]
+    arguments[arguments.index("--days") + 1] = str(TWIN_DAYS)
 
 
 def until(seconds, question, what, every=0.5):
@@ -213,6 +221,7 @@ class Kube(Kubectl):
         self.apply_bare()
         documents = render("overlays/local")
         breakable(documents)
+        shorten(documents)
         self._apply([d for d in documents if twin or (d["kind"], d["metadata"]["name"]) != ("Job", "twin")])
         self.ctl("rollout", "status", "deployment/storage", "--timeout=120s", timeout=130)
         if twin:
