@@ -258,6 +258,8 @@ class Kube(Kubectl):
         environment = {"DEEPPROFILE_UNTIL": UNTIL, "DEEPPROFILE_SET": " ".join(given), **environment}
         kept = [each for each in container["env"] if each["name"] not in environment]
         container["env"] = kept + [{"name": name, "value": value} for name, value in environment.items()]
+        # Several tests share a small node.
+        container["resources"]["requests"]["cpu"] = "50m"
         if command:
             container["args"] = command
         if once:

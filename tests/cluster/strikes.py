@@ -57,5 +57,5 @@ def check_same(place, root, expected):
 SLOWLY = (
     "compute.workers=1",
     "compute.window=1",
-    'compute.kubernetes.worker_pod={"containers":[{"resources":{"requests":{"cpu":"100m"},"limits":{"cpu":"300m"}}}]}',
+    'compute.kubernetes.worker_pod={"containers":[{"resources":{"requests":{"cpu":"100m"},"limits":{"cpu":"500m"}}}]}',
 )
