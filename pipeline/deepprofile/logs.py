@@ -38,7 +38,13 @@ def json_formatter() -> logging.Formatter:
 
 
 def _is_ours_or_matters(record: logging.LogRecord) -> bool:
-    """What a stranger wants to read of a run: our lines, and the errors of others."""
+    """What a stranger wants to read of a run: our lines, and the errors of others.
+
+    Not what asyncio says of a wait that was given up after its time, such as for a scheduler that is being removed: who waited
+    has said what matters of it.
+    """
+    if record.name == "asyncio" and record.exc_info and isinstance(record.exc_info[1], TimeoutError):
+        return False
     return record.name.startswith("deepprofile") or record.levelno >= logging.ERROR
 
 
