@@ -11,6 +11,8 @@ export MPLBACKEND := Agg
 # Compiled kernels are cached by source file, and one file inlines another: a cache for each state of the sources.
 export NUMBA_CACHE_DIR := $(CURDIR)/$(VENV)/numba/$(shell cat pipeline/deepprofile/*.py pipeline/deepprofile/*/*.py | cksum | tr ' ' -)
 
+KERNELS := $(NUMBA_CACHE_DIR)/.compiled
+
 .PHONY: help demo test lint types format bench twin calibration cluster soak manifests lock clean
 
 help:  ## list the targets
@@ -26,7 +28,16 @@ $(INSTALLED): requirements.lock pyproject.toml
 demo: $(INSTALLED)  ## a region whose soil moisture is known: its granules, every stage, a report
 	$(BIN)/deepprofile demo --output demo-output
 
-test: $(INSTALLED)  ## all tests that need no cluster and no network
+# Tests start many processes, and each would compile the kernels that it does not find: a small run of all stages does it once.
+$(KERNELS): $(INSTALLED)
+	@rm -rf $(VENV)/twin
+	@$(BIN)/deepprofile twin --output $(VENV)/twin --rows 6 --columns 6 --days 110 >$(VENV)/kernels.log 2>&1 \
+		&& $(BIN)/deepprofile run --config $(VENV)/twin/deepprofile.yaml --set compute.processes=false >>$(VENV)/kernels.log 2>&1 \
+		|| { cat $(VENV)/kernels.log >&2; exit 1; }
+	@rm -rf $(VENV)/twin
+	@touch $@
+
+test: $(KERNELS)  ## all tests that need no cluster and no network
 	$(BIN)/python -m pytest $(PYTEST_ARGUMENTS)
 
 cluster: $(INSTALLED)  ## tests on the Kubernetes that DEEPPROFILE_TEST_CONTEXT names, where the images are loaded

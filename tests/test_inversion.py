@@ -22,14 +22,20 @@ def observed(products):
     return np.concatenate(parts, axis=-1)
 
 
-def dense_posterior(y, variances, prior, count=2000):
-    """Mean and covariance of theta on a fine grid of depths, with the grid."""
+def dense_gain(use, variances, prior, count=2000):
+    """Gain of these observations on a fine grid of depths, their operator, the prior covariance, and the grid."""
     depth = (np.arange(count) + 0.5) / count
     cov = prior.std**2 * np.exp(-np.abs(depth[:, None] - depth) / prior.correlation_length)
-    use = np.isfinite(y) & np.isfinite(variances)
     inside = (depth >= TOP[use, None]) & (depth < BOTTOM[use, None])
     h = inside / inside.sum(axis=1, keepdims=True)
     gain = cov @ h.T @ np.linalg.inv(h @ cov @ h.T + np.diag(variances[use]))
+    return gain, h, cov, depth
+
+
+def dense_posterior(y, variances, prior):
+    """Mean and covariance of theta on a fine grid of depths, with the grid."""
+    use = np.isfinite(y) & np.isfinite(variances)
+    gain, h, cov, depth = dense_gain(use, variances, prior)
     return prior.mean + gain @ (y[use] - prior.mean), cov - gain @ h @ cov, depth
 
 
@@ -101,11 +107,12 @@ def test_active_bounds_agree_with_slsqp(method):
     assert at_bound.sum() >= 10
     basis = basis_at(np.linspace(0.0, 1.0, 2001), order)
     y, design = observed(products)[0], basis_mean(TOP, BOTTOM, order)
+    gain, _, _, depth = dense_gain(np.full(9, True), variances, prior, 4000)
     for day in np.flatnonzero(at_bound):
         if method == "map":
             precision = np.linalg.inv(free.posterior_covariance.values[0, int(free.pattern[0, day])])
             # The mean of the posterior without bounds, itself checked against the dense posterior above.
-            mean, _, depth = dense_posterior(y[day], variances, prior, 4000)
+            mean = prior.mean + gain @ (y[day] - prior.mean)
             centre = (basis_at(depth, order) * (2 * np.arange(order + 1) + 1) / depth.size).T @ mean
         else:
             precision = design.T @ design / 0.04**2

@@ -50,8 +50,6 @@ def test_a_template_is_a_store_that_xarray_opens(tmp_path):
     assert zarr.open_group(tmp_path / "a.zarr", mode="r")["theta"].shards == (4, 3)
 
 
-# The filter within is of the whole process, and so of one thread only.
-@pytest.mark.filterwarnings("ignore:Consolidated metadata")
 def test_two_drivers_may_make_the_same_store_at_the_same_time(anywhere):
     url, errors = f"{anywhere}/a.zarr", []
     start = threading.Barrier(4)

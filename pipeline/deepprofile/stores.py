@@ -9,6 +9,7 @@ Knows nothing of soil moisture. A root is any URL; a store below it has versions
 from __future__ import annotations
 
 import os
+import threading
 import uuid
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,6 +32,7 @@ from deepprofile.objects import exists as object_exists
 POINTER: Final = "current.json"
 # Values are rounded to a power of two: exact in single precision, and the zeros compress.
 COMPRESSION_LEVEL: Final = 3
+_filters_of_warnings = threading.Lock()
 
 
 class StoreError(Exception):
@@ -114,7 +116,8 @@ def create(url: str, template: Template) -> None:
         if variable.values is not None:
             write_coordinate(url, name, variable.values)
     # One read opens the store; this is optional in Zarr 3, so nothing here requires it.
-    with warnings.catch_warnings():
+    # Filters of warnings are the whole process's: one thread at a time changes them.
+    with _filters_of_warnings, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         zarr.consolidate_metadata(store)
 

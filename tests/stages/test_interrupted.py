@@ -37,7 +37,7 @@ def settings(world, granules, tmp_path_factory):
     def write(name):
         folder = tmp_path_factory.mktemp(name)
         path = folder / "deepprofile.yaml"
-        blocks = {"days": 8, "cells": 4, "chunk_days": 4, "chunk_cells": 4}
+        blocks = {"days": 12, "cells": 8, "chunk_days": 4, "chunk_cells": 4}
         path.write_text(yaml.safe_dump(document(world, granules, folder / "root", blocks=blocks), sort_keys=False))
         return path, folder / "root"
 

@@ -51,7 +51,7 @@ def shifted(path, target, by, expver=None):
 @pytest.fixture(scope="session")
 def archive(tmp_path_factory):
     """Everything that the providers will ever have: final granules, those that come before them, and one that was replaced."""
-    world = twin.simulate((10, 7), max(0.5, LAST / 360), seed=5, stations=2)
+    world = twin.simulate((10, 7), max(0.5, LAST / 360), seed=5, stations=1)
     folder = tmp_path_factory.mktemp("archive")
     write_granules(world, folder, slice(0, LAST + 1))
     write_stations(world, folder)
