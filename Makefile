@@ -44,7 +44,7 @@ cluster: $(INSTALLED)  ## tests on the Kubernetes that DEEPPROFILE_TEST_CONTEXT 
 	$(BIN)/python -m pytest -m cluster -n 3 tests/cluster $(PYTEST_ARGUMENTS)
 
 soak: $(INSTALLED)  ## what takes long: a year of the schedule, and the tests of `cluster` with twenty starts
-	DEEPPROFILE_TEST_SCHEDULE_DAYS=365 $(BIN)/python -m pytest -n 0 tests/stages/test_schedule.py
+	DEEPPROFILE_TEST_SCHEDULE_DAYS=365 $(BIN)/python -m pytest -n 0 --timeout 10800 tests/stages/test_schedule.py
 	DEEPPROFILE_TEST_STARTS=20 $(BIN)/python -m pytest -m cluster -n 3 tests/cluster $(PYTEST_ARGUMENTS)
 
 manifests: $(INSTALLED)  ## write what is generated below k8s/

@@ -6,6 +6,8 @@ import json
 import os
 import re
 import subprocess
+import sys
+import tempfile
 import time
 import uuid
 from contextlib import contextmanager
@@ -15,6 +17,7 @@ from pathlib import Path
 import yaml
 from deepprofile.objects import join, names_below, read_json
 from kubernetes import config
+from urllib3.exceptions import HTTPError
 
 from tests.storage import emulator
 
@@ -33,6 +36,8 @@ CLUSTER_WIDE = ("namespaces", "nodes")
 UNTIL = "2015-05-02"
 TWIN_DAYS = 36
 SMALLER = ("collocation.min_samples=20",)
+# How long one answer of the API may take: connecting, and between two pieces of it.
+ANSWER_SECONDS = (10, 20)
 # The storage server under a shell that starts it again, and can be told to wait with that.
 HELD_DOWN = """
 trap 'kill $child; exit 0' TERM
@@ -108,8 +113,16 @@ class Kubectl:
         asked = client.param_serialize(
             method, path, query_params=list(query.items()), header_params={}, body=body, auth_settings=["BearerToken"]
         )
-        answer = client.call_api(*asked)
-        text = answer.read().decode()
+        for attempt in range(3):
+            try:
+                answer = client.call_api(*asked, _request_timeout=ANSWER_SECONDS)
+                text = answer.read().decode()
+                break
+            except HTTPError as error:
+                # An answer that does not come is asked for again, and said.
+                print(f"{method} {path}: {type(error).__name__}: {error}", file=sys.stderr)
+                if attempt == 2 or method != "GET":
+                    raise
         if answer.status >= 400:
             raise Refused(answer.status, text)
         return text
@@ -309,14 +322,23 @@ class Kube(Kubectl):
     def storage(self):
         """Within, ``gs://`` is the storage server of this place."""
         if self._forward is None or self._forward.poll() is not None:
-            command = ["kubectl", "--context", self.context, "-n", self.namespace, "port-forward", "service/storage", ":4443"]
-            self._forward = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-            line = self._forward.stdout.readline()
-            port = re.search(r"127\.0\.0\.1:(\d+)", line)
-            assert port, line
-            self._url = f"http://127.0.0.1:{port.group(1)}"
+            self._begin_to_forward()
         with emulator(self._url):
             yield
+
+    def _begin_to_forward(self):
+        command = ["kubectl", "--context", self.context, "-n", self.namespace, "port-forward", "service/storage", ":4443"]
+        # It says a line for each connection: nobody would read them from a pipe, which is full at some time.
+        with tempfile.NamedTemporaryFile("r+") as said:
+            self._forward = subprocess.Popen(command, stdout=said.fileno(), stderr=subprocess.STDOUT)
+
+            def port():
+                said.seek(0)
+                text = said.read()
+                assert self._forward.poll() is None, text
+                return re.search(r"127\.0\.0\.1:(\d+)", text)
+
+            self._url = f"http://127.0.0.1:{until(30, port, 'the storage is reached', 0.05).group(1)}"
 
     def in_storage(self, script):
         """Run a script beside the storage server."""
@@ -327,7 +349,7 @@ class Kube(Kubectl):
         """End the connection to the storage server."""
         if self._forward is not None:
             self._forward.kill()
-            self._forward.communicate()
+            self._forward.wait()
             self._forward = None
 
 
