@@ -1,8 +1,12 @@
 """What is said of pods, and the cluster that a driver asks for; no Kubernetes is needed for that."""
 
+import asyncio
 import copy
+import time
 from pathlib import Path
 
+import httpx
+import kr8s
 import pytest
 import yaml
 from deepprofile.cluster import kubernetes, pods
@@ -266,3 +270,45 @@ def test_a_driver_outside_of_a_cluster_is_told_so(monkeypatch):
         kubernetes_pool(Compute(), 0, print),
     ):
         pass
+
+
+def refusal(code, text, method="POST"):
+    answer = httpx.Response(code, request=httpx.Request(method, "https://api/daskclusters"))
+    return kr8s.ServerError(text, response=answer)
+
+
+def made_after(monkeypatch, refusals, seconds=60.0):
+    """How often a cluster was asked for, whose making is refused so often."""
+    from dask_kubernetes.operator import KubeCluster
+
+    asked = []
+
+    async def create(self):
+        asked.append(self.name)
+        if len(asked) <= len(refusals):
+            raise refusals[len(asked) - 1]
+
+    monkeypatch.setattr(KubeCluster, "_create_cluster", create)
+    monkeypatch.setattr(kubernetes, "REFUSED_SECONDS", 0.01)
+    kind = kubernetes._kube_cluster(time.monotonic() + seconds, lambda late: None)
+    cluster = object.__new__(type("Named", (kind,), {"name": "deepprofile-1", "__del__": lambda self: None}))
+    asyncio.run(cluster._create_cluster())
+    return len(asked)
+
+
+def test_a_cluster_that_is_refused_for_a_moment_is_asked_for_again(monkeypatch):
+    uncounted = refusal(403, "daskclusters is forbidden: status unknown for quota: deepprofile")
+    assert made_after(monkeypatch, [uncounted, uncounted, refusal(429, "too many requests")]) == 4
+
+
+@pytest.mark.parametrize(
+    ("refused", "seconds"),
+    [
+        (refusal(403, "daskclusters is forbidden: exceeded quota: deepprofile"), 60.0),
+        (refusal(403, "daskclusters is forbidden: status unknown for quota: deepprofile"), -1.0),
+        (refusal(403, "pods is forbidden: status unknown for quota: deepprofile", "GET"), 60.0),
+    ],
+)
+def test_a_cluster_that_is_refused_is_said_with_the_reason(monkeypatch, refused, seconds):
+    with pytest.raises(ClusterError, match=r"does not make the Dask cluster deepprofile-1: .* quota: deepprofile"):
+        made_after(monkeypatch, [refused], seconds)

@@ -42,7 +42,7 @@ def test_clusters_start_every_time(empty):
 
     thread = threading.Thread(target=disturb)
     thread.start()
-    empty.job("starts", command=["python", "-c", START, str(STARTS)])
+    empty.job("starts", command=["python", "-c", START, str(STARTS)], once=True)
     try:
         state, log = empty.finish("starts", 60 + 40 * STARTS)
     finally:
@@ -85,7 +85,7 @@ with kubernetes_pool(compute, 0, lambda text: print(text, flush=True)) as pool:
 
 
 def test_an_adaptive_cluster_grows_with_the_work_and_no_further(empty):
-    empty.job("adaptive", command=["python", "-c", ADAPT])
+    empty.job("adaptive", command=["python", "-c", ADAPT], once=True)
     state, log = empty.finish("adaptive", 180)
     assert state == "Complete", log
     assert "1 workers of" in log
@@ -156,7 +156,7 @@ def test_leftovers_of_dead_drivers_are_removed_at_the_next_start(empty):
     }
     left["spec"]["worker"]["replicas"] = 1
     empty.ctl("apply", "-f", "-", given=json.dumps(left))
-    empty.job("after-dead", command=["python", "-c", START, "1"])
+    empty.job("after-dead", command=["python", "-c", START, "1"], once=True)
     state, log = empty.finish("after-dead", 120)
     assert state == "Complete", log
     assert "started 0" in log

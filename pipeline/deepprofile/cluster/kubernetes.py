@@ -39,6 +39,8 @@ SAY_SECONDS, LONGEST_SAY_SECONDS = 10.0, 80.0
 OPERATOR_SECONDS: Final = 45.0
 LOST_SCHEDULER_SECONDS: Final = 30.0
 EXPLAINED_SECONDS: Final = 30.0
+# Between two attempts to make a cluster that the API server cannot make at the moment.
+REFUSED_SECONDS: Final = 1.0
 
 
 def worker_memory_bytes(memory_per_block: int, threads: int) -> int:
@@ -280,6 +282,17 @@ class Watcher:
         return cause, text
 
 
+def refused_for_now(error: Any) -> bool:
+    """Whether the API server has made nothing, and may in a moment: too much to do, or a quota that is not counted yet."""
+    answer = error.response
+    if answer is None or answer.request.method != "POST":
+        return False
+    text = str(error)
+    return answer.status_code in (429, 503) or (
+        answer.status_code in (403, 409) and ("status unknown for quota" in text or "object has been modified" in text)
+    )
+
+
 def _kube_cluster(deadline: float, problem: Callable[[bool], None]) -> type[Any]:
     import kr8s
     from dask_kubernetes.operator import KubeCluster
@@ -287,6 +300,16 @@ def _kube_cluster(deadline: float, problem: Callable[[bool], None]) -> type[Any]
 
     class Cluster(KubeCluster):  # type: ignore[misc]
         """KubeCluster that waits for the scheduler itself: the operator may write an old phase over a new one."""
+
+        async def _create_cluster(self) -> None:
+            while True:
+                try:
+                    await super()._create_cluster()
+                    return
+                except kr8s.ServerError as error:
+                    if not refused_for_now(error) or time.monotonic() > deadline:
+                        raise ClusterError(f"the API server does not make the Dask cluster {self.name}: {error}") from error
+                await asyncio.sleep(REFUSED_SECONDS)
 
         async def _wait_for_controller(self) -> None:
             began = time.monotonic()
