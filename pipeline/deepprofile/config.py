@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, ByteSize, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
 
 from deepprofile import grids
+from deepprofile.errors import WINDOW
 from deepprofile.grids import Grid
 from deepprofile.products import PRODUCTS, VARIANTS, Latency, Product
 
@@ -126,7 +127,7 @@ class Collocation(Section):
         (("smap_l3", "smap_l4"),), description="pairs of products whose errors are not independent"
     )
     min_samples: Annotated[int, Field(ge=3)] = Field(100, description="complete triples that triple collocation needs")
-    window: Positive = Field(21, description="cells along each side of a cell's neighbourhood; odd")
+    window: Positive = Field(WINDOW, description="cells along each side of a cell's neighbourhood; odd")
     every_days: Annotated[int, Field(ge=0)] = Field(
         0,
         description="run: days between two error models, frozen in between; 0: a new one whenever inputs change",

@@ -20,6 +20,7 @@ import xarray as xr
 from numba import njit
 from numpy.typing import NDArray
 
+from deepprofile.biases import MIDDLE, bias_variances, surface_deficit
 from deepprofile.collocation import MOMENTS, Moments, collocate, critical_correlation, triple_moments
 from deepprofile.layers import OBSERVATION, Layout, Stack, overlap_weights, stack_products
 from deepprofile.prior import KERNELS, kernel_covariance
@@ -33,24 +34,21 @@ MIN_COVERAGE: Final = 0.5
 # so that four years are some fifty independent samples, and a ratio of three covariances of those is uncertain by tens of
 # percent.
 SHRINKAGE_DAYS: Final = 8000.0
-WINDOW: Final = 21
-# Triple collocation errors are relative to a product's own signal: what a damped response loses it does not see.
-UNSEEN_SHARE: Final = 0.1
-# Part of the random errors, and of the biases, that is shared evenly between the members of a triplet: products that share an
-# error by chance make the third one look bad.
-EVEN_ERRORS: Final = 0.15
-EVEN_BIASES: Final = 0.25
+WINDOW: Final = 41
+# What is known of a product's noise-to-signal ratio (error variance over signal variance) before any data, and how far what
+# triple collocation says is believed: in the mean over the layers of one product, and in how a layer differs from that mean.
+# Products share errors by chance, which makes the third one of a triplet look bad, more so in one layer than in all.
+TYPICAL_NOISE: Final = 0.65
+PRODUCT_TRUST: Final = 0.6
+LAYER_TRUST: Final = 0.2
+NOISE_RANGE: Final = (0.05, 20.0)
 EQUAL_ERROR: Final = 0.045**2
-EQUAL_BIAS: Final = 0.03**2
-# Number of cells at which the biases of a neighbourhood are believed as much as EQUAL_BIAS.
-BIAS_CELLS: Final = 4.0
-# Products agree on less than the whole signal, each being damped or late in its own way.
-SIGNAL_INFLATION: Final = 2.0
 SIGNAL_DAYS: Final = 600.0
+# Days that two series need in common for one to say what the mean of the other would have been on its missing days.
+REFERENCE_DAYS: Final = 10.0
 # Critical correlations are tabulated up to here; neighbourhoods with more samples count as this many.
 MOST_SAMPLES: Final = 20_000
 SMALLEST_ERROR: Final = 0.005**2
-SMALLEST_BIAS: Final = 0.01**2
 
 OWN, NEIGHBOURS, EQUAL, ABSENT = 0, 1, 2, 3
 STATUS_MEANINGS: Final = "triple_collocation neighbours equal_weights no_data"
@@ -151,30 +149,59 @@ def series_moments(arrays: Sequence[NDArray[Any]], design: Design) -> Array:
     return out.reshape(*shape, len(groups), MOMENTS)
 
 
-def _sums_to_pool(moments: Array, *, design: Design, min_samples: int) -> Array:
+def _sums_to_pool(moments: Array, *, layout: Layout, design: Design, min_samples: int) -> Array:
     """What a neighbourhood adds up, (..., k): co-moments with their degrees of freedom, and squared differences of means.
 
     A cell that has too few complete triples for itself has none to lend.
     """
     parts = Moments.from_array(moments)
     n = len(design.weights[0])
-    triplets = slice(n, n + len(design.triplets))
     lent = np.ones(len(design.groups))
     lent = np.where((np.arange(len(lent)) >= n) & (parts.count < min_samples), 0.0, lent)
     freedom = lent * np.maximum(parts.count - 1.0, 0.0)
-    mean = parts.mean[..., triplets, :]
-    enough = (parts.count[..., triplets] >= 10.0)[..., None]
-    differences = np.stack([mean[..., 0] - mean[..., 1], mean[..., 0] - mean[..., 2], mean[..., 1] - mean[..., 2]], axis=-1)
-    squares = np.where(enough, differences**2, 0.0)
-    bias = np.concatenate([np.where(enough, differences, 0.0), squares, enough.astype(np.float64)], axis=-1)
     within = np.concatenate([freedom[..., None], lent[..., None] * parts.comoment], axis=-1)
+    first, second = np.triu_indices(n)
+    reference = reference_means(parts, design)
+    departure = np.nan_to_num(reference - MIDDLE - surface_deficit(layout.top, layout.bottom))
+    there = np.isfinite(reference)
+    both = (there[..., first] & there[..., second]).astype(np.float64)
+    products = departure[..., first] * departure[..., second]
     flat = (*moments.shape[:-2], -1)
-    return np.concatenate([within.reshape(flat), bias.reshape(flat)], axis=-1)
+    return np.concatenate([within.reshape(flat), products, both], axis=-1)
 
 
-def _estimate(
-    moments: Array, sums: Array, top: Array, bottom: Array, *, design: Design, min_samples: int
-) -> tuple[NDArray[Any], ...]:
+def sums_to_pool(design: Design) -> int:
+    """How many numbers of each cell a neighbourhood adds up."""
+    n = len(design.weights[0])
+    return 7 * len(design.groups) + n * (n + 1)
+
+
+def reference_means(parts: Moments, design: Design) -> Array:
+    """Time mean of each observation as it would be had it been there on the days of the others; (..., n), NaN where absent.
+
+    Days that one product lacks (winters of a retrieval, the end of a record) would look like a bias. Another product that has
+    them tells by how much its own mean differs between the common days and all of its days, and a regression on the common
+    days how much of that counts (regression estimator of double sampling, Cochran 1977, Sampling Techniques, 12.6).
+    """
+    n = len(design.weights[0])
+    mean, count = parts.mean[..., :n, 0], parts.count[..., :n]
+    shift, total = np.zeros(mean.shape), np.zeros(mean.shape)
+    start = len(design.groups) - len(design.pairs)
+    for k, (i, j) in enumerate(design.pairs.tolist()):
+        common, comoment = parts.count[..., start + k], parts.comoment[..., start + k, :]
+        both = np.maximum(comoment[..., 3], 0.0)
+        for target, other, at, variance in ((i, j, 1, comoment[..., 1]), (j, i, 0, comoment[..., 0])):
+            lacking = 1.0 - common / np.maximum(count[..., other], 1.0)
+            product = np.maximum(comoment[..., 0] * comoment[..., 1], 1e-30)
+            usable = (common >= REFERENCE_DAYS) & (variance > 0.0) & (lacking > 0.0)
+            weight = np.where(usable, lacking * np.minimum(both**2 / product, 1.0), 0.0)
+            slope = np.where(usable, both / np.where(variance > 0.0, variance, 1.0), 0.0)
+            shift[..., target] += weight * slope * (mean[..., other] - parts.mean[..., start + k, at])
+            total[..., target] += weight
+    return np.where(count > 0, mean + np.divide(shift, total, out=np.zeros_like(shift), where=total > 0), np.nan)
+
+
+def _estimate(moments: Array, sums: Array, *, layout: Layout, design: Design, min_samples: int) -> tuple[NDArray[Any], ...]:
     """Error model of each cell from its own moments (..., group, 10) and the sums of its neighbourhood (..., k)."""
     shape = moments.shape[:-2]
     groups, n, count = len(design.groups), len(design.weights[0]), len(design.triplets)
@@ -182,7 +209,9 @@ def _estimate(
     cells = len(moments)
     sums = sums.reshape(cells, -1)
     within = sums[:, : 7 * groups].reshape(cells, groups, 7)
-    bias = sums[:, 7 * groups :].reshape(cells, count, 7)
+    first, second = np.triu_indices(n)
+    of_means = np.zeros((2, cells, n, n))
+    of_means[:, :, first, second] = of_means[:, :, second, first] = np.stack(np.split(sums[:, 7 * groups :], 2, axis=1))
     own = Moments.from_array(moments)
     triplets = slice(n, n + count)
 
@@ -206,8 +235,8 @@ def _estimate(
         r_squared = result.signal_variance[..., 0] / (result.signal_variance[..., 0] + result.error_variance[..., 0])
     good = (own_valid | near_valid) & (r_squared > 0.0) & (r_squared < 1.0)
 
-    error, bias_variance = np.full((n, cells), EQUAL_ERROR), np.full((n, cells), EQUAL_BIAS)
-    r2 = np.full((n, cells), np.nan)
+    error, r2 = np.full((n, cells), EQUAL_ERROR), np.full((n, cells), np.nan)
+    signals, noise = np.full((n, cells), np.nan), np.full((n, cells), np.nan)
     samples, status = np.zeros((n, cells)), np.full((n, cells), EQUAL)
     observation = np.array([t.observation for t in design.triplets], dtype=np.int64)
     for i in range(n):
@@ -221,29 +250,24 @@ def _estimate(
         def mean(values: Array, used: NDArray[np.bool_] = used, number: Array = number) -> Array:
             return divide(np.where(used, values, 0.0).sum(axis=1), number)
 
-        # All three as they vary over this layer; the reference is what the members agree on.
+        # All three as they vary over this layer; the signal is what the members agree on.
         total = result.signal_variance[:, members] + result.error_variance[:, members]
-        signals = np.clip(result.signal_variance[:, members], 0.0, total)
-        own_signal, reference = mean(signals[..., 0]), mean(signals.mean(axis=-1))
-        relative = mean(result.error_variance[:, members, 0])
-        damping = np.clip(divide(reference, own_signal), 0.25, 4.0)
-        ranges = np.clip(divide(reference[:, None, None], signals), 0.25, 4.0)
-        even = mean((np.maximum(result.error_variance[:, members], 0.0) * ranges).mean(axis=-1))
+        signals[i] = mean(np.clip(result.signal_variance[:, members], 0.0, total).mean(axis=-1))
+        r2[i] = mean(r_squared[:, members])
+        noise[i] = np.log(np.clip(1.0 / r2[i] - 1.0, *NOISE_RANGE))
         found = number > 0
-        random = (1.0 - EVEN_ERRORS) * relative * damping + EVEN_ERRORS * even
-        error[i] = np.where(found, random + UNSEEN_SHARE * reference, error[i])
-        r2[i] = np.where(found, mean(r_squared[:, members]), np.nan)
         status[i] = np.where(found, np.where((used & own_valid[:, members]).any(axis=1), OWN, NEIGHBOURS), EQUAL)
-        bias_variance[i] = _bias(bias[:, members])
-    _lend_biases(bias_variance, design.product, sorted(set(observation.tolist())))
+    ratio = _believed(noise, design.product)
+    error = np.where(np.isfinite(ratio), ratio * signals, error)
     days = own.count[:, :n].T
     absent = days == 0
     error = np.where(absent, np.nan, np.maximum(error, SMALLEST_ERROR))
-    bias_variance = np.where(absent, np.nan, np.maximum(bias_variance, SMALLEST_BIAS))
+    bias_variance = np.where(absent, np.nan, bias_variances(of_means[0], of_means[1], layout).T)
     status = np.where(absent, ABSENT, status)
     time_mean = np.where(absent, np.nan, own.mean[:, :n, 0].T)
-    signal, prior_weight = _signal(near[:, n + count :], within[:, n + count :, 0], top, bottom, design.pairs)
-    observed = (error, bias_variance, time_mean, 1.0 - r2, r2, samples.astype(np.int64), status.astype(np.int8))
+    reference = reference_means(own, design).T
+    signal, prior_weight = _signal(near[:, n + count :], within[:, n + count :, 0], layout, design.pairs)
+    observed = (error, bias_variance, time_mean, reference, 1.0 - r2, r2, samples.astype(np.int64), status.astype(np.int8))
     return (
         *(np.moveaxis(v, 0, -1).reshape(*shape, n) for v in observed),
         signal.reshape(*shape, -1),
@@ -265,40 +289,23 @@ def _valid(covariance: Array, count: Array, critical: Array, min_samples: int) -
     return np.asarray((count >= min_samples) & (correlation >= critical[number]).all(axis=0))
 
 
-def _lend_biases(bias_variance: Array, product: NDArray[np.int64], estimated: list[int]) -> None:
-    """Give layers that no triplet reaches the mean of their product's other layers: biases hold at all depths."""
-    for i in sorted(set(range(len(product))) - set(estimated)):
-        siblings = [j for j in estimated if product[j] == product[i]]
-        if siblings:
-            bias_variance[i] = bias_variance[siblings].mean(axis=0)
+def _believed(noise: Array, product: NDArray[np.int64]) -> Array:
+    """Noise-to-signal ratios to use, from the logarithms that triple collocation says, (n, cell); NaN where it says none.
 
-
-def _bias(sums: Array) -> Array:
-    """Bias variance of the first member of triplets from sums (cell, triplet, 7) over a neighbourhood.
-
-    The three-cornered hat (Gray and Allan 1974, doi 10.1109/FREQ.1974.200027) on the differences of time means, less their
-    average over the neighbourhood: how biases vary from cell to cell is seen many times, while the offset of a whole
-    region is one draw, of which the hat would make nonsense. The offsets are then taken to be in proportion: all is scaled
-    to the mean square of the differences, and a part is shared evenly.
+    Drawn towards the typical ratio: the mean of a product's layers by less than what a layer differs from that mean.
     """
-    number = sums[..., 6]
-    count = np.maximum(number, 1.0)[..., None]
-    average, square = sums[..., :3] / count, sums[..., 3:6] / count
-    # Each product's bias stands in two of the three differences.
-    even = square.sum(axis=-1) / 6.0
-    centred = np.maximum(square - average**2, 0.0)
-    hat = 0.5 * (centred[..., 0] + centred[..., 1] - centred[..., 2])
-    level = centred.sum(axis=-1) / 6.0
-    relative = np.clip(np.divide(hat, level, out=np.ones_like(hat), where=level > 1e-12), 0.0, 3.0)
-    trust = (1.0 - EVEN_BIASES) * number / (number + BIAS_CELLS)
-    found = (trust * relative + 1.0 - trust) * even
-    total = number.sum(axis=1)
-    cells = total / max(sums.shape[1], 1)
-    found = (number * found).sum(axis=1) / np.maximum(total, 1.0)
-    return np.asarray((cells * found + BIAS_CELLS * EQUAL_BIAS) / (cells + BIAS_CELLS))
+    departure = noise - np.log(TYPICAL_NOISE)
+    out = np.full(noise.shape, np.nan)
+    for p in range(int(product.max()) + 1):
+        layers = np.flatnonzero(product == p)
+        found = np.isfinite(departure[layers])
+        number = np.maximum(found.sum(axis=0), 1)
+        common = np.where(found, departure[layers], 0.0).sum(axis=0) / number
+        out[layers] = PRODUCT_TRUST * common + LAYER_TRUST * (departure[layers] - common)
+    return np.asarray(TYPICAL_NOISE * np.exp(out))
 
 
-def _signal(covariance: Array, freedom: Array, top: Array, bottom: Array, pairs: NDArray[np.int64]) -> tuple[Array, Array]:
+def _signal(covariance: Array, freedom: Array, layout: Layout, pairs: NDArray[np.int64]) -> tuple[Array, Array]:
     """Variance of each kernel in the anomalies' covariance, and the weight that is left to the prior.
 
     What independent products share is signal: their covariances between layers are fitted by a non-negative sum of kernels
@@ -307,7 +314,8 @@ def _signal(covariance: Array, freedom: Array, top: Array, bottom: Array, pairs:
     cells = len(covariance)
     if not len(pairs):
         return np.zeros((cells, len(KERNELS))), np.ones(cells)
-    design = np.stack([kernel_covariance(kernel, top, bottom)[pairs[:, 0], pairs[:, 1]] for kernel in KERNELS], axis=-1)
+    every = [kernel_covariance(kernel, layout.top, layout.bottom) for kernel in KERNELS]
+    design = np.stack([each[pairs[:, 0], pairs[:, 1]] for each in every], axis=-1)
     # y and z of a pair's group are the same series: the co-moment of x and y is the pair's.
     target = covariance[..., 3]
     usable = np.isfinite(target)
@@ -327,7 +335,7 @@ def _signal(covariance: Array, freedom: Array, top: Array, bottom: Array, pairs:
         chosen = np.where(better[:, None], candidate, chosen)
     days = np.where(usable, freedom, 0.0).max(axis=1)
     trust = np.where(best > 0.0, days / (days + SIGNAL_DAYS), 0.0)
-    return SIGNAL_INFLATION * trust[:, None] * chosen, 1.0 - trust
+    return trust[:, None] * chosen, 1.0 - trust
 
 
 def estimate_errors(
@@ -356,10 +364,11 @@ def estimate_errors(
     -------
     Dataset with the dimension ``observation`` (coordinates ``product``, ``layer_top``, ``layer_bottom``) and the cells':
 
-    - ``error_variance``: random error variance, (m3 m-3)^2, in the range on which the products agree, and including a
-      tenth of the signal's variance for what triple collocation cannot see;
+    - ``error_variance``: random error variance, (m3 m-3)^2, in the range on which the products agree: the noise-to-signal
+      ratio of triple collocation, drawn towards a typical one, times the variance that the products share;
     - ``bias_variance``: mean-square bias, (m3 m-3)^2;
-    - ``mean``: time mean, m3 m-3; ``r_squared`` with the truth and ``fmse`` = 1 - r_squared;
+    - ``mean``: time mean, m3 m-3; ``reference_mean``: the same over the days of the other products, as far as they tell;
+    - ``r_squared`` with the truth, as triple collocation says it, and ``fmse`` = 1 - r_squared;
     - ``n_samples``: days of the largest triplet; ``status``: 0 triple collocation, 1 the neighbourhood's, 2 equal weights,
       3 no data;
     - ``signal_variance`` (dimension ``kernel``) and ``prior_weight``: the vertical covariance of the anomalies that
@@ -426,36 +435,45 @@ def estimate_from_stack(stack: Stack, dependent: Sequence[tuple[str, str]], min_
     return dataset.assign_coords(dict(stack.cell_coords))
 
 
-def errors_from_moments(moments: xr.DataArray, layout: Layout, design: Design, min_samples: int, window: int) -> xr.Dataset:
+def errors_from_moments(
+    moments: xr.DataArray,
+    layout: Layout,
+    design: Design,
+    min_samples: int,
+    window: int,
+    inside: Mapping[str, slice] | None = None,
+) -> xr.Dataset:
     """The error model from the moments of each cell, dimensions (..., group, moment), as ``series_moments`` gives them.
 
     Moments of parts of the record are merged by ``Moments.merge`` before; a block of cells on y and x needs a halo of half a
-    window around it.
+    window around it, and is what lies ``inside``.
     """
     cell_dims = [dim for dim in moments.dims if dim not in ("group", "moment")]
     sums = xr.apply_ufunc(
         _sums_to_pool,
         moments,
-        kwargs={"design": design, "min_samples": min_samples},
+        kwargs={"layout": layout, "design": design, "min_samples": min_samples},
         input_core_dims=[["group", "moment"]],
         output_core_dims=[["sum"]],
         dask="parallelized",
         output_dtypes=[np.float64],
-        dask_gufunc_kwargs={"output_sizes": {"sum": 7 * len(design.groups) + 7 * len(design.triplets)}},
+        dask_gufunc_kwargs={"output_sizes": {"sum": sums_to_pool(design)}},
     )
     pooled = _pool_cells(sums, cell_dims, window)
+    if inside is not None:
+        moments, pooled = moments.isel(inside), pooled.isel(inside)
     out = xr.apply_ufunc(
         _estimate,
         moments,
         pooled,
-        kwargs={"top": layout.top, "bottom": layout.bottom, "design": design, "min_samples": min_samples},
+        kwargs={"layout": layout, "design": design, "min_samples": min_samples},
         input_core_dims=[["group", "moment"], ["sum"]],
-        output_core_dims=[[OBSERVATION]] * 7 + [["kernel"], []],
+        output_core_dims=[[OBSERVATION]] * 8 + [["kernel"], []],
         dask="parallelized",
-        output_dtypes=[np.float64] * 5 + [np.int64, np.int8, np.float64, np.float64],
+        output_dtypes=[np.float64] * 6 + [np.int64, np.int8, np.float64, np.float64],
         dask_gufunc_kwargs={"output_sizes": {OBSERVATION: layout.size, "kernel": len(KERNELS)}},
     )
-    names = ("error_variance", "bias_variance", "mean", "fmse", "r_squared", "n_samples", "status")
+    names = ("error_variance", "bias_variance", "mean", "reference_mean", "fmse", "r_squared", "n_samples", "status")
     dataset = xr.Dataset(dict(zip((*names, "signal_variance", "prior_weight"), out, strict=True)))
     dataset = dataset.transpose(OBSERVATION, "kernel", *cell_dims).assign_coords(layout.coordinates())
     dataset = dataset.assign_coords(
@@ -464,7 +482,8 @@ def errors_from_moments(moments: xr.DataArray, layout: Layout, design: Design, m
     )
     for name in ("error_variance", "bias_variance", "signal_variance"):
         dataset[name].attrs["units"] = "m6 m-6"
-    dataset["mean"].attrs["units"] = "m3 m-3"
+    for name in ("mean", "reference_mean"):
+        dataset[name].attrs["units"] = "m3 m-3"
     dataset["status"].attrs = {"flag_values": [OWN, NEIGHBOURS, EQUAL, ABSENT], "flag_meanings": STATUS_MEANINGS}
     return dataset
 
@@ -483,7 +502,7 @@ def _pool_cells(sums: xr.DataArray, cell_dims: list[Hashable], window: int) -> x
     total = sums.sum(fixed) if fixed else sums
     for dim in moving:
         reach = min(window // 2, total.sizes[dim] - 1)
-        total = reduce(add, [total.shift({dim: k}, fill_value=0.0) for k in range(-reach, reach + 1)])
+        total = reduce(add, (total.shift({dim: k}, fill_value=0.0) for k in range(-reach, reach + 1)))
     # One neighbourhood serves many cells.
     whole = total.broadcast_like(sums) if fixed else total
     return whole.transpose(*sums.dims)

@@ -11,7 +11,8 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from deepprofile import kernels
-from deepprofile.basis import MAX_ORDER, basis_mean, bernstein_from_legendre
+from deepprofile.basis import MAX_ORDER, basis_at, basis_mean, bernstein_from_legendre
+from deepprofile.biases import WHOLE_METRE, bias_correlation, error_correlation, mean_variance, surface_deficit
 from deepprofile.errors import DEPENDENT, OWN, WINDOW, check_collocatable, estimate_from_stack
 from deepprofile.layers import OBSERVATION, Layout, Stack, stack_products
 from deepprofile.prior import KERNELS, Kernel, Prior, prior_model
@@ -23,14 +24,15 @@ Bound = float | xr.DataArray | NDArray[Any]
 METHODS: Final = {"map": kernels.MAP, "wls": kernels.WLS}
 DEFAULT_ORDER: Final = {"map": 5, "wls": 2}
 # Errors of two layers of one product: what a model gets wrong at one depth it gets wrong nearby.
-ERROR_CORRELATION_LENGTH_M: Final = 0.4
-# A bias of soils or rain is much the same at all depths, so that a layer with another product beside it speaks for the others.
-BIAS_CORRELATION_LENGTH_M: Final = 3.0
-# Errors at the same depth of two products: they share forcing and structure more than triple collocation can see.
-SHARED_ERROR: Final = 0.3
-# The time mean varies more smoothly with depth than the anomalies of a day: soils and climates are wet or dry as a whole.
-MEAN_LONG_SHARE: Final = 0.9
-WHOLE_METRE: Final = Kernel(1.0)
+ERROR_CORRELATION_LENGTH_M: Final = 0.5
+# Errors, and biases, at the same depth of two products: they share forcing, soil maps and structure more than any comparison
+# between them can see.
+SHARED_ERROR: Final = 0.15
+SHARED_BIAS: Final = 0.4
+# Anomalies of the truth for one of what the products share, each being damped or late in its own way; and their variance, which
+# includes what no product sees.
+SIGNAL_GAIN: Final = 1.12
+SIGNAL_VARIANCE: Final = 1.26
 MOST_PATTERNS: Final = 64
 _PATTERN_CAPACITY: Final = 65_535
 # Profiles that are worked on at a time: their observations and coefficients stay in the cache.
@@ -63,14 +65,24 @@ class Model:
     correlation: Array
     bias_correlation: Array
     mean_variance: Array
+    mean_layers: Array
+    mean_coefficients: Array
+    response: Array
     control: Array
 
     @classmethod
-    def build(cls, layout: Layout, method: str, order: int, prior: Prior, two_scales: bool) -> Model:
+    def build(cls, layout: Layout, method: str, order: int, prior: Prior, two_scales: bool, shared_signal: bool) -> Model:
         """Integrals of the basis and moments of the kernels for these layers."""
         all_kernels = (*KERNELS, Kernel(prior.correlation_length))
         models = [prior_model(kernel, layout.top, layout.bottom, order) for kernel in all_kernels]
+        # Correlations that the gain knows of, and all of them.
         independent = np.stack([np.eye(layout.size)] * 2)
+        random = np.stack([error_correlation(layout, ERROR_CORRELATION_LENGTH_M, share) for share in (0.0, SHARED_ERROR)])
+        lasting = np.stack([bias_correlation(layout, share) for share in (0.0, SHARED_BIAS)])
+        # A mean that is given holds at every depth.
+        shaped = two_scales and prior.mean is None
+        smooth = np.zeros(len(all_kernels))
+        smooth[KERNELS.index(WHOLE_METRE)], smooth[-1] = mean_variance(prior.std)
         return cls(
             layout=layout,
             method=METHODS[method],
@@ -81,30 +93,22 @@ class Model:
             layers=np.stack([m.layers for m in models]),
             cross=np.stack([m.coefficients_layers for m in models]),
             coefficients=np.stack([m.coefficients for m in models]),
-            correlation=error_correlation(layout, ERROR_CORRELATION_LENGTH_M) if two_scales else independent,
-            bias_correlation=error_correlation(layout, BIAS_CORRELATION_LENGTH_M) if two_scales else independent,
-            mean_variance=_mean_variance(prior),
+            correlation=random if two_scales else independent,
+            bias_correlation=lasting if two_scales else independent,
+            mean_variance=smooth,
+            mean_layers=surface_deficit(layout.top, layout.bottom) if shaped else np.zeros(layout.size),
+            mean_coefficients=_project_deficit(order) if shaped else np.zeros(order + 1),
+            response=np.array([SIGNAL_GAIN, SIGNAL_VARIANCE]) if shared_signal else np.ones(2),
             control=bernstein_from_legendre(order),
         )
 
 
-def error_correlation(layout: Layout, length: float) -> Array:
-    """Correlations of errors between observations, (2, n, n): those that the gain knows of, and all of them.
-
-    Errors of one product's layers decay with the distance of their centres; between products a share of that is common.
-    """
-    centre = 0.5 * (layout.top + layout.bottom)
-    same = layout.product_index[:, None] == layout.product_index
-    decay = np.exp(-np.abs(centre[:, None] - centre) / length)
-    return np.stack([np.where(same, decay, 0.0), np.where(same, 1.0, SHARED_ERROR) * decay])
-
-
-def _mean_variance(prior: Prior) -> Array:
-    """Prior variance of the time mean by kernel: part of it with the prior's range, part with that of the whole metre."""
-    variance = np.zeros(len(KERNELS) + 1)
-    variance[-1] = (1.0 - MEAN_LONG_SHARE) * prior.std**2
-    variance[KERNELS.index(WHOLE_METRE)] = MEAN_LONG_SHARE * prior.std**2
-    return variance
+def _project_deficit(order: int) -> Array:
+    """Coefficients of the surface deficit; shape (order + 1,)."""
+    edges = np.linspace(0.0, 1.0, 2001)
+    middle = 0.5 * (edges[1:] + edges[:-1])
+    norm = (2.0 * np.arange(order + 1) + 1.0) / middle.size
+    return np.asarray(norm * (surface_deficit(edges[:-1], edges[1:]) @ basis_at(middle, order)))
 
 
 @dataclass
@@ -177,12 +181,15 @@ def _invert_block(*arrays: NDArray[Any], model: Model, dtype: Any, listed: Array
             model.coefficients,
             variance,
             model.mean_variance,
+            model.mean_layers,
+            model.mean_coefficients,
             error,
             bias,
             model.correlation,
             model.bias_correlation,
             mean,
             model.two_scales,
+            model.response,
             prior_mean,
             low,
             high,
@@ -219,12 +226,14 @@ def _covariance_block(*parameters: NDArray[Any], model: Model, dtype: Any, liste
         model.coefficients,
         variance,
         model.mean_variance,
+        model.mean_layers,
         error,
         bias,
         model.correlation,
         model.bias_correlation,
         mean,
         model.two_scales,
+        model.response,
         listed,
         out,
     )
@@ -244,6 +253,7 @@ class Parameters:
     high: xr.DataArray
     fallback: xr.DataArray
     two_scales: bool
+    shared_signal: bool
 
 
 def _match_observations(errors: xr.Dataset | xr.DataArray, layout: Layout) -> xr.Dataset | xr.DataArray:
@@ -287,7 +297,7 @@ def _parameters(stack: Stack, errors: xr.Dataset | xr.DataArray, prior: Prior, b
         raise ValueError("errors holds bias variances that are negative")
     usable = np.isfinite(variance)
     if two_scales:
-        mean = _bare(errors["mean"]).astype(np.float64)
+        mean = _bare(errors["reference_mean" if "reference_mean" in names else "mean"]).astype(np.float64)
         usable = usable & np.isfinite(mean) & np.isfinite(bias)
     elif prior.mean is None:
         mean = _time_mean(stack)
@@ -301,7 +311,11 @@ def _parameters(stack: Stack, errors: xr.Dataset | xr.DataArray, prior: Prior, b
         weight = (1.0 / (variance + bias)).where(usable & np.isfinite(mean), 0.0)
         total = weight.sum(OBSERVATION)
         # Where nothing is known, half of the way between the bounds of most soils; nothing can be inverted there.
-        prior_mean = ((weight * mean.fillna(0.0)).sum(OBSERVATION) / total.where(total > 0)).fillna(0.25)
+        if two_scales:
+            deficit = xr.DataArray(surface_deficit(layout.top, layout.bottom), dims=OBSERVATION)
+        else:
+            deficit = xr.DataArray(0.0)
+        prior_mean = ((weight * (mean - deficit).fillna(0.0)).sum(OBSERVATION) / total.where(total > 0)).fillna(0.25)
     elif isinstance(prior.mean, xr.DataArray):
         _check_cell_dims("prior.mean", prior.mean, stack, set())
         prior_mean = _bare(prior.mean).astype(np.float64)
@@ -310,7 +324,8 @@ def _parameters(stack: Stack, errors: xr.Dataset | xr.DataArray, prior: Prior, b
     if not two_scales:
         # One scale: what is inverted are departures from the prior's mean.
         mean = xr.zeros_like(variance) + prior_mean
-    if "signal_variance" in names:
+    shared_signal = "signal_variance" in names
+    if shared_signal:
         signal = _bare(errors["signal_variance"]).astype(np.float64)
         rest = _bare(errors["prior_weight"]).astype(np.float64) * prior.std**2
         kernel_variance = xr.concat([signal, rest.expand_dims("kernel")], "kernel", coords="minimal", compat="override")
@@ -324,7 +339,7 @@ def _parameters(stack: Stack, errors: xr.Dataset | xr.DataArray, prior: Prior, b
         alone[-1] = prior.std**2
         kernel_variance = xr.DataArray(alone, dims="kernel")
     low, high = _check_bounds(bounds, stack)
-    return Parameters(error, bias, mean, kernel_variance, prior_mean, low, high, fallback, two_scales)
+    return Parameters(error, bias, mean, kernel_variance, prior_mean, low, high, fallback, two_scales, shared_signal)
 
 
 def _time_mean(stack: Stack) -> xr.DataArray:
@@ -457,7 +472,7 @@ def invert_stack(
     layout = stack.layout
     degree = DEFAULT_ORDER[method] if order is None else int(order)
     parameters = _parameters(stack, errors, prior, bounds)
-    model = Model.build(layout, method, degree, prior, parameters.two_scales)
+    model = Model.build(layout, method, degree, prior, parameters.two_scales, parameters.shared_signal)
     dtype = np.result_type(np.float32, *(s.dtype for s in stack.series))
     lazy = stack.lazy or any(p.chunks is not None for p in vars(parameters).values() if isinstance(p, xr.DataArray))
     if lazy and listed is None:
@@ -558,7 +573,7 @@ def _assemble(
     covariance = covariance.expand_dims(lacking).transpose(*stack.cell_dims, "availability", "degree", "degree_2")
     bits = np.array([[bool(code >> i & 1) for i in range(layout.size)] for code in listed.tolist()])
     bits = bits.reshape(-1, layout.size)
-    kernel_variance = parameters.kernel_variance if method == "map" else 0.0 * parameters.kernel_variance
+    kernel_variance = parameters.kernel_variance * (model.response[1] if method == "map" else 0.0)
     dataset = xr.Dataset(
         {
             "coefficients": coefficients,

@@ -274,12 +274,15 @@ def invert_cells(
     kernel_coefficients: Array,
     kernel_variance: Array,
     mean_variance: Array,
+    mean_layers: Array,
+    mean_coefficients: Array,
     error: Array,
     bias: Array,
     correlation: Array,
     bias_correlation: Array,
     mean: Array,
     two_scales: bool,
+    response: Array,
     prior_mean: Array,
     low: Array,
     high: Array,
@@ -296,7 +299,9 @@ def invert_cells(
     """Invert a block of cells; returns the number of patterns that are listed afterwards.
 
     ``observed`` (cell, time, n); ``kernel_*``: moments of each kernel, the last of them the prior's; ``kernel_variance`` (cell,
-    kernel) variances of the anomalies, ``mean_variance`` (kernel,) those of the time mean; ``error``, ``bias``, ``mean``
+    kernel) variances of the anomalies, ``mean_variance`` (kernel,) those of the time mean; ``mean_layers`` (n,) and
+    ``mean_coefficients`` (d,): how the time mean is expected to differ from its level; ``response``: factors from what the
+    products share to the truth, of the covariance with the observations and of the variance; ``error``, ``bias``, ``mean``
     (cell, n); ``listed``: bit masks of patterns, of which the first ``n_listed`` are known; new ones are added where it is
     ``growing``, else a profile is given the largest listed part of its pattern.
     """
@@ -319,14 +324,17 @@ def invert_cells(
         size_of[product[i]] += 1
     for cell in range(cells):
         mean_covariance[:] = 0.0
-        mean_profile[:] = 0.0
-        mean_profile[0] = prior_mean[cell]
+        for k in range(d):
+            mean_profile[k] = mean_coefficients[k]
+        mean_profile[0] += prior_mean[cell]
         if method == MAP:
             _mix(kernel_layers, kernel_cross, kernel_coefficients, kernel_variance[cell], layers, cross, coefs)
+            cross *= response[0]
+            coefs *= response[1]
             if two_scales:
                 _invert_mean(
-                    cell, kernel_layers, kernel_cross, kernel_coefficients, mean_variance, error, bias, bias_correlation, mean,
-                    used, work, rows, mean_gain, mean_profile, mean_covariance,
+                    cell, kernel_layers, kernel_cross, kernel_coefficients, mean_variance, mean_layers, prior_mean[cell], error,
+                    bias, bias_correlation, mean, used, work, rows, mean_gain, mean_profile, mean_covariance,
                 )  # fmt: skip
         usable = 0
         for i in range(n):
@@ -422,12 +430,14 @@ def cell_covariances(
     kernel_coefficients: Array,
     kernel_variance: Array,
     mean_variance: Array,
+    mean_layers: Array,
     error: Array,
     bias: Array,
     correlation: Array,
     bias_correlation: Array,
     mean: Array,
     two_scales: bool,
+    response: Array,
     listed: NDArray[np.int64],
     out: NDArray[Any],
 ) -> None:
@@ -442,10 +452,12 @@ def cell_covariances(
         mean_covariance[:] = 0.0
         if method == MAP:
             _mix(kernel_layers, kernel_cross, kernel_coefficients, kernel_variance[cell], layers, cross, coefs)
+            cross *= response[0]
+            coefs *= response[1]
             if two_scales:
                 _invert_mean(
-                    cell, kernel_layers, kernel_cross, kernel_coefficients, mean_variance, error, bias, bias_correlation, mean,
-                    used, work, rows, mean_gain, mean_profile, mean_covariance,
+                    cell, kernel_layers, kernel_cross, kernel_coefficients, mean_variance, mean_layers, 0.0, error, bias,
+                    bias_correlation, mean, used, work, rows, mean_gain, mean_profile, mean_covariance,
                 )  # fmt: skip
         usable = 0
         for i in range(n):
@@ -488,6 +500,8 @@ def _invert_mean(
     kernel_cross: Array,
     kernel_coefficients: Array,
     mean_variance: Array,
+    mean_layers: Array,
+    level: float,
     error: Array,
     bias: Array,
     correlation: Array,
@@ -499,7 +513,7 @@ def _invert_mean(
     profile: Array,
     covariance: Array,
 ) -> None:
-    """The time mean under the biases as errors."""
+    """Add to ``profile``, what is expected of the time mean, what the products' means say under the biases as errors."""
     d, n = gain.shape
     n_used = 0
     for i in range(n):
@@ -511,10 +525,9 @@ def _invert_mean(
     layers, cross, coefficients = np.empty((n, n)), np.empty((d, n)), np.empty((d, d))
     _mix(kernel_layers, kernel_cross, kernel_coefficients, mean_variance, layers, cross, coefficients)
     gaussian_gain(used, n_used, layers, cross, coefficients, bias[cell], correlation, gain, covariance, work, rows)
-    level = profile[0]
     for k in range(d):
         for a in range(n_used):
-            profile[k] += gain[k, used[a]] * (mean[cell, used[a]] - level)
+            profile[k] += gain[k, used[a]] * (mean[cell, used[a]] - level - mean_layers[used[a]])
 
 
 @njit(cache=True, nogil=True)

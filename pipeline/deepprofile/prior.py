@@ -69,7 +69,7 @@ class Kernel:
 
 
 # What the anomalies' covariance is made of: a short and a long range, at all depths or fading below the surface layer.
-KERNELS: Final = (Kernel(0.1), Kernel(1.0), Kernel(0.1, 0.15), Kernel(1.0, 0.15))
+KERNELS: Final = (Kernel(0.1), Kernel(1.0), Kernel(0.1, 0.1), Kernel(1.0, 0.1))
 
 
 @dataclass(frozen=True)

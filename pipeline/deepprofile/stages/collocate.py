@@ -39,6 +39,7 @@ _ARRAYS: Final[dict[str, tuple[str, float | int, str, str]]] = {
     "error_variance": ("float32", float("nan"), "m6 m-6", "random error variance"),
     "bias_variance": ("float32", float("nan"), "m6 m-6", "mean-square bias"),
     "mean": ("float32", float("nan"), "m3 m-3", "time mean"),
+    "reference_mean": ("float32", float("nan"), "m3 m-3", "time mean over the days of the other products"),
     "fmse": ("float32", float("nan"), "1", "1 - r_squared"),
     "r_squared": ("float32", float("nan"), "1", "squared correlation with the truth, by triple collocation"),
     "n_samples": ("int32", 0, "1", "days of the largest triplet"),
@@ -267,9 +268,8 @@ class WeightsBlock:
         left, right = max(columns[0] - reach, 0), min(columns[1] + reach, self.target.columns)
         values = read_region(self.moments_url, "moments", (slice(top, bottom), slice(left, right)))
         moments = xr.DataArray(values, dims=("y", "x", "group", "moment"))
-        found = errors_from_moments(moments, layout, design, self.min_samples, self.window)
         inside = {"y": slice(rows[0] - top, rows[1] - top), "x": slice(columns[0] - left, columns[1] - left)}
-        return found.isel(inside), values.nbytes
+        return errors_from_moments(moments, layout, design, self.min_samples, self.window, inside), values.nbytes
 
 
 def _cells_per_block(config: Config) -> int:
@@ -305,7 +305,7 @@ def weights_job(config: Config, compute: Any = None, mark: Any = None) -> Job:
         fingerprint=mark,
         memory_per_block=halo * groups * MOMENTS * 8 * 8,
         bytes_in=grid.rows * grid.columns * groups * MOMENTS * 8,
-        bytes_out=grid.rows * grid.columns * (n * 25 + 20),
+        bytes_out=grid.rows * grid.columns * (n * 29 + 20),
     )
 
 
@@ -355,7 +355,7 @@ def read_errors(url: str, layout: Layout, rows: slice, columns: slice) -> xr.Dat
     region = (slice(None), rows, columns)
     arrays: dict[str, tuple[tuple[str, ...], NDArray[Any]]] = {
         name: ((OBSERVATION, "y", "x"), read_region(url, name, region))
-        for name in ("error_variance", "bias_variance", "mean", "status")
+        for name in ("error_variance", "bias_variance", "mean", "reference_mean", "status")
     }
     arrays["signal_variance"] = (("kernel", "y", "x"), read_region(url, "signal_variance", region))
     arrays["prior_weight"] = (("y", "x"), read_region(url, "prior_weight", region[1:]))

@@ -97,6 +97,7 @@ def _prototype(config: Config) -> xr.Dataset:
             "error_variance": ((OBSERVATION, "y", "x"), 0.002 * one),
             "bias_variance": ((OBSERVATION, "y", "x"), 0.001 * one),
             "mean": ((OBSERVATION, "y", "x"), 0.25 * one),
+            "reference_mean": ((OBSERVATION, "y", "x"), 0.25 * one),
             "status": ((OBSERVATION, "y", "x"), np.zeros(one.shape, np.int8)),
             "signal_variance": (("kernel", "y", "x"), np.full((4, 1, 1), 0.001, np.float32)),
             "prior_weight": (("y", "x"), np.zeros((1, 1), np.float32)),

@@ -301,9 +301,9 @@ def _errors_without(
     top, left = max(rows[0] - reach, 0), max(columns[0] - reach, 0)
     region = (slice(top, min(rows[1] + reach, target.rows)), slice(left, min(columns[1] + reach, target.columns)))
     moments = xr.DataArray(read_region(url, "moments", region)[:, :, groups], dims=("y", "x", "group", "moment"))
-    errors = errors_from_moments(moments, layout, design, config.collocation.min_samples, config.collocation.window)
-    cell: xr.Dataset = errors.isel(y=slice(rows[0] - top, rows[1] - top), x=slice(columns[0] - left, columns[1] - left))
-    return cell
+    inside = {"y": slice(rows[0] - top, rows[1] - top), "x": slice(columns[0] - left, columns[1] - left)}
+    settings = config.collocation
+    return errors_from_moments(moments, layout, design, settings.min_samples, settings.window, inside)
 
 
 @lru_cache(maxsize=2)
