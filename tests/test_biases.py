@@ -65,7 +65,7 @@ def found(layout, means):
 def test_agrees_with_a_direct_search_of_the_posterior(layout):
     means = draw(layout, [0.05, 0.02, 0.04, 0.01], 30, seed=1)
     smooth, correlation = dense(layout)
-    second, samples = means.T @ means / 30, 30**CELLS_EXPONENT
+    second, samples = means.T @ means / 30, 30**CELLS_EXPONENT - 1.0
 
     def loss(log_std):
         std = np.exp(log_std)[layout.product_index]
@@ -80,7 +80,7 @@ def test_agrees_with_a_direct_search_of_the_posterior(layout):
 
 def test_many_cells_tell_who_is_biased(layout):
     stds = np.array([0.06, 0.02, 0.035, 0.012])
-    estimates = np.stack([found(layout, draw(layout, stds, 3000, seed)) for seed in range(5)])
+    estimates = np.stack([found(layout, draw(layout, stds, 30_000, seed)) for seed in range(5)])
     np.testing.assert_allclose(np.sqrt(estimates.mean(axis=0)), stds[layout.product_index], rtol=0.25)
 
 
@@ -101,6 +101,11 @@ def test_absent_observations_and_pairs_that_never_meet(layout):
     # The third product is there only where the second is not.
     means[:20, 2:5], means[20:, 5:8] = np.nan, np.nan
     assert np.isfinite(found(layout, means)[:8]).all()
+
+
+def test_a_single_cell_tells_no_size(layout):
+    estimate = found(layout, draw(layout, [0.1, 0.01, 0.01, 0.01], 1, seed=4))
+    np.testing.assert_allclose(np.sqrt(estimate), typical_biases(layout)[layout.product_index], rtol=1e-6)
 
 
 def test_a_retrieval_is_expected_to_be_less_biased_than_a_model(layout):

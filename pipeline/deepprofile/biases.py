@@ -23,14 +23,15 @@ Array = NDArray[np.float64]
 # A bias of soils or rain is much the same at all depths, so that a layer with another product beside it speaks for the others.
 BIAS_CORRELATION_LENGTH_M: Final = 3.0
 # The size of a product's biases before any data is seen, m3 m-3: a median, and the standard deviation of its logarithm.
-# Retrievals see the soil itself, and nothing below its surface: they owe their level to no soil map and to no rain.
+# Retrievals see the soil itself, and nothing below its first centimetres: they owe their level to no soil map and to no rain.
 TYPICAL_BIAS: Final = 0.033
 RETRIEVAL_BIAS: Final = 0.02
-RETRIEVAL_DEPTH_M: Final = 0.1
+RETRIEVAL_DEPTH_M: Final = 0.05
 LOG_SPREAD: Final = 0.5
 SMALLEST_BIAS: Final = 0.005**2
-# A neighbourhood is worth its number of cells to this power in independent ones: biases of soils reach over many cells.
-CELLS_EXPONENT: Final = 0.4
+# A neighbourhood is worth its number of cells to this power in independent ones, since biases of soils reach over many cells;
+# the first of them is one draw, of which no size can be told.
+CELLS_EXPONENT: Final = 0.35
 # The level of a cell's profile is as good as unknown.
 MIDDLE: Final = 0.25
 LEVEL_VARIANCE: Final = 0.1**2
@@ -154,7 +155,7 @@ def _components(
                 # A pair that never meets says nothing: it is put where the prior expects it.
                 met = counts[cell, i, j] > 0.0
                 second[a, b] = seconds[cell, i, j] / counts[cell, i, j] if met else smooth[i, j]
-        value = _maximise(second, number**exponent, known, related, product[used], centre, precision)
+        value = _maximise(second, number**exponent - 1.0, known, related, product[used], centre, precision)
         for a in range(size):
             out[cell, used[a]] = max(np.exp(value[product[used[a]]]), SMALLEST_BIAS)
 

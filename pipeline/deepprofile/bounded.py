@@ -28,13 +28,14 @@ GRID: Final = 32
 _MAX_DEGREE: Final = MAX_ORDER
 _MOST_ACTIVE: Final = _MAX_DEGREE + 1
 _ROUNDS: Final = 60
+# How well the first contact is placed: what a profile is out by beside it goes with the square of that.
+_CLOSE: Final = 1e-5
 
 # Chebyshev points: dense at the ends, where polynomials turn fastest.
 _X: Final = -np.cos(np.pi * np.arange(GRID + 1) / GRID)
-_VALUES: Final = np.ascontiguousarray(legendre.legvander(_X, MAX_ORDER))
-_SLOPES: Final = np.ascontiguousarray(
-    np.stack([legendre.legval(_X, legendre.legder(unit)) for unit in np.eye(MAX_ORDER + 1)], axis=-1)
-)
+# By degree, so that the loops over nodes run along vector registers.
+_VALUES: Final = np.ascontiguousarray(legendre.legvander(_X, MAX_ORDER).T)
+_SLOPES: Final = np.stack([legendre.legval(_X, legendre.legder(unit)) for unit in np.eye(MAX_ORDER + 1)])
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -111,31 +112,55 @@ def _turning(c: Array, a: float, b: float, slope: float) -> tuple[float, float]:
 @njit(cache=True, nogil=True, error_model="numpy")
 def extremes(c: Array) -> tuple[float, float, float, float]:
     """Smallest and largest value of the profile and where (x in [-1, 1]): low, x_low, high, x_high."""
+    values, slopes = np.empty(GRID + 1), np.empty(GRID + 1)
+    _at_nodes(c, values, slopes)
+    return _extremes(c, values, slopes)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _at_nodes(c: Array, values: Array, slopes: Array) -> None:
+    """Values and derivatives of the profile at the nodes."""
+    values[:] = c[0]
+    slopes[:] = 0.0
+    for k in range(1, c.size):
+        for g in range(GRID + 1):
+            values[g] += c[k] * _VALUES[k, g]
+            slopes[g] += c[k] * _SLOPES[k, g]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _extremes(c: Array, values: Array, slopes: Array) -> tuple[float, float, float, float]:
+    """``extremes`` from what ``_at_nodes`` has found."""
     low = high = c[0]
     x_low = x_high = 0.0
     if c.size == 1:
         return low, x_low, high, x_high
     low, high = np.inf, -np.inf
-    before = slope_before = 0.0
     for g in range(GRID + 1):
-        x = _X[g]
-        here = slope = 0.0
-        for k in range(c.size):
-            here += c[k] * _VALUES[g, k]
-            slope += c[k] * _SLOPES[g, k]
-        if here < low:
-            low, x_low = here, x
-        if here > high:
-            high, x_high = here, x
-        if g > 0 and slope_before * slope < 0.0:
+        if values[g] < low:
+            low, x_low = values[g], _X[g]
+        if values[g] > high:
+            high, x_high = values[g], _X[g]
+    # Between two nodes a function leaves the chord by no more than an eighth of its second derivative times their distance
+    # squared, and the second derivative of P_k is largest at the ends: nodes far from both extremes hide none.
+    curvature = 0.0
+    for k in range(2, c.size):
+        curvature += abs(c[k]) * 0.125 * (k + 2.0) * (k + 1.0) * k * (k - 1.0)
+    for g in range(1, GRID + 1):
+        x, width, before, here = _X[g], _X[g] - _X[g - 1], values[g - 1], values[g]
+        room = 0.125 * curvature * width * width
+        if min(before, here) - room >= low and max(before, here) + room <= high:
+            continue
+        slope_before, slope = slopes[g - 1], slopes[g]
+        if slope_before * slope < 0.0:
             m, value = _extremum(c, _X[g - 1], x, slope_before, slope)
             if value < low:
                 low, x_low = value, m
             if value > high:
                 high, x_high = value, m
-        elif g > 0 and slope_before * slope > 0.0:
+        elif slope_before * slope > 0.0:
             # A dip and a rise may both lie between two nodes: then the slope of the cubic through both ends comes near to zero.
-            mean = (here - before) / (x - _X[g - 1])
+            mean = (here - before) / width
             bend, lean = 3.0 * (slope_before + slope - 2.0 * mean), 3.0 * mean - 2.0 * slope_before - slope
             place = -lean / bend if bend != 0.0 else -1.0
             nearest = (slope_before + lean * place) / slope_before
@@ -151,7 +176,6 @@ def extremes(c: Array) -> tuple[float, float, float, float]:
                             low, x_low = value, m
                         if value > high:
                             high, x_high = value, m
-        before, slope_before = here, slope
     return low, x_low, high, x_high
 
 
@@ -263,8 +287,8 @@ def _leave(drop: int, active: int, rows: Array, spread: Array, force: Array) -> 
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _pull(c: Array, covariance: Array, x: float, bound: float, row: Array, slope: Array) -> tuple[float, float]:
-    """Squared distance (in the metric) that holding theta(x) at the bound costs, and half of q^2 times its derivative.
+def _pull(c: Array, covariance: Array, x: float, bound: float, row: Array, slope: Array) -> float:
+    """Half of q^2 times the derivative of the squared distance (in the metric) that holding theta(x) at the bound costs.
 
     With q = row' P row the distance is (bound - theta)^2 / q.
     """
@@ -284,48 +308,57 @@ def _pull(c: Array, covariance: Array, x: float, bound: float, row: Array, slope
             along += covariance[k, m] * row[m]
         own += row[k] * along
         turn += slope[k] * along
-    return gap * gap / own, -gap * (steep * own + gap * turn)
+    return -gap * (steep * own + gap * turn)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _first_contact(c: Array, covariance: Array, sign: float, bound: float, row: Array, slope: Array) -> float:
-    """Where a single active depth would lie: the violation that is dearest in the metric, not the largest one."""
+def _first_contact(
+    c: Array, covariance: Array, sign: float, bound: float, values: Array, variance: Array, row: Array, slope: Array
+) -> float:
+    """Where a single active depth would lie: the violation that is dearest in the metric, not the largest one.
+
+    ``values`` of the profile at the nodes; ``variance``: scratch of the same size. 2 where no node is out of bounds.
+    """
+    variance[:] = 0.0
+    for k in range(c.size):
+        for m in range(k + 1):
+            factor = covariance[k, m] if k == m else 2.0 * covariance[k, m]
+            for g in range(GRID + 1):
+                variance[g] += factor * _VALUES[k, g] * _VALUES[m, g]
     best, at = -1.0, 0
     for g in range(GRID + 1):
-        value = 0.0
-        for k in range(c.size):
-            value += c[k] * _VALUES[g, k]
-        if sign * (value - bound) < 0.0:
-            cost, _ = _pull(c, covariance, _X[g], bound, row, slope)
+        gap = bound - values[g]
+        if sign * gap > 0.0:
+            cost = gap * gap / variance[g]
             if cost > best:
                 best, at = cost, g
     if best < 0.0:
         return 2.0
     low, high = float(_X[max(at - 1, 0)]), float(_X[min(at + 1, GRID)])
     x = float(_X[at])
-    _, rise = _pull(c, covariance, x, bound, row, slope)
+    rise = _pull(c, covariance, x, bound, row, slope)
     if rise > 0.0:
-        low = x
+        low, rise_low = x, rise
+        rise_high = _pull(c, covariance, high, bound, row, slope)
     else:
-        high = x
-    _, rise_low = _pull(c, covariance, low, bound, row, slope)
-    _, rise_high = _pull(c, covariance, high, bound, row, slope)
+        high, rise_high = x, rise
+        rise_low = _pull(c, covariance, low, bound, row, slope)
     if not (rise_low > 0.0 > rise_high):
         return x
     # Regula falsi, halving the side that stays (Illinois).
     side = 0
     for _ in range(40):
         x = (low * rise_high - high * rise_low) / (rise_high - rise_low)
-        _, rise = _pull(c, covariance, x, bound, row, slope)
+        rise = _pull(c, covariance, x, bound, row, slope)
         if rise > 0.0:
-            if x - low < 1e-9:
+            if x - low < _CLOSE:
                 break
             low, rise_low = x, rise
             if side == 1:
                 rise_high *= 0.5
             side = 1
         else:
-            if high - x < 1e-9:
+            if high - x < _CLOSE:
                 break
             high, rise_high = x, rise
             if side == -1:
@@ -353,7 +386,9 @@ def keep_bounds(c: Array, covariance: Array, low: float, high: float, work: Arra
     -------
     1 where the lower bound was met, 2 the upper, 3 both, 0 where nothing had to move.
     """
-    least, x_least, most, x_most = extremes(c)
+    values, slopes = np.empty(GRID + 1), np.empty(GRID + 1)
+    _at_nodes(c, values, slopes)
+    least, x_least, most, x_most = _extremes(c, values, slopes)
     if least >= low and most <= high:
         return 0
     # Aim a little inside, so that rounding to float32 stays within the tolerance.
@@ -363,11 +398,12 @@ def keep_bounds(c: Array, covariance: Array, low: float, high: float, work: Arra
     # Most profiles are held at one depth, which is found directly.
     lower_first = inner_low - least >= most - inner_high
     sign, bound = (1.0, inner_low) if lower_first else (-1.0, inner_high)
-    contact = _first_contact(c, covariance, sign, bound, work[24], work[25])
+    contact = _first_contact(c, covariance, sign, bound, values, slopes, work[24], work[25])
     if contact <= 1.0:
         active = _enter(c, covariance, contact, sign, bound, active, work)
         sides |= 1 if lower_first else 2
-        least, x_least, most, x_most = extremes(c)
+        _at_nodes(c, values, slopes)
+        least, x_least, most, x_most = _extremes(c, values, slopes)
     for _ in range(_ROUNDS):
         too_low, too_high = inner_low - least, most - inner_high
         if max(too_low, too_high) <= CONVERGED:
@@ -378,7 +414,8 @@ def keep_bounds(c: Array, covariance: Array, low: float, high: float, work: Arra
         else:
             active = _enter(c, covariance, x_most, -1.0, inner_high, active, work)
             sides |= 2
-        least, x_least, most, x_most = extremes(c)
+        _at_nodes(c, values, slopes)
+        least, x_least, most, x_most = _extremes(c, values, slopes)
     if least < low or most > high:
         # What is left after many rounds is drawn in towards a uniform profile, which keeps the bounds exactly.
         uniform = min(max(c[0], low + 0.01 * (high - low)), high - 0.01 * (high - low))

@@ -53,9 +53,9 @@ def check_same(place, root, expected):
     return found
 
 
-# One slow worker, so that there is time to strike while it computes.
+# One slow worker, so that there is time to strike while it computes; the next block waits at it, so that it is never idle.
 SLOWLY = (
     "compute.workers=1",
-    "compute.window=1",
+    "compute.window=2",
     'compute.kubernetes.worker_pod={"containers":[{"resources":{"requests":{"cpu":"100m"},"limits":{"cpu":"500m"}}}]}',
 )

@@ -15,9 +15,9 @@ def test_a_worker_that_is_killed_costs_the_blocks_it_held(place, expected):
     """While the operator is restarted too, which changes nothing."""
 
     def strike():
+        place.delete_pod(place.dask_pods("worker")[0]["metadata"]["name"], 0)
         operator = place.pods(namespace=place.operators)[0]["metadata"]["name"]
         place.delete_pod(operator, 0, place.operators)
-        place.delete_pod(place.dask_pods("worker")[0]["metadata"]["name"], 0)
 
     log = struck(place, "worker-killed", "invert", 2, strike, *SLOWLY)
     invert = check_same(place, "worker-killed", expected)["invert"]
