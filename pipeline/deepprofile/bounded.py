@@ -28,8 +28,10 @@ GRID: Final = 32
 _MAX_DEGREE: Final = MAX_ORDER
 _MOST_ACTIVE: Final = _MAX_DEGREE + 1
 _ROUNDS: Final = 60
-# How well the first contact is placed: what a profile is out by beside it goes with the square of that.
+# How well the first contact is placed: what a profile is out by beside it goes with the square of that; and the last step of
+# secants, whose errors go with the product of two steps.
 _CLOSE: Final = 1e-5
+_NEAR: Final = 3e-4
 
 # Chebyshev points: dense at the ends, where polynomials turn fastest.
 _X: Final = -np.cos(np.pi * np.arange(GRID + 1) / GRID)
@@ -337,6 +339,25 @@ def _first_contact(
     low, high = float(_X[max(at - 1, 0)]), float(_X[min(at + 1, GRID)])
     x = float(_X[at])
     rise = _pull(c, covariance, x, bound, row, slope)
+    if 0 < at < GRID:
+        # Secants from the top of the parabola through three nodes; where they go astray, the bracket below.
+        gap_low, gap_high = bound - values[at - 1], bound - values[at + 1]
+        first = (best - (gap_low * gap_low / variance[at - 1] if sign * gap_low > 0.0 else 0.0)) / (x - low)
+        second = ((gap_high * gap_high / variance[at + 1] if sign * gap_high > 0.0 else 0.0) - best) / (high - x)
+        bend = (second - first) / (high - low)
+        last, last_rise = x, rise
+        guess = x - 0.5 * (first + bend * (x - low)) / bend if bend < 0.0 else x
+        for _ in range(6):
+            if not low < guess < high or guess == last:
+                break
+            new = _pull(c, covariance, guess, bound, row, slope)
+            lean = (new - last_rise) / (guess - last)
+            if not lean < 0.0:
+                break
+            last, last_rise = guess, new
+            guess -= new / lean
+            if abs(guess - last) < _NEAR and low <= guess <= high:
+                return guess
     if rise > 0.0:
         low, rise_low = x, rise
         rise_high = _pull(c, covariance, high, bound, row, slope)
@@ -367,6 +388,12 @@ def _first_contact(
     return x
 
 
+@njit(cache=True, nogil=True)
+def scratch() -> Array:
+    """Memory that ``keep_bounds`` works in; it can be used again."""
+    return np.zeros((30, GRID + 1))
+
+
 @njit(cache=True, nogil=True, error_model="numpy")
 def keep_bounds(c: Array, covariance: Array, low: float, high: float, work: Array) -> int:
     """Move a profile to the nearest one within the bounds, in place.
@@ -380,13 +407,13 @@ def keep_bounds(c: Array, covariance: Array, low: float, high: float, work: Arra
     low, high
         Bounds on theta(z), low < high.
     work
-        Scratch of shape (28, 8) or larger.
+        Scratch, as ``scratch`` makes it.
 
     Returns
     -------
     1 where the lower bound was met, 2 the upper, 3 both, 0 where nothing had to move.
     """
-    values, slopes = np.empty(GRID + 1), np.empty(GRID + 1)
+    values, slopes = work[28], work[29]
     _at_nodes(c, values, slopes)
     least, x_least, most, x_most = _extremes(c, values, slopes)
     if least >= low and most <= high:

@@ -12,7 +12,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from deepprofile.bounded import keep_bounds
+from deepprofile.bounded import keep_bounds, scratch
 
 Array = NDArray[np.float64]
 
@@ -318,7 +318,7 @@ def invert_cells(
     codes, slots = np.empty(_TABLE, np.int64), np.empty(_TABLE, np.int64)
     gain, covariance = np.empty((d, n)), np.empty((d, d))
     c, _points, free, free_metric = np.empty(d), np.empty(d), np.empty(d), np.empty((d, d))
-    bound_work = np.empty((28, 8))
+    bound_work = scratch()
     size_of = np.zeros(64, np.int64)
     for i in range(n):
         size_of[product[i]] += 1
