@@ -441,8 +441,8 @@ def invert(
     Notes
     -----
     The model equation of an observation is the integral of the profile over its layer divided by the layer's thickness (Zhu
-    et al. 2026, doi 10.1016/j.rse.2026.115408). With map, ``mean`` and anomalies are inverted apart: the first with the
-    bias variances as errors, the second with the random ones.
+    et al. 2026, doi 10.1016/j.rse.2026.115408). With map, time means (``reference_mean``, else ``mean``) and anomalies are
+    inverted apart: the first with the bias variances as errors, the second with the random ones.
     """
     prior = _check_choices(method, order, prior)
     stack = stack_products(products)
