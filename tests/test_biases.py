@@ -94,13 +94,14 @@ def test_nothing_but_the_prior_where_products_agree_as_expected(layout):
 
 
 def test_absent_observations_and_pairs_that_never_meet(layout):
+    typical = typical_biases(layout)[layout.product_index]
     means = draw(layout, [0.03] * 4, 40, seed=2)
     means[:, 8] = np.nan
-    assert np.isnan(found(layout, means)[8])
-    assert np.isfinite(found(layout, means)[:8]).all()
+    assert np.sqrt(found(layout, means)[8]) == pytest.approx(typical[8])
     # The third product is there only where the second is not.
     means[:20, 2:5], means[20:, 5:8] = np.nan, np.nan
-    assert np.isfinite(found(layout, means)[:8]).all()
+    assert np.isfinite(found(layout, means)).all()
+    np.testing.assert_allclose(np.sqrt(found(layout, np.full((40, 9), np.nan))), typical)
 
 
 def test_a_single_cell_tells_no_size(layout):
@@ -147,6 +148,15 @@ def test_winters_that_a_retrieval_lacks_do_not_look_like_a_bias(small_world):
     left = float(abs(errors.reference_mean - whole["mean"]).mean())
     assert season > 0.01
     assert left < 0.5 * season
+
+
+def test_a_mean_of_a_few_days_tells_nothing_of_a_bias():
+    products = random_products(np.random.default_rng(4), days=200, cells=30)
+    products["gldas_noah"] = (products["gldas_noah"] + 0.15).where(products["gldas_noah"].time < np.datetime64("2016-01-06"))
+    errors = dp.estimate_errors(products)
+    gldas = errors.isel(observation=slice(2, 5))
+    np.testing.assert_allclose(np.sqrt(gldas.bias_variance), 0.033)
+    assert np.isfinite(dp.invert(products, errors).coefficients).all()
 
 
 def test_reference_means_are_time_means_where_all_days_are_shared():

@@ -90,13 +90,13 @@ def bias_variances(seconds: Array, counts: Array, layout: Layout) -> Array:
         Sums over each cell's neighbourhood of products of the departures of time means from ``MIDDLE`` and the surface
         deficit; (cell, n, n).
     counts
-        Number of cells in each of those sums; (cell, n, n). Observations without any are left out.
+        Number of cells in each of those sums; (cell, n, n).
     layout
         Of the ``n`` observations.
 
     Returns
     -------
-    (cell, n); NaN for observations that the neighbourhood does not have.
+    (cell, n); the typical size for products that the neighbourhood does not have.
     """
     long, short = mean_variance(_ANOMALIES)
     smooth = long * kernel_covariance(WHOLE_METRE, layout.top, layout.bottom)
@@ -135,7 +135,6 @@ def _components(
         if cell and (counts[cell] == counts[cell - 1]).all() and (seconds[cell] == seconds[cell - 1]).all():
             out[cell] = out[cell - 1]
             continue
-        out[cell] = np.nan
         number = 0.0
         size = 0
         used = np.empty(n, np.int64)
@@ -144,8 +143,6 @@ def _components(
                 used[size] = i
                 size += 1
                 number = max(number, counts[cell, i, i])
-        if size == 0:
-            continue
         used = used[:size]
         second, known, related = np.empty((size, size)), np.empty((size, size)), np.empty((size, size))
         for a in range(size):
@@ -155,9 +152,11 @@ def _components(
                 # A pair that never meets says nothing: it is put where the prior expects it.
                 met = counts[cell, i, j] > 0.0
                 second[a, b] = seconds[cell, i, j] / counts[cell, i, j] if met else smooth[i, j]
-        value = _maximise(second, number**exponent - 1.0, known, related, product[used], centre, precision)
-        for a in range(size):
-            out[cell, used[a]] = max(np.exp(value[product[used[a]]]), SMALLEST_BIAS)
+        value = centre
+        if size:
+            value = _maximise(second, number**exponent - 1.0, known, related, product[used], centre, precision)
+        for i in range(n):
+            out[cell, i] = max(np.exp(value[product[i]]), SMALLEST_BIAS)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

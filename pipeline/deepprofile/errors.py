@@ -44,7 +44,8 @@ LAYER_TRUST: Final = 0.2
 NOISE_RANGE: Final = (0.05, 20.0)
 EQUAL_ERROR: Final = 0.045**2
 SIGNAL_DAYS: Final = 600.0
-# Days that two series need in common for one to say what the mean of the other would have been on its missing days.
+# Days that a time mean needs to tell of a bias, and two series in common for one to say what the mean of the other would have
+# been on its missing days.
 REFERENCE_DAYS: Final = 10.0
 # Critical correlations are tabulated up to here; neighbourhoods with more samples count as this many.
 MOST_SAMPLES: Final = 20_000
@@ -150,9 +151,9 @@ def series_moments(arrays: Sequence[NDArray[Any]], design: Design) -> Array:
 
 
 def _sums_to_pool(moments: Array, *, layout: Layout, design: Design, min_samples: int) -> Array:
-    """What a neighbourhood adds up, (..., k): co-moments with their degrees of freedom, and squared differences of means.
+    """What a neighbourhood adds up, (..., k): co-moments with their degrees of freedom, and products of time means.
 
-    A cell that has too few complete triples for itself has none to lend.
+    A cell that has too few complete triples, or days, for itself has none to lend.
     """
     parts = Moments.from_array(moments)
     n = len(design.weights[0])
@@ -161,10 +162,10 @@ def _sums_to_pool(moments: Array, *, layout: Layout, design: Design, min_samples
     freedom = lent * np.maximum(parts.count - 1.0, 0.0)
     within = np.concatenate([freedom[..., None], lent[..., None] * parts.comoment], axis=-1)
     first, second = np.triu_indices(n)
-    reference = reference_means(parts, design)
-    departure = np.nan_to_num(reference - MIDDLE - surface_deficit(layout.top, layout.bottom))
-    there = np.isfinite(reference)
-    both = (there[..., first] & there[..., second]).astype(np.float64)
+    departure = reference_means(parts, design) - MIDDLE - surface_deficit(layout.top, layout.bottom)
+    enough = parts.count[..., :n] >= REFERENCE_DAYS
+    departure = np.where(enough, departure, 0.0)
+    both = (enough[..., first] & enough[..., second]).astype(np.float64)
     products = departure[..., first] * departure[..., second]
     flat = (*moments.shape[:-2], -1)
     return np.concatenate([within.reshape(flat), products, both], axis=-1)
