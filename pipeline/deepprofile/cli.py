@@ -221,22 +221,30 @@ def _run(config: Config, stages: Sequence[str], where: Where = Where.LOCAL, requ
         _say(f"\nStopped{done}. What was done is recorded: run the same command again to go on.")
         raise typer.Exit(TERMINATED if isinstance(stop, _Terminated) else STOPPED) from None
     problems = [problem for result in results for problem in result.problems]
+    notes = [note for result in results for note in result.notes]
     if wants_json():
         for problem in problems:
             logging.getLogger("deepprofile.cli").warning("missing: %s", problem)
+        for note in notes:
+            logging.getLogger("deepprofile.cli").info("note: %s", note)
         return INCOMPLETE if problems else DONE
     out.print(summary_table(results))
+    if notes:
+        _list("Note:", notes, config.root)
     if problems:
         count = "1 input was" if len(problems) == 1 else f"{len(problems)} inputs were"
-        err.print(f"{count} missing or could not be used:", highlight=False)
-        for problem in problems[:SHOWN_PROBLEMS]:
-            err.print(f"  {problem}", highlight=False, soft_wrap=True, markup=False)
-        if len(problems) > SHOWN_PROBLEMS:
-            err.print(
-                f"  and {len(problems) - SHOWN_PROBLEMS} more: see {join(config.root, 'runs')}", highlight=False, soft_wrap=True
-            )
+        _list(f"{count} missing or could not be used:", problems, config.root)
         return INCOMPLETE
     return DONE
+
+
+def _list(title: str, sentences: Sequence[str], root: str) -> None:
+    """The first of some sentences, and where the others are."""
+    _say(title)
+    for sentence in sentences[:SHOWN_PROBLEMS]:
+        _say(f"  {sentence}")
+    if len(sentences) > SHOWN_PROBLEMS:
+        _say(f"  and {len(sentences) - SHOWN_PROBLEMS} more: see {join(root, 'runs')}")
 
 
 def _on_pools(

@@ -118,8 +118,9 @@ class StagePlan:
     """A stage that is ready to run.
 
     ``url`` is that of the version of the store that it makes. ``finish`` is given the record of every block when all are done;
-    it returns sentences about inputs that were missing. ``marks``: of a store along time, of which a block can be brought up to
-    date day by day; its blocks are given a ``Given``. ``summary``: what is to be remembered of the days.
+    it returns sentences about inputs that were missing. ``notes`` returns, in the same way, what a user should know although
+    nothing is missing: it changes no exit code. ``marks``: of a store along time, of which a block can be brought up to date
+    day by day; its blocks are given a ``Given``. ``summary``: what is to be remembered of the days.
     """
 
     stage: str
@@ -132,11 +133,12 @@ class StagePlan:
     finish: Callable[[Mapping[str, Record]], list[str]] | None = None
     marks: DayMarks | None = None
     summary: Callable[[Mapping[str, Record]], Mapping[str, Any]] | None = None
+    notes: Callable[[Mapping[str, Record]], list[str]] | None = None
 
 
 @dataclass(frozen=True)
 class StageResult:
-    """What a stage has done; ``records``: of every block."""
+    """What a stage has done; ``records``: of every block. ``problems`` and ``notes``: see ``StagePlan``."""
 
     stage: str
     store: str
@@ -144,6 +146,7 @@ class StageResult:
     progress: Progress
     problems: tuple[str, ...]
     records: Mapping[str, Record] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def days_of(config: Config) -> NDArray[np.datetime64]:
@@ -337,6 +340,7 @@ def execute(
     problems = sorted({problem for record in records.values() for problem in record.problems})
     if plan.finish is not None:
         problems += plan.finish(records)
+    notes = plan.notes(records) if plan.notes is not None else []
     if plan.marks is not None and plan.summary is not None:
         write_json(join(folder, DAYS), {"marks": list(plan.marks.days), **plan.summary(records)})
     sweep(plan.url)
@@ -362,9 +366,10 @@ def execute(
         "bytes_read": progress.bytes_read,
         "bytes_written": progress.bytes_written,
         "problems": problems,
+        "notes": notes,
     }
     write_json(join(folder, "manifest.json"), manifest)
-    return StageResult(plan.stage, plan.store, plan.version, progress, tuple(problems), records)
+    return StageResult(plan.stage, plan.store, plan.version, progress, tuple(problems), records, tuple(notes))
 
 
 def _manifest(plan: StagePlan, config: Config) -> dict[str, Any]:
