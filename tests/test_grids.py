@@ -98,14 +98,19 @@ def test_the_whole_globe_is_covered_once():
 def test_arrays_are_placed_whichever_way_longitudes_are_counted(first):
     lon = (first + 0.1 * np.arange(4)).astype(np.float32)
     lon = np.where(lon >= 360.0, lon - 360.0, lon)
-    assert ERA5_LAND_01.place(lon, np.array([10.0, 9.9])) == (800, 3599)
+    rows, columns = ERA5_LAND_01.cells(lon, np.array([10.0, 9.9]))
+    assert rows.tolist() == [800, 801]
+    assert columns.tolist() == [3599, 0, 1, 2]
 
 
 def test_arrays_of_another_grid_are_not_placed():
     with pytest.raises(ValueError, match="not those of adjoining cells of the grid gldas_025"):
-        GLDAS_025.place(np.array([0.0, 0.25]), np.array([-59.875, -59.625]))
+        GLDAS_025.cells(np.array([0.0, 0.25]), np.array([-59.875, -59.625]))
     with pytest.raises(ValueError, match="y coordinates"):
-        GLDAS_025.place(np.array([0.125, 0.375]), np.array([-59.625, -59.875]))
+        GLDAS_025.cells(np.array([0.125, 0.375]), np.array([-59.625, -59.125]))
+    # Every tenth cell: centres of this grid, but means of another one.
+    with pytest.raises(ValueError, match="x coordinates"):
+        ERA5_LAND_01.cells(np.arange(10.0, 15.0), np.array([45.0, 44.9]))
 
 
 @pytest.mark.parametrize(

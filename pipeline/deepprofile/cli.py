@@ -553,6 +553,13 @@ def status(
     if found["lease"] is not None:
         out.print(f"At work on it: {found['lease']}", highlight=False, soft_wrap=True)
     out.print(days_table(found["days"]))
+    for product, files in found["passed_over"].items():
+        if files:
+            out.print(f"Passed over in the granules of {product}:", highlight=False)
+            for file in files[:SHOWN_PROBLEMS]:
+                out.print(f"  {file['name']}: {file['reason']}", highlight=False, soft_wrap=True, markup=False)
+            if len(files) > SHOWN_PROBLEMS:
+                out.print(f"  and {len(files) - SHOWN_PROBLEMS} more: see --json", highlight=False)
     table = Table(box=SIMPLE_HEAD)
     for name in ("store", "version", "started", "state", "blocks", "missing", "time"):
         table.add_column(name, no_wrap=True)

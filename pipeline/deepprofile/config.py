@@ -11,13 +11,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
+import numpy as np
 import yaml
 from pydantic import BaseModel, ByteSize, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
 
 from deepprofile import grids
 from deepprofile.errors import WINDOW
 from deepprofile.grids import Grid
-from deepprofile.products import PRODUCTS, VARIANTS, Latency, Product
+from deepprofile.products import PRODUCTS, VARIANTS, Latency, Outage, Product
 
 # Begins the URL of a store in Zarr that holds a product as its provider has it.
 MIRROR = "zarr+"
@@ -95,12 +96,18 @@ class ProductSource(Section):
     final_latency_days: Annotated[int, Field(ge=0)] | None = Field(
         None, description="days until a day that is still provisional is missed; what the provider states, by default"
     )
+    outages: tuple[tuple[dt.date, dt.date], ...] = Field(
+        (), description="more days of which the provider has nothing, each as [first, last]; those it has announced are known"
+    )
 
 
 class Ingest(Section):
     """Daily means."""
 
     min_day_fraction: float = Field(0.75, gt=0.0, le=1.0, description="share of a day's time steps that a daily mean needs")
+    require_screens: bool = Field(
+        False, description="refuse granules that lack the soil temperature or snow that their product is screened by"
+    )
     tiles: Positive = Field(
         1,
         description="shards in a block, along y and along x: a granule is read once for all of them, which needs more memory",
@@ -268,6 +275,11 @@ class Config(Section):
     def product(self, name: str) -> Product:
         """A product as it is configured."""
         return VARIANTS.get((name, self.products[name].grid or ""), PRODUCTS[name])
+
+    def outages(self, name: str) -> tuple[Outage, ...]:
+        """Days of which a product's provider has nothing, as announced and as configured."""
+        more = (Outage(np.datetime64(a, "D"), np.datetime64(b, "D"), "") for a, b in self.products[name].outages)
+        return (*self.product(name).outages, *more)
 
     def latency(self, name: str) -> Latency:
         """When granules of a product are to be expected."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import pairwise
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 from numba import njit
@@ -193,33 +193,63 @@ class Grid:
             return y, x
         return np.asarray(_to_metres().transform(np.zeros(y.size), np.clip(y, -90.0, 90.0))[1]), x * (_WORLD_M / 360.0)
 
-    def place(self, x: NDArray[np.floating], y: NDArray[np.floating]) -> tuple[int, int]:
-        """Row and column of the whole grid at which an array with these centres begins.
+    def cells(self, x: NDArray[Any], y: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Rows and columns of the whole grid that an array with these centres has, in the order of the array.
+
+        Rows may run either way. Columns may run either way and round the earth, begin anywhere, come in two parts as a box
+        across the first meridian does when its longitudes are sorted from 0 to 360, and repeat the first one at their end.
 
         Raises
         ------
         ValueError
             Where the centres are not those of adjoining cells of this grid.
         """
-        found = []
-        for axis, centres, start, step, count in (
-            ("y", y, self.north, self.dy, self.whole_rows),
-            ("x", x, self.west, self.dx, self.whole_columns),
-        ):
-            exact = (np.asarray(centres, dtype=np.float64) - start) / step - 0.5
-            if axis == "x" and self.goes_round:
-                # Longitudes may count from -180 or from 0, and a subset may lie across either end.
-                exact = np.unwrap(exact, period=count)
-                exact = exact - np.floor((exact[:1] + 0.5) / count) * count
-            first = int(np.round(exact[0])) if exact.size else -1
-            off = np.abs(exact - (first + np.arange(exact.size))).max(initial=0.0)
-            if not exact.size or first < 0 or off > _PLACEMENT_TOLERANCE or (axis == "y" and first + exact.size > count):
-                raise ValueError(
-                    f"its {axis} coordinates ({exact.size} values from {centres[0] if exact.size else 'none'}) are not those "
-                    f"of adjoining cells of the grid {self.name}"
-                )
-            found.append(first)
-        return found[0], found[1]
+        rows = self._indices("y", y, self.north, self.dy)
+        if rows.min() < 0 or rows.max() >= self.whole_rows or not _adjoin(rows):
+            raise self._not_adjoining("y", y)
+        columns = self._indices("x", x, self.west, self.dx)
+        if self.goes_round:
+            columns = columns % self.whole_columns
+        if columns.min() < 0 or columns.max() >= self.whole_columns:
+            raise self._not_adjoining("x", x)
+        if not _adjoin(columns):
+            there = np.zeros(self.whole_columns, bool)
+            there[columns] = True
+            # One arc round the earth, in at most two stretches, or with a column that comes twice.
+            arcs = np.count_nonzero(there & ~np.roll(there, 1))
+            steps = np.diff(columns)
+            if not self.goes_round or arcs > 1 or np.count_nonzero(np.abs(steps) != 1) > 1 or columns.size - there.sum() > 1:
+                raise self._not_adjoining("x", x)
+        return rows, columns
+
+    def _indices(self, axis: str, centres: NDArray[Any], start: float, step: float) -> NDArray[np.int64]:
+        exact = (np.asarray(centres, dtype=np.float64).reshape(-1) - start) / step - 0.5
+        if not exact.size or not np.isfinite(exact).all() or np.abs(exact - np.round(exact)).max() > _PLACEMENT_TOLERANCE:
+            raise self._not_adjoining(axis, centres)
+        return np.round(exact).astype(np.int64)
+
+    def _not_adjoining(self, axis: str, centres: NDArray[Any]) -> ValueError:
+        values = np.asarray(centres).reshape(-1)
+        shown = (
+            ", ".join(f"{float(v):.6g}" for v in values[:3]) + (", ..." if values.size > 3 else "") if values.size else "none"
+        )
+        return ValueError(
+            f"its {axis} coordinates ({values.size} values: {shown}) are not those of adjoining cells of the grid {self.name}"
+        )
+
+    def own_coordinates(self, lon: NDArray[Any], lat: NDArray[Any]) -> tuple[Array, Array]:
+        """Longitudes and latitudes, degrees, as x and y of the grid."""
+        if self.crs == GEOGRAPHIC:
+            return np.asarray(lon, dtype=np.float64), np.asarray(lat, dtype=np.float64)
+        east, north = np.asarray(lon, dtype=np.float64), np.asarray(lat, dtype=np.float64)
+        east = (east + 180.0) % 360.0 - 180.0
+        x = np.asarray(_to_metres().transform(east, np.zeros(east.shape))[0])
+        return x, np.asarray(_to_metres().transform(np.zeros(north.shape), north)[1])
+
+
+def _adjoin(indices: NDArray[np.int64]) -> bool:
+    steps = np.diff(indices)
+    return bool((steps == 1).all() or (steps == -1).all())
 
 
 @cache

@@ -188,7 +188,7 @@ def replace(path, content=None):
 
 def damage_truncated(folder):
     replace(folder / "smap_l4/SMAP_L4_SM_gph_20150403T043000_Vv8011_001.h5", lambda b: b[: len(b) // 2])
-    return "smap_l4", r"2015-04-03: SMAP_L4_SM_gph_20150403T043000\S* cannot be read .*: it is truncated", 7
+    return "smap_l4", r"2015-04-03: SMAP_L4_SM_gph_20150403T043000\S* cannot be read: it is truncated", 7
 
 
 def damage_no_variable(folder):
@@ -213,7 +213,8 @@ def damage_all_fill(folder):
 
 def damage_twice(folder):
     first = folder / "smap_l4/SMAP_L4_SM_gph_20150403T043000_Vv8011_001.h5"
-    shutil.copyfile(first, first.with_name(first.name.replace("Vv8011", "Vv8010")))
+    (first.parent / "again").mkdir()
+    shutil.copyfile(first, first.parent / "again" / first.name)
     return "smap_l4", r"2015-04-03: there is more than one granule for 20150403T0430: .*; none of them is used", 7
 
 

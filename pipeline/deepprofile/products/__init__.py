@@ -3,8 +3,9 @@
 from typing import Final
 
 from deepprofile.products.era5_land import Era5Land
+from deepprofile.products.files import GranuleError
 from deepprofile.products.gldas_noah import GldasNoah
-from deepprofile.products.granule import GranuleError, GranuleName, Latency, Layer, Product, Steps
+from deepprofile.products.granule import GranuleName, Latency, Layer, Outage, Product, Steps
 from deepprofile.products.smap_l3 import M36, SmapL3
 from deepprofile.products.smap_l4 import SmapL4
 
@@ -12,4 +13,4 @@ PRODUCTS: Final[dict[str, Product]] = {product.name: product for product in (Sma
 # The same product on another grid: by product and the grid's name.
 VARIANTS: Final[dict[tuple[str, str], Product]] = {(M36.name, M36.grid.name): M36}
 
-__all__ = ["PRODUCTS", "VARIANTS", "GranuleError", "GranuleName", "Latency", "Layer", "Product", "Steps"]
+__all__ = ["PRODUCTS", "VARIANTS", "GranuleError", "GranuleName", "Latency", "Layer", "Outage", "Product", "Steps"]

@@ -1,4 +1,8 @@
-"""What all products share: layers, time steps, granules and the errors that a granule can give."""
+"""What all products share: layers, time steps, what a file's name says, and how its values are read.
+
+A product says what its variables are called and what screens them; how they are packed, on which axes they lie, and in which
+format they come is the same for all, and read here once.
+"""
 
 from __future__ import annotations
 
@@ -6,26 +10,31 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import ClassVar, Final
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from deepprofile.grids import Grid
+from deepprofile.products.decoding import Floats, decode_intervals, decode_times, in_kelvin, in_kg_m2, is_packed, is_unit
+from deepprofile.products.fields import FieldReader, TimeAxis
+from deepprofile.products.files import GranuleError, GranuleFile, JoinedFile, Variable, opened, opened_zarr
+from deepprofile.products.placement import Cells, cells_of, placement
 
 # Frozen ground and snow hide the liquid water that soil moisture means.
 FROZEN_K: Final = 274.15
 MAX_SNOW_KG_M2: Final = 0.001
+TEMPERATURE, SNOW = "soil temperature", "snow"
+# Steps that are stated a little beside their time (in days, in single precision) belong to it.
+_NEAR_MINUTES: Final = 5
+# More values outside of the valid range than this say that it is not soil moisture in the stated unit.
+_MAX_INVALID: Final = 0.1
 
-Floats = NDArray[np.float32]
 Days = NDArray[np.datetime64]
-
-
-class GranuleError(Exception):
-    """A granule that cannot be used; the message names the file and says why."""
+_Read = Callable[[Variable], Floats]
+_DAY: Final = np.timedelta64(1, "D")
 
 
 @dataclass(frozen=True)
@@ -41,20 +50,38 @@ class Layer:
 
 @dataclass(frozen=True)
 class GranuleName:
-    """What the name of a granule says: which days it holds, and what makes it the same time step as another.
+    """Which days a granule holds, and what makes it the same time steps as another; from its name, or from its content.
 
-    ``provisional``: it stands for the final granule with the same key until that is there.
+    Attributes
+    ----------
+    first_day, last_day
+        The first and last day.
+    key
+        Equal for granules that hold the same time steps.
+    provisional
+        It stands for the final granule with the same key until that is there.
+    time
+        Of its one time step, where the name says it.
+    rank
+        Of two granules with one key, the one with the greater rank has replaced the other.
+    held
+        Its days, where they do not follow one another.
     """
 
     first_day: np.datetime64
     last_day: np.datetime64
     key: str
     provisional: bool = False
+    time: np.datetime64 | None = None
+    rank: tuple[int, ...] = ()
+    held: tuple[np.datetime64, ...] | None = None
 
     @property
     def days(self) -> Days:
         """The days, ``datetime64[D]``."""
-        return np.arange(self.first_day, self.last_day + np.timedelta64(1, "D"))
+        if self.held is not None:
+            return np.array(self.held, dtype="datetime64[D]")
+        return np.arange(self.first_day, self.last_day + _DAY)
 
 
 @dataclass(frozen=True)
@@ -89,6 +116,8 @@ class Steps:
         Whether the granule has each layer; shape (layer,).
     provisional
         Whether the provider will replace these values.
+    unscreened
+        What the product is screened by and the granule lacks: ``soil temperature``, ``snow``.
     """
 
     times: NDArray[np.datetime64]
@@ -96,65 +125,356 @@ class Steps:
     recorded: NDArray[np.int64]
     layers: NDArray[np.bool_]
     provisional: bool = False
+    unscreened: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Outage:
+    """Days of which the provider says that there is nothing, first and last included, and why."""
+
+    first: np.datetime64
+    last: np.datetime64
+    reason: str
+
+
+def outage(first: str, last: str, reason: str) -> Outage:
+    """An outage from days as text."""
+    return Outage(np.datetime64(first, "D"), np.datetime64(last, "D"), reason)
+
+
+@dataclass
+class Part:
+    """An open file, or several that hold different variables of the same steps and cells, with its time steps."""
+
+    file: GranuleFile
+    axis: TimeAxis
+    cells: Cells | None = None
+    chosen: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
 
 
 @dataclass(frozen=True)
 class Product(ABC):
-    """A soil-moisture product: its layers, its grid, and how one of its granules is read.
+    """A soil-moisture product: its layers, its grid, and what its variables are called.
 
-    ``steps_per_day``: time steps that a day has; ``gapless``: whether every granule holds values everywhere on land (a
-    model, not a swath); ``latency_days``: after how many days a granule is to be expected, ``final_latency_days``: after how
-    many its final version, where provisional ones come first.
+    ``steps_per_day``: time steps that a day has, the first of them ``first_step_minutes`` after midnight; ``gapless``: whether
+    every granule holds values everywhere on land (a model, not a swath); ``latency_days``: after how many days a granule is to
+    be expected, ``final_latency_days``: after how many its final version, where provisional ones come first.
+
+    ``variables``: of each layer, the names that its variable may have, in the unit ``unit`` (``m3 m-3`` or ``kg m-2``).
+    ``temperature`` and ``snow``: names of what its values are screened by, none where the product has nothing of the kind.
     """
 
     grid: Grid
     name: ClassVar[str]
     title: ClassVar[str]
     layers: ClassVar[tuple[Layer, ...]]
+    variables: ClassVar[tuple[tuple[str, ...], ...]]
+    unit: ClassVar[str] = "m3 m-3"
+    temperature: ClassVar[tuple[str, ...]] = ()
+    snow: ClassVar[tuple[str, ...]] = ()
     steps_per_day: ClassVar[int]
+    first_step_minutes: ClassVar[int] = 0
     gapless: ClassVar[bool] = True
     latency_days: ClassVar[int]
     final_latency_days: ClassVar[int | None] = None
     valid_range: ClassVar[tuple[float, float]] = (0.0, 0.9)
+    # By how much the time in a file may differ from the one in its name.
+    tolerance_minutes: ClassVar[int] = 180
+    outages: ClassVar[tuple[Outage, ...]] = ()
+    # Whether no value is exactly 0: then zeros are holes in a file.
+    never_zero: ClassVar[bool] = False
 
     @abstractmethod
     def parse(self, name: str) -> GranuleName | None:
-        """What a file's name says; None where it is no granule of this product."""
+        """What a file's name says; None where it does not say enough, and the content has to (see ``contents``)."""
 
-    @abstractmethod
-    def read(self, path: Path, window: Grid, days: Days) -> Steps:
-        """Time steps of these days on a window of the product's grid.
-
-        Raises
-        ------
-        GranuleError
-            For a file that is truncated, lacks all of the product's layers, lies on another grid, or is of another day than its
-            name says.
-        """
+    def refusal(self, name: str) -> str | None:
+        """Why a file is no granule of this product, where its name says so; None where it may be one."""
+        return None
 
     @property
     def collections(self) -> tuple[tuple[str, str], ...]:
         """Short name and version that the provider has for the product; early products last."""
         return ()
 
+    def read(self, path: Path, window: Grid, days: Days) -> Steps:
+        """Time steps of these days on a window of the product's grid.
+
+        Raises
+        ------
+        GranuleError
+            For a file that is cut off or damaged, lacks all of the product's layers, lies on another grid, is of another
+            product or of another day than its name says, or holds what no soil moisture can be.
+        """
+        with opened(path) as files:
+            steps = self._steps(self._parts(files), window, days, path.name)
+        named = self.parse(path.name)
+        return replace(steps, provisional=steps.provisional or (named is not None and named.provisional))
+
+    def contents(self, path: Path) -> GranuleName:
+        """What a file holds, whatever its name.
+
+        Raises
+        ------
+        GranuleError
+            Where it is no granule of this product.
+        """
+        with opened(path) as files:
+            parts = self._parts(files)
+            present = np.any([self._present(part.file) for part in parts], axis=0)
+            self._require_layers(path.name, present)
+            for part in parts:
+                self._locate(part)
+            times = np.unique(np.concatenate([part.axis.times for part in parts]))
+            provisional = any(self._is_provisional(part.file) for part in parts)
+        days = np.unique(times.astype("datetime64[D]"))
+        held = None if days.size == int((days[-1] - days[0]) / _DAY) + 1 else tuple(days)
+        return GranuleName(days[0], days[-1], self._key(times, days), provisional=provisional, held=held)
+
     def is_provisional(self, path: Path) -> bool:
         """Whether the provider will replace a granule, by its name or its content."""
         name = self.parse(path.name)
         return name is not None and name.provisional
 
+    # --- mirrors in Zarr ---
+
     def mirror_days(self, url: str) -> list[tuple[np.datetime64, str]]:
-        """Days of a mirror in Zarr, each with what changes when the day is replaced.
+        """Days of a mirror in Zarr that hold values, each with what changes when the day is replaced.
 
         Raises
         ------
         GranuleError
-            Where there is no such store, or no way to read one.
+            Where there is no such store, or it holds nothing of this product.
         """
-        raise GranuleError(f"{self.name} cannot be read from a mirror in Zarr ({url})")
+        with self._mirror(url) as part:
+            days = np.unique(part.axis.times.astype("datetime64[D]"))
+            final, last = self._mirror_stops(part.file)
+            last = self._last_day_with_values(part, days) if last is None else last
+            return [
+                (day, "provisional" if final is not None and day > final else "final")
+                for day in days
+                if last is None or day <= last
+            ]
 
     def read_mirror(self, url: str, window: Grid, days: Days) -> Steps:
         """As ``read``, from a mirror in Zarr."""
-        raise GranuleError(f"{self.name} cannot be read from a mirror in Zarr ({url})")
+        with self._mirror(url) as part:
+            steps = self._steps([part], window, days, part.file.name)
+            final, _ = self._mirror_stops(part.file)
+            late = final is not None and bool((steps.times.astype("datetime64[D]") > final).any())
+            return replace(steps, provisional=steps.provisional or late)
+
+    @contextmanager
+    def _mirror(self, url: str) -> Iterator[Part]:
+        with opened_zarr(url) as file:
+            self._require_layers(file.name, self._present(file))
+            yield self._parts([file])[0]
+
+    def _mirror_stops(self, file: GranuleFile) -> tuple[np.datetime64 | None, np.datetime64 | None]:
+        """The last day with final values and the last day with any, where a store says so."""
+        return None, None
+
+    def _last_day_with_values(self, part: Part, days: Days) -> np.datetime64 | None:
+        """The last day that holds a value: a time axis may have been made for years to come."""
+        variable = next(found for names in self.variables if (found := part.file.find(*names)) is not None)
+        cells = self._locate(part)
+        whole = slice(0, cells.rows.size), slice(0, cells.columns.size)
+
+        def holds(day: np.datetime64) -> bool:
+            steps = np.flatnonzero(part.axis.times.astype("datetime64[D]") == day)
+            reader = FieldReader(part.file, part.axis, cells)
+            return any(np.isfinite(reader.values(variable, steps[k : k + 1], *whole)).any() for k in (0, steps.size - 1))
+
+        if not days.size or holds(days[-1]):
+            return np.datetime64(days[-1]) if days.size else None
+        low, high = -1, days.size - 1
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if holds(days[middle]) else (low, middle)
+        last: np.datetime64 = days[low] if low >= 0 else days[0] - _DAY
+        return last
+
+    # --- reading ---
+
+    def _parts(self, files: Sequence[GranuleFile]) -> list[Part]:
+        """The files with something of this product, each with its time steps; such as differ in variables alone are one."""
+        several = len(files) > 1
+        parts: dict[object, Part] = {}
+        for file in files:
+            useful = self._present(file).any() or any(
+                file.find(*names) is not None for names in (self.temperature, self.snow) if names
+            )
+            if several and not useful:
+                continue
+            self._check_collection(file)
+            part = Part(file, self._time_axis(file))
+            key: object = None
+            if several:
+                key = (part.axis.times.tobytes(), self._locate(part).key)
+                if key in parts:
+                    known = parts[key].file
+                    joined = known if isinstance(known, JoinedFile) else JoinedFile(known.name, [known])
+                    joined.files.append(file)
+                    parts[key].file = joined
+                    continue
+            parts[key] = part
+        if not parts:
+            self._require_layers(files[0].name.rsplit(" in ", 1)[-1], [False])
+        return list(parts.values())
+
+    def _check_collection(self, file: GranuleFile) -> None:  # noqa: B027
+        """Raise a GranuleError where a file's attributes say that it is of another collection."""
+
+    def _present(self, file: GranuleFile) -> NDArray[np.bool_]:
+        """Which layers a file has, shape (layer,)."""
+        return np.array([file.find(*names) is not None for names in self.variables])
+
+    def _require_layers(self, name: str, present: Sequence[bool] | NDArray[np.bool_]) -> None:
+        if not any(present):
+            raise GranuleError(f"{name} has none of the layers of {self.name} ({', '.join(map(str, self.layers))})")
+
+    def _stated_time(self, file: GranuleFile) -> np.datetime64 | None:
+        """The one time step of a file that has no variable of time, where it says so elsewhere."""
+        return None
+
+    def _time_axis(self, file: GranuleFile) -> TimeAxis:
+        named = self.parse(_own_name(file))
+        found = _times_of(file)
+        stated = self._stated_time(file) if found is None else None
+        if found is None:
+            time = named.time if named is not None and named.time is not None else stated
+            if time is None:
+                raise GranuleError(f"{file.name} does not say of which time it is: it has no variable 'time' or 'valid_time'")
+            found = TimeAxis(np.array([time], dtype="datetime64[m]"), (), ())
+        if named is not None and named.time is not None and found.times.size == 1:
+            own = stated if stated is not None else found.times[0]
+            if np.abs(own - named.time) > np.timedelta64(self.tolerance_minutes, "m"):
+                raise GranuleError(f"{file.name} is for {named.time} by its name, but holds {own}")
+            # Means may be stamped with their centre or their start: the name's time stands.
+            return TimeAxis(np.array([named.time], dtype="datetime64[m]"), found.shape, found.dims)
+        return TimeAxis(self._on_steps(found.times), found.shape, found.dims)
+
+    def _on_steps(self, times: NDArray[np.datetime64]) -> NDArray[np.datetime64]:
+        """Times that lie a little beside a step of the product, on it."""
+        apart = 1440 // self.steps_per_day
+        minutes = (times - times.astype("datetime64[D]")).astype("timedelta64[m]").astype(np.int64) - self.first_step_minutes
+        off = (minutes + apart // 2) % apart - apart // 2
+        return np.where(np.abs(off) <= _NEAR_MINUTES, times - off.astype("timedelta64[m]"), times)
+
+    def _key(self, times: NDArray[np.datetime64], days: Days) -> str:
+        """What makes a file the same time steps as another."""
+        if days.size > 1:
+            return f"{days[0]}/{days[-1]}".replace("-", "")
+        text = str(days[0]).replace("-", "")
+        if times.size > 1 or self.steps_per_day == 1:
+            return text
+        return f"{text}T{str(times[0])[11:13]}{str(times[0])[14:16]}"
+
+    def _locate(self, part: Part) -> Cells:
+        """The cells of a part."""
+        if part.cells is None:
+            names = next((n for n in self.variables if part.file.find(*n) is not None), (*self.temperature, *self.snow))
+            variable = part.file.find(*names)
+            part.cells = cells_of(part.file, self.grid, variable.shape if variable is not None else ())
+        return part.cells
+
+    def _steps(self, parts: Sequence[Part], window: Grid, days: Days, name: str) -> Steps:
+        self._require_layers(name, np.any([self._present(part.file) for part in parts], axis=0))
+        every = np.concatenate([part.axis.times for part in parts])
+        for part in parts:
+            part.chosen = np.flatnonzero(np.isin(part.axis.times.astype("datetime64[D]"), days))
+        some = [part for part in parts if part.chosen.size]
+        if not some:
+            known = every[~np.isnat(every)].astype("datetime64[D]")
+            held = f"{known.min()} to {known.max()}" if known.size else "no day"
+            raise GranuleError(f"{name} is for {days[0]} to {days[-1]} by its name, but holds {held}")
+        found = [self._read(part, window) for part in some]
+        if len(found) == 1:
+            return found[0]
+        return _joined_steps(found)
+
+    def _read(self, part: Part, window: Grid) -> Steps:
+        """The chosen steps of a part on the window."""
+        file, present = part.file, self._present(part.file)
+        cells = self._locate(part)
+        where, reader = placement(cells, self.grid, window), FieldReader(file, part.axis, cells)
+        steps = part.chosen
+        values = np.full((steps.size, len(self.layers), *window.shape), np.nan, np.float32)
+        for k, names in enumerate(self.variables):
+            variable = file.find(*names)
+            if variable is not None:
+                factor = self._factor(file, variable, self.layers[k])
+                values[:, k] = (
+                    reader.window(variable, steps, where) / factor if factor != 1.0 else reader.window(variable, steps, where)
+                )
+        recorded = np.isfinite(values).sum(axis=(1, 2, 3))
+        self._check_values(file, values)
+        unscreened = self._screen(file, values, lambda variable: reader.window(variable, steps, where))
+        return Steps(
+            part.axis.times[steps], self.keep_valid(values), recorded, present, reader.is_provisional(steps), unscreened
+        )
+
+    def _factor(self, file: GranuleFile, variable: Variable, layer: Layer) -> np.float32:
+        """By what a variable's values are divided to be in m3 m-3."""
+        unit = variable.attrs.get("units", "")
+        if np.issubdtype(variable.dtype, np.integer) and not is_packed(variable):
+            raise GranuleError(f"{file.name} holds {variable.name} as whole numbers ({variable.dtype}) without a scale_factor")
+        if not is_unit(unit, self.unit):
+            raise GranuleError(f"{file.name} gives {variable.name} in {str(unit)!r}, not in {self.unit}")
+        return np.float32(1.0 if self.unit == "m3 m-3" else _WATER_KG_M3 * (layer.bottom_m - layer.top_m))
+
+    def _screen(self, file: GranuleFile, values: Floats, read: _Read) -> tuple[str, ...]:
+        """Values of frozen and of snow-covered ground become NaN, in place; what the file lacks for that is returned."""
+        lacking = []
+        for what, names in ((TEMPERATURE, self.temperature), (SNOW, self.snow)):
+            if not names:
+                continue
+            variable = file.find(*names)
+            if variable is None:
+                lacking.append(what)
+                continue
+            convert = in_kelvin if what == TEMPERATURE else in_kg_m2
+            amounts = convert(read(variable), variable.attrs.get("units", ""))
+            if amounts is None:
+                raise GranuleError(
+                    f"{file.name} gives {variable.name} in {variable.attrs.get('units')!r}, which is no unit of {what}"
+                )
+            with np.errstate(invalid="ignore"):
+                if what == TEMPERATURE and (amounts == 0.0).any():
+                    raise GranuleError(f"{file.name} is damaged: {variable.name} is 0 K in places, a hole in the file")
+                hidden = ~(amounts > FROZEN_K) if what == TEMPERATURE else ~(amounts < MAX_SNOW_KG_M2)
+            values[np.broadcast_to(hidden[:, None], values.shape)] = np.nan
+        return tuple(lacking)
+
+    def _check_values(self, file: GranuleFile, values: Floats) -> None:
+        """Raise where values cannot be soil moisture: most of a layer outside of the valid range, or holes of zeros.
+
+        No layer of GLDAS Noah or SMAP Level 4 holds a zero anywhere (granules of 2015, 2016 and 2020). One of ERA5-Land may, in
+        a desert, but not for an hour of a day, nor below a surface that is moist.
+        """
+        if not self.gapless:
+            return
+        low, high = self.valid_range
+        with np.errstate(invalid="ignore"):
+            outside, there = (values < low - 0.01) | (values > high), np.isfinite(values)
+            zero, moist = values == 0.0, values > 0.01
+        for k, layer in enumerate(self.layers):
+            count = int(outside[:, k].sum())
+            if count > _MAX_INVALID * there[:, k].sum():
+                least, most = float(np.nanmin(values[:, k])), float(np.nanmax(values[:, k]))
+                raise GranuleError(
+                    f"{file.name} holds values from {least:.4g} to {most:.4g} for {layer}, which are no soil moisture "
+                    f"in m3 m-3 ({low:g} to {high:g}): it is damaged, or packed in another way than it says"
+                )
+        holes = zero.any() and self.never_zero
+        holes = holes or bool((zero.any(axis=0) & moist.any(axis=0)).any())
+        holes = holes or bool((zero[:, 1:] & moist[:, :1]).any())
+        if holes:
+            raise GranuleError(f"{file.name} is damaged: soil moisture is exactly 0 in places, a hole in the file")
+
+    def _is_provisional(self, file: GranuleFile) -> bool:
+        """Whether any value of a file will be replaced."""
+        return FieldReader.has_provisional(file)
 
     def keep_valid(self, values: Floats) -> Floats:
         """Values outside of the valid range become NaN, in place."""
@@ -164,134 +484,72 @@ class Product(ABC):
         return values
 
 
-def named_time(pattern: re.Pattern[str], name: str) -> re.Match[str] | None:
-    """The match of a granule's name, whatever the folder."""
-    return pattern.fullmatch(name.rsplit("/", 1)[-1])
+_WATER_KG_M3: Final = 1000.0
 
 
-def day(text: str) -> np.datetime64:
-    """The day of ``YYYYMMDD``, as ``datetime64[D]``."""
-    return np.datetime64(f"{text[:4]}-{text[4:6]}-{text[6:8]}", "D")
+def _own_name(file: GranuleFile) -> str:
+    """The name of a file itself, without that of its archive."""
+    return file.name.split(" in ", 1)[0]
 
 
-@contextmanager
-def opened(path: Path) -> Iterator[h5py.File]:
-    """An HDF5 file; whatever goes wrong while it is read becomes a GranuleError that names it."""
+def _times_of(file: GranuleFile) -> TimeAxis | None:
+    """The time steps of a file: ``valid_time``, or ``time`` with the ``step`` of a forecast."""
+    valid = file.find("valid_time")
+    if valid is not None:
+        return TimeAxis(decode_times(valid).reshape(-1), valid.shape, valid.dims)
+    time = file.find("time", "forecast_reference_time", "datetime", "date")
+    if time is None:
+        time = next((v for v in map(file.variable, file.names()) if v is not None and _counts_time(v)), None)
+    if time is None:
+        return None
+    times = decode_times(time)
+    step = file.find("step", "forecast_period", "leadtime")
+    if step is None:
+        return TimeAxis(times.reshape(-1), time.shape, time.dims)
+    lead = decode_intervals(step)
+    if lead.size == 1:
+        return TimeAxis((times + lead.reshape(-1)[0]).reshape(-1), time.shape, time.dims)
+    every = times[..., None] + lead
+    return TimeAxis(every.reshape(-1), every.shape, (*time.dims, *step.dims))
+
+
+def _counts_time(variable: Variable) -> bool:
+    return len(variable.shape) == 1 and " since " in str(variable.attrs.get("units", ""))
+
+
+def _joined_steps(found: Sequence[Steps]) -> Steps:
+    """Steps of several files of one archive, in the order of time; a step that comes twice is taken from the first."""
+    times = np.concatenate([steps.times for steps in found])
+    _, first = np.unique(times, return_index=True)
+    return Steps(
+        times[first],
+        np.concatenate([steps.values for steps in found])[first],
+        np.concatenate([steps.recorded for steps in found])[first],
+        np.any([steps.layers for steps in found], axis=0),
+        any(steps.provisional for steps in found),
+        tuple(dict.fromkeys(what for steps in found for what in steps.unscreened)),
+    )
+
+
+# --- names ----------------------------------------------------------------------------------------------------------
+
+# What services and tools put after a name: subsetters, OPeNDAP, browsers that count copies, queries of URLs.
+DATA_ENDINGS: Final = ("h5", "hdf5", "he5", "nc", "nc4", "cdf", "netcdf", "grib", "grb", "grib2", "grb2", "zip", "gz")
+
+
+def base_name(name: str) -> str:
+    """A file's name without its folder and the query of the URL that it came from."""
+    return re.split(r"[?@](?=\w+\.?\w*=)", name.rsplit("/", 1)[-1])[0]
+
+
+def has_data_ending(name: str) -> bool:
+    """Whether a name ends as a file of data does, and not as one of metadata or a picture that comes beside it."""
+    return base_name(name).rsplit(".", 1)[-1].lower() in DATA_ENDINGS
+
+
+def day(text: str) -> np.datetime64 | None:
+    """The day of ``YYYYMMDD``, as ``datetime64[D]``; None where there is no such day."""
     try:
-        with h5py.File(path, "r") as file:
-            yield file
-    except GranuleError:
-        raise
-    except (OSError, KeyError, ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise GranuleError(f"{path.name} cannot be read ({reason}): it is truncated or no file of this product") from error
-
-
-def decode_times(variable: h5py.Dataset, path: Path) -> NDArray[np.datetime64]:
-    """Times of a CF variable ``<unit> since <date>``, ``datetime64[s]``."""
-    units = _text(variable.attrs.get("units", ""))
-    match = re.fullmatch(r"\s*(seconds|minutes|hours|days) since (\S+)(?:[ T](\S+))?\s*(?:UTC|Z)?\s*", units)
-    if match is None:
-        raise GranuleError(f"{path.name} counts time in {units!r}, not in seconds, minutes, hours or days since a date")
-    seconds = {"seconds": 1, "minutes": 60, "hours": 3600, "days": 86400}[match[1]]
-    start = np.datetime64(match[2] + ("T" + match[3] if match[3] else ""), "ms")
-    values = np.atleast_1d(np.asarray(variable[()], dtype=np.float64))
-    return np.asarray((start + np.round(values * seconds * 1000.0).astype("timedelta64[ms]")).astype("datetime64[s]"))
-
-
-def _text(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
-
-
-def unit_of(variable: h5py.Dataset) -> str:
-    """The variable's ``units``, without spaces at its ends."""
-    return _text(variable.attrs.get("units", "")).strip()
-
-
-def without_fill(values: NDArray[Any], variable: h5py.Dataset) -> Floats:
-    """As float32, with the variable's fill value as NaN."""
-    out = np.asarray(values, dtype=np.float32)
-    for name in ("_FillValue", "missing_value"):
-        if name in variable.attrs:
-            fill = np.asarray(variable.attrs[name]).ravel()[0]
-            if fill == fill:
-                out[values == fill] = np.nan
-    return out
-
-
-@dataclass(frozen=True)
-class Placement:
-    """Which part of a granule's array goes where in the asked window: pairs of (rows, columns), granule then window."""
-
-    parts: tuple[tuple[tuple[slice, slice], tuple[slice, slice]], ...]
-    shape: tuple[int, int]
-
-    def fill(self, read: Callable[[slice, slice], Floats], steps: int) -> Floats:
-        """An array (steps, rows, columns) of the window; ``read`` gives (steps, rows, columns) of the granule."""
-        out = np.full((steps, *self.shape), np.nan, np.float32)
-        for (rows, columns), (to_rows, to_columns) in self.parts:
-            out[:, to_rows, to_columns] = read(rows, columns)
-        return out
-
-
-def field(variable: h5py.Dataset, where: Placement) -> Floats:
-    """A variable on the asked window, (rows, columns), fill as NaN; one with a leading axis is of a single time step."""
-
-    def read(rows: slice, columns: slice) -> Floats:
-        part = variable[rows, columns] if variable.ndim == 2 else variable[0, rows, columns]
-        return without_fill(part, variable)[None]
-
-    out: Floats = where.fill(read, 1)[0]
-    return out
-
-
-def screen_frozen(values: Floats, file: h5py.File, where: Placement, temperature: str, snow: str) -> None:
-    """Values of frozen and of snow-covered ground become NaN, in place, where the file says which these are."""
-    screened = np.zeros(where.shape, bool)
-    with np.errstate(invalid="ignore"):
-        if temperature in file:
-            screened |= ~(field(file[temperature], where) > FROZEN_K)
-        if snow in file:
-            screened |= ~(field(file[snow], where) < MAX_SNOW_KG_M2)
-    values[..., screened] = np.nan
-
-
-def place(path: Path, grid: Grid, x: NDArray[Any], y: NDArray[Any], window: Grid) -> Placement:
-    """Where an array with these centres lies in the asked window of a product's grid."""
-    try:
-        row, column = grid.place(x, y)
-    except ValueError as error:
-        raise GranuleError(f"{path.name} lies on another grid: {error}") from None
-    return placement(row, column, len(y), len(x), grid, window)
-
-
-def placement(row: int, column: int, rows: int, columns: int, grid: Grid, window: Grid) -> Placement:
-    """Where an array of these rows and columns, at this corner of the whole grid, lies in the asked window."""
-    parts = []
-    for turn in (-1, 0, 1) if grid.goes_round else (0,):
-        start = column + turn * grid.whole_columns
-        low = max(start, window.first_column)
-        high = min(start + columns, window.first_column + window.columns)
-        top = max(row, window.first_row)
-        bottom = min(row + rows, window.first_row + window.rows)
-        if low < high and top < bottom:
-            own = slice(top - row, bottom - row), slice(low - start, high - start)
-            to = (
-                slice(top - window.first_row, bottom - window.first_row),
-                slice(low - window.first_column, high - window.first_column),
-            )
-            parts.append((own, to))
-    return Placement(tuple(parts), window.shape)
-
-
-def require_layers(path: Path, product: Product, present: Sequence[bool]) -> NDArray[np.bool_]:
-    """Which layers a granule has; a granule with none of them is refused."""
-    if not any(present):
-        raise GranuleError(f"{path.name} has none of the layers of {product.name} ({', '.join(map(str, product.layers))})")
-    return np.array(present, dtype=bool)
-
-
-def check_day(path: Path, found: NDArray[np.datetime64], expected: NDArray[np.datetime64], tolerance: np.timedelta64) -> None:
-    """Refuse a granule whose own time is not the one that its name says."""
-    if found.size and np.abs(found[0] - expected[0].astype(found.dtype)) > tolerance:
-        raise GranuleError(f"{path.name} is for {expected[0]} by its name, but holds {found[0]}")
+        return np.datetime64(f"{text[:4]}-{text[4:6]}-{text[6:8]}", "D")
+    except ValueError:
+        return None

@@ -3,37 +3,43 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar, Final
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from deepprofile.grids import EASE2_M09, EASE2_M36, Grid
+from deepprofile.products.fields import FieldReader
+from deepprofile.products.files import GranuleError, GranuleFile
 from deepprofile.products.granule import (
-    Days,
-    GranuleError,
     GranuleName,
     Layer,
-    Placement,
+    Outage,
+    Part,
     Product,
     Steps,
-    check_day,
+    base_name,
     day,
-    field,
-    named_time,
-    opened,
-    place,
-    placement,
-    require_layers,
-    without_fill,
+    has_data_ending,
+    outage,
 )
+from deepprofile.products.placement import Cells, cells_of, placement
+from deepprofile.products.smap import rank_of
 
-_NAME: Final = re.compile(r"SMAP_L3_SM_P(_E)?_(\d{8})_R\d+_\w+\.h5")
+_NAME: Final = re.compile(r"(?<![A-Za-z0-9])SMAP_L3_SM_P(_E)?_(\d{8})_([A-Z]\d+)(?:_(\d{3}))?(?![A-Za-z0-9])")
 # Bit 0 of the flag is set where the retrieval is not of recommended quality; 8 alone is good.
 _NOT_RECOMMENDED: Final = 1
+# Fill of the flag, also where no attribute says so.
+_NO_FLAG: Final = 65534
+# Names in the evening's group end in _pm.
+_PASSES: Final = (("Soil_Moisture_Retrieval_Data_AM", ""), ("Soil_Moisture_Retrieval_Data_PM", "_pm"))
+
+
+def _names(group: str, variable: str) -> tuple[str, str]:
+    """A variable in its group, and as services write it that know no groups."""
+    return f"{group}/{variable}", f"{group}_{variable}"
 
 
 @dataclass(frozen=True)
@@ -44,15 +50,19 @@ class SmapL3(Product):
     name: ClassVar[str] = "smap_l3"
     title: ClassVar[str] = "SMAP L3 (SPL3SMP_E)"
     layers: ClassVar[tuple[Layer, ...]] = (Layer(0.0, 0.05),)
+    variables: ClassVar[tuple[tuple[str, ...], ...]] = (
+        tuple(name for group, end in _PASSES for name in _names(group, f"soil_moisture{end}")),
+    )
     steps_per_day: ClassVar[int] = 1
     gapless: ClassVar[bool] = False
     latency_days: ClassVar[int] = 3
     valid_range: ClassVar[tuple[float, float]] = (0.02, 0.5)
-
-    # Names in the evening's group end in _pm.
-    passes: ClassVar[tuple[tuple[str, str], ...]] = (
-        ("Soil_Moisture_Retrieval_Data_AM", ""),
-        ("Soil_Moisture_Retrieval_Data_PM", "_pm"),
+    tolerance_minutes: ClassVar[int] = 36 * 60
+    # SMAP was in safe mode: NSIDC's announcements, and the catalogue of SPL4SMGP, which names the days of both outages. The
+    # first and last of them may hold half-orbits: their granules are used where there are any.
+    outages: ClassVar[tuple[Outage, ...]] = (
+        outage("2019-06-19", "2019-07-22", "SMAP was in safe mode from 19 June to 23 July 2019 (NSIDC)"),
+        outage("2022-08-06", "2022-09-20", "SMAP was in safe mode from 6 August to 20 September 2022 (NSIDC)"),
     )
 
     @property
@@ -61,71 +71,67 @@ class SmapL3(Product):
         return (("SPL3SMP", "009"),) if self.grid == EASE2_M36 else (("SPL3SMP_E", "006"),)
 
     def parse(self, name: str) -> GranuleName | None:
-        """Name such as ``SMAP_L3_SM_P_E_20200128_R19240_001.h5``."""
-        match = named_time(_NAME, name)
-        if match is None or (match[1] is not None) != (self.grid.name == EASE2_M09.name):
+        """Name such as ``SMAP_L3_SM_P_E_20200128_R19240_001.h5``, also with what subsetters put before and after it."""
+        match = _NAME.search(base_name(name))
+        if match is None or not has_data_ending(name) or (match[1] is not None) != (self.grid.name == EASE2_M09.name):
             return None
-        return GranuleName(day(match[2]), day(match[2]), match[2])
+        today = day(match[2])
+        if today is None:
+            return None
+        return GranuleName(today, today, match[2], time=today.astype("datetime64[m]"), rank=rank_of(match[3], match[4]))
 
-    def read(self, path: Path, window: Grid, days: Days) -> Steps:
-        """See ``Product.read``."""
-        match = named_time(_NAME, path.name)
-        if match is None:
-            raise GranuleError(f"{path.name} is not the name of a SMAP L3 granule")
-        when = np.array([day(match[2])])
-        with opened(path) as file:
-            there = [(g, end) for g, end in self.passes if f"{g}/soil_moisture{end}" in file]
-            present = require_layers(path, self, [bool(there)])
-            check_day(path, _stated_day(file), when, np.timedelta64(36, "h"))
-            value = np.full(window.shape, np.nan, np.float32)
-            recorded = 0
-            for group, end in there:
-                moisture, flag = file[f"{group}/soil_moisture{end}"], file[f"{group}/retrieval_qual_flag{end}"]
-                where = self._place(path, file, group, end, moisture.shape, window)
-                seen = field(moisture, where)
-                recorded += int(np.isfinite(seen).sum())
-                # Flags are whole numbers below 2^16, exact in single precision; outside of the swath there is none.
-                quality = field(flag, where)
-                good = np.isfinite(quality) & (np.nan_to_num(quality, nan=1.0).astype(np.int64) & _NOT_RECOMMENDED == 0)
-                seen = self.keep_valid(np.where(good, seen, np.float32(np.nan)))
-                value = np.where(np.isnan(value), seen, value)
-        return Steps(when.astype("datetime64[m]"), value[None, None], np.array([recorded]), present)
+    def refusal(self, name: str) -> str | None:
+        """See ``Product.refusal``: the product of the other grid."""
+        match = _NAME.search(base_name(name))
+        if match is not None and (match[1] is not None) != (self.grid.name == EASE2_M09.name):
+            other = "SPL3SMP_E, on 9 km" if match[1] is not None else "SPL3SMP, on 36 km"
+            return f"it is of {other}: the configuration's key 'grid' of the product chooses between the two"
+        return None
 
-    def _place(self, path: Path, file: h5py.File, group: str, end: str, shape: tuple[int, ...], window: Grid) -> Placement:
-        """By x and y where the file has them; else by its rows and columns, which are filled outside of the swath."""
-        if "x" in file and "y" in file:
-            return place(path, self.grid, file["x"][()], file["y"][()], window)
-        if shape == self.grid.shape:
-            return placement(0, 0, *shape, self.grid, window)
-        corner = []
-        for axis, name in enumerate(("row", "column")):
-            variable = f"{group}/EASE_{name}_index{end}"
-            if variable not in file:
+    def _stated_time(self, file: GranuleFile) -> np.datetime64 | None:
+        stamp = file.group_attribute("Metadata/Extent", "rangeBeginningDateTime") or file.attrs.get("rangeBeginningDateTime")
+        if not stamp:
+            return None
+        return np.datetime64(str(stamp).strip().rstrip("Z"), "m")
+
+    def _locate(self, part: Part) -> Cells:
+        if part.cells is None:
+            part.cells = self._cells_of_pass(part, *next(self._passes(part.file)))
+        return part.cells
+
+    @staticmethod
+    def _passes(file: GranuleFile) -> Iterator[tuple[str, str]]:
+        return ((group, end) for group, end in _PASSES if file.find(*_names(group, f"soil_moisture{end}")) is not None)
+
+    def _cells_of_pass(self, part: Part, group: str, end: str) -> Cells:
+        moisture = part.file.find(*_names(group, f"soil_moisture{end}"))
+        assert moisture is not None
+        return cells_of(part.file, self.grid, moisture.shape, ("", f"{group}|{end}", f"{group}|"))
+
+    def _read(self, part: Part, window: Grid) -> Steps:
+        file, steps = part.file, part.chosen
+        value = np.full((steps.size, *window.shape), np.nan, np.float32)
+        recorded: NDArray[np.int64] = np.zeros(steps.size, np.int64)
+        for group, end in self._passes(file):
+            moisture, flag = (file.find(*_names(group, f"{name}{end}")) for name in ("soil_moisture", "retrieval_qual_flag"))
+            assert moisture is not None
+            if flag is None:
                 raise GranuleError(
-                    f"{path.name} has {shape[0]} x {shape[1]} cells, the grid {self.grid.name} {self.grid.rows} x "
-                    f"{self.grid.columns}, and nothing says which of them they are (no x and y, no EASE_{name}_index)"
+                    f"{file.name} lacks {group}/retrieval_qual_flag{end}, and nothing else says which retrievals are good: "
+                    "order it too"
                 )
-            corner.append(_corner(path, file[variable], axis))
-        return placement(corner[0], corner[1], shape[0], shape[1], self.grid, window)
-
-
-def _corner(path: Path, variable: h5py.Dataset, axis: int) -> int:
-    index = without_fill(variable[()], variable)
-    start = index - np.expand_dims(np.arange(index.shape[axis]), 1 - axis)
-    found: NDArray[np.float32] = np.unique(start[np.isfinite(start)])
-    if found.size > 1:
-        raise GranuleError(f"{path.name} lies on another grid: {variable.name} does not count on from one cell to the next")
-    # A granule that saw nothing has no index anywhere, and nothing to place.
-    return int(found[0]) if found.size else -(10**6)
-
-
-def _stated_day(file: h5py.File) -> NDArray[np.datetime64]:
-    extent = file.get("Metadata/Extent")
-    text = extent.attrs.get("rangeBeginningDateTime") if extent is not None else None
-    if text is None:
-        return np.array([], dtype="datetime64[s]")
-    stamp = text.decode() if isinstance(text, bytes) else str(text)
-    return np.array([np.datetime64(stamp.rstrip("Z"), "s")])
+            cells = self._cells_of_pass(part, group, end)
+            if not cells.rows.size:
+                continue
+            where, reader = placement(cells, self.grid, window), FieldReader(file, part.axis, cells)
+            seen = reader.window(moisture, steps, where) / self._factor(file, moisture, self.layers[0])
+            recorded += np.isfinite(seen).sum(axis=(1, 2))
+            # Flags are whole numbers below 2^16, exact in single precision; outside of the swath there is none.
+            quality = np.nan_to_num(reader.window(flag, steps, where), nan=_NO_FLAG)
+            good = (quality < _NO_FLAG) & (quality >= 0) & (quality.astype(np.int64) & _NOT_RECOMMENDED == 0)
+            seen = self.keep_valid(np.where(good, seen, np.float32(np.nan)))
+            value = np.where(np.isnan(value), seen, value)
+        return Steps(part.axis.times[steps], value[:, None], recorded, np.array([True]))
 
 
 M36: Final = SmapL3(EASE2_M36)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
+import threading
 import uuid
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,10 +21,49 @@ from deepprofile.config import MIRROR
 from deepprofile.engine import fingerprint
 from deepprofile.grids import Grid
 from deepprofile.objects import filesystem, is_local, listing
-from deepprofile.products import GranuleError, Product, Steps
+from deepprofile.products import PRODUCTS, GranuleError, GranuleName, Product, Steps
 
 # A download that ends early is begun again so often.
 DOWNLOADS: Final = 3
+# What lies beside granules and holds no data.
+_BESIDE: Final = frozenset(
+    [
+        "xml",
+        "json",
+        "txt",
+        "md5",
+        "sha1",
+        "sha256",
+        "sha512",
+        "html",
+        "htm",
+        "png",
+        "jpg",
+        "jpeg",
+        "gif",
+        "tif",
+        "tiff",
+        "pdf",
+        "qa",
+        "met",
+        "dmrpp",
+        "csv",
+        "idx",
+        "log",
+        "md",
+        "py",
+        "ipynb",
+        "sh",
+        "yaml",
+        "yml",
+        "part",
+        "tmp",
+        "crdownload",
+        "aux",
+    ]
+)
+# So many files that were passed over are kept by name in a manifest.
+_KEPT_NAMES: Final = 200
 
 
 @dataclass(frozen=True)
@@ -47,10 +88,27 @@ class Granule:
 
 
 @dataclass(frozen=True)
+class PassedOver:
+    """A file below the folder of a product that is not used, and why.
+
+    ``notable``: it is no file that usually lies there, such as metadata or a granule of another product.
+    """
+
+    name: str
+    reason: str
+    notable: bool
+
+
+@dataclass(frozen=True)
 class Catalogue:
-    """The granules of a product by day, ``YYYY-MM-DD``, in the order of their names."""
+    """The granules of a product by day, ``YYYY-MM-DD``, in the order of their names.
+
+    ``passed_over``: files that are not used. ``replaced``: sentences on granules that have a newer version beside them.
+    """
 
     by_day: dict[str, tuple[Granule, ...]]
+    passed_over: tuple[PassedOver, ...] = ()
+    replaced: tuple[str, ...] = ()
 
     def of(self, days: Iterable[np.datetime64]) -> dict[str, tuple[Granule, ...]]:
         """Granules of some days."""
@@ -67,9 +125,29 @@ class Catalogue:
         """Number of files."""
         return len({granule.url for granules in self.by_day.values() for granule in granules})
 
+    def notes(self, product: str) -> list[str]:
+        """What a user should know of it, as sentences."""
+        found = list(self.replaced)
+        by_reason: dict[str, list[str]] = defaultdict(list)
+        for file in self.passed_over:
+            if file.notable:
+                by_reason[file.reason].append(file.name)
+        for reason, names in by_reason.items():
+            others = f" and {len(names) - 1} more files were" if len(names) > 1 else " was"
+            found.append(f"{product}: {names[0]}{others} passed over: {reason}")
+        return found
 
-def find_granules(product: Product, url: str, days: NDArray[np.datetime64]) -> Catalogue:
+    def as_json(self) -> dict[str, Any]:
+        """For a manifest."""
+        listed = [{"name": file.name, "reason": file.reason} for file in sorted(self.passed_over, key=lambda f: not f.notable)]
+        return {"granules": self.count, "passed_over": len(listed), "files_passed_over": listed[:_KEPT_NAMES]}
+
+
+def find_granules(product: Product, url: str, days: NDArray[np.datetime64], cache: Cache | None = None) -> Catalogue:
     """List the granules of some days below a folder or URL.
+
+    Which days a file holds is said by its name; where the name does not say, the file is opened. Of two versions of one granule
+    the later counts.
 
     Raises
     ------
@@ -82,25 +160,117 @@ def find_granules(product: Product, url: str, days: NDArray[np.datetime64]) -> C
     if not any(c in path for c in "*?[") and not fs.exists(path):
         raise FileNotFoundError(f"there is no folder {url} for the granules of {product.name}")
     wanted = set(days.astype("datetime64[D]").astype(str).tolist())
-    found: dict[str, list[Granule]] = defaultdict(list)
-    final: set[str] = set()
+    found: dict[str, list[tuple[Granule, GranuleName]]] = defaultdict(list)
+    passed_over: list[PassedOver] = []
     for entry in listing(url):
-        name = product.parse(str(entry["url"]))
-        if name is None:
+        granule = _granule(str(entry["url"]), entry)
+        if "/." in granule.url.replace(path, "", 1):
             continue
-        # Of a local file the time of its last change, elsewhere what the service says of its content.
-        tag = next(
-            (str(entry[k]) for k in ("etag", "ETag", "md5Hash", "md5", "mtime", "updated", "LastModified") if entry.get(k)), ""
-        )
-        granule = Granule(str(entry["url"]), int(entry["size"]), tag, name.key, name.provisional)
-        if not name.provisional:
-            final.add(name.key)
+        name = product.parse(granule.name)
+        if name is None:
+            known = _why_not(product, granule.name) or _contents(product, granule, cache or Cache())
+            if isinstance(known, PassedOver):
+                passed_over.append(known)
+                continue
+            name = known
+        granule = Granule(granule.url, granule.size, granule.tag, name.key, name.provisional)
         for text in name.days.astype(str).tolist():
             if text in wanted:
-                found[text].append(granule)
-    # A provisional granule that is left beside the final one has had its time.
-    kept = {day: [g for g in there if not g.provisional or g.key not in final] for day, there in found.items()}
-    return Catalogue({day: tuple(sorted(kept[day], key=lambda g: (g.key, g.url))) for day in sorted(kept)})
+                found[text].append((granule, name))
+    kept, replaced = _standing({text: found[text] for text in sorted(found)})
+    return Catalogue(kept, tuple(passed_over), tuple(f"{product.name}: {sentence}" for sentence in replaced))
+
+
+def _granule(url: str, entry: Mapping[str, Any]) -> Granule:
+    # Of a local file the time of its last change, elsewhere what the service says of its content.
+    marks = ("etag", "ETag", "md5Hash", "md5", "mtime", "updated", "LastModified")
+    tag = next((str(entry[mark]) for mark in marks if entry.get(mark)), "")
+    return Granule(url, int(entry["size"] or 0), tag, "")
+
+
+def _standing(
+    found: Mapping[str, Sequence[tuple[Granule, GranuleName]]],
+) -> tuple[dict[str, tuple[Granule, ...]], list[str]]:
+    """The granules of each day that count, without those that have had their time; sentences on what was replaced."""
+    final = {name.key for there in found.values() for _, name in there if not name.provisional}
+    kept, replaced = {}, {}
+    for day, there in found.items():
+        # A provisional granule that is left beside the final one has had its time.
+        left = [(granule, name) for granule, name in there if not name.provisional or name.key not in final]
+        best: dict[tuple[str, bool], tuple[int, ...]] = {}
+        for _, name in left:
+            key = name.key, name.provisional
+            best[key] = max(best.get(key, name.rank), name.rank)
+        standing = [(granule, name) for granule, name in left if name.rank == best[name.key, name.provisional]]
+        newest = {name.key: granule for granule, name in standing}
+        for granule, name in left:
+            if name.rank != best[name.key, name.provisional]:
+                replaced[granule.url] = f"{newest[name.key].name} is used instead of {granule.name}, which it has replaced"
+        kept[day] = tuple(sorted((granule for granule, _ in standing), key=lambda g: (g.key, g.url)))
+    return kept, list(replaced.values())
+
+
+def _why_not(product: Product, name: str) -> PassedOver | None:
+    """Why a file is no granule by its name alone; None where it has to be opened."""
+    reason = product.refusal(name)
+    if reason is not None:
+        return PassedOver(name, reason, True)
+    ending = name.rsplit(".", 1)[-1].lower() if "." in name else ""
+    if ending in _BESIDE:
+        return PassedOver(name, f"a file that ends in .{ending} holds no data that can be read", False)
+    other = next(
+        (p for p in PRODUCTS.values() if p.name != product.name and p.parse(name) is not None and _is_telling(p)), None
+    )
+    return PassedOver(name, f"it is a granule of {other.name}", False) if other is not None else None
+
+
+def _is_telling(product: Product) -> bool:
+    """Whether names of a product's granules say which product it is: a date alone does not."""
+    return product.parse("20200101.nc") is None
+
+
+_contents_known: dict[str, GranuleName | PassedOver] = {}
+_contents_lock: Final = threading.Lock()
+
+
+def _contents(product: Product, granule: Granule, cache: Cache) -> GranuleName | PassedOver:
+    """What a file holds whose name does not say it; each is opened once, as long as it stays the same."""
+    key = fingerprint(product.name, product.grid.name, granule.url, *granule.identity)
+    with _contents_lock:
+        if key in _contents_known:
+            return _contents_known[key]
+    remembered = None if is_local(granule.url) else cache.path / "contents" / f"{key}.json"
+    known = _remembered(remembered)
+    if known is None:
+        try:
+            known = product.contents(local_copy(granule, cache))
+        except GranuleError as error:
+            known = PassedOver(granule.name, str(error).removeprefix(f"{granule.name} "), True)
+        if remembered is not None:
+            remembered.parent.mkdir(parents=True, exist_ok=True)
+            remembered.write_text(json.dumps(_as_json(known)))
+    with _contents_lock:
+        _contents_known[key] = known
+    return known
+
+
+def _as_json(known: GranuleName | PassedOver) -> dict[str, Any]:
+    if isinstance(known, PassedOver):
+        return {"name": known.name, "reason": known.reason}
+    return {"days": known.days.astype(str).tolist(), "key": known.key, "provisional": known.provisional}
+
+
+def _remembered(path: Path | None) -> GranuleName | PassedOver | None:
+    if path is None:
+        return None
+    try:
+        found = json.loads(path.read_text())
+        if "reason" in found:
+            return PassedOver(found["name"], found["reason"], True)
+        days = tuple(np.datetime64(day, "D") for day in found["days"])
+        return GranuleName(days[0], days[-1], found["key"], found["provisional"], held=days)
+    except (OSError, ValueError, KeyError, IndexError):
+        return None
 
 
 def _mirrored(product: Product, url: str, days: NDArray[np.datetime64]) -> Catalogue:
@@ -169,7 +339,10 @@ def local_copy(granule: Granule, cache: Cache) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_suffix(f".{uuid.uuid4().hex}.part")
         try:
-            fs.get_file(path, str(temporary))
+            try:
+                fs.get_file(path, str(temporary))
+            except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
+                raise GranuleError(f"{granule.name} cannot be fetched: {error.strerror or error}") from error
             size = temporary.stat().st_size
             if size == granule.size:
                 os.replace(temporary, target)

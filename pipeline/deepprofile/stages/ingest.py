@@ -15,8 +15,8 @@ from deepprofile.config import Config
 from deepprofile.engine import Block, Job, Outcome, Record, fingerprint, grid_blocks
 from deepprofile.grids import Grid
 from deepprofile.objects import join, read_json
-from deepprofile.products import GranuleError, Latency, Product
-from deepprofile.stages.granules import Cache, Granule, find_granules, read_granule
+from deepprofile.products import GranuleError, Latency, Outage, Product
+from deepprofile.stages.granules import Cache, Catalogue, Granule, find_granules, read_granule
 from deepprofile.stages.schedule import Moment, Redone
 from deepprofile.stages.stage import (
     DAYS,
@@ -116,13 +116,15 @@ def template(config: Config, name: str) -> Template:
 @dataclass
 class _Days:
     """What is known of the days of a block: values (day, layer, row, column), and of each day the time steps that were there,
-    the values that were not fill, and whether any of them is provisional.
+    the values that were not fill, whether any of them is provisional, and how many granules lacked what they are screened by.
     """
 
     values: NDArray[np.float32]
     steps: list[int]
     recorded: list[int]
     provisional: list[int]
+    unscreened: list[int]
+    lacking: set[str] = field(default_factory=set)
     broken: list[int] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     bytes_read: int = 0
@@ -141,6 +143,7 @@ class IngestBlock:
     min_day_fraction: float
     cache: Cache
     url: str
+    require_screens: bool = False
 
     def __call__(self, block: Block, given: Given) -> Outcome:
         """See ``deepprofile.engine.Job``."""
@@ -151,12 +154,14 @@ class IngestBlock:
             # The same in every block of these days: one of them writes it.
             written += write_shards(self.url, "steps", (days[0],), np.array(found.steps, np.uint8))
             written += write_shards(self.url, "provisional", (days[0],), np.array(found.provisional, np.uint8))
-        details = {
+        details: dict[str, Any] = {
             "steps": found.steps,
             "recorded": found.recorded,
             "provisional": [k for k, value in enumerate(found.provisional) if value],
             "broken": found.broken,
         }
+        if any(found.unscreened):
+            details |= {"unscreened": found.unscreened, "lacking": sorted(found.lacking)}
         return Outcome(found.bytes_read, written, tuple(found.problems), details)
 
     def daily_means(self, block: Block, given: Given) -> _Days:
@@ -165,7 +170,7 @@ class IngestBlock:
         part = self.window.window(rows[0], columns[0], rows[1] - rows[0], columns[1] - columns[0])
         count = days[1] - days[0]
         values = np.full((count, len(self.product.layers), *part.shape), np.nan, np.float32)
-        found = _Days(values, [0] * count, [0] * count, [0] * count)
+        found = _Days(values, [0] * count, [0] * count, [0] * count, [0] * count)
         if given.earlier is not None:
             self._take_over(block, given.earlier, found)
         for k in given.fresh(count):
@@ -185,6 +190,9 @@ class IngestBlock:
         for k in earlier.unchanged:
             found.steps[k], found.recorded[k] = earlier.details["steps"][k], earlier.details["recorded"][k]
             found.provisional[k] = int(k in provisional)
+            found.unscreened[k] = earlier.details["unscreened"][k] if "unscreened" in earlier.details else 0
+        if any(found.unscreened):
+            found.lacking |= set(earlier.details["lacking"])
 
     def _day(self, k: int, today: np.datetime64, granules: tuple[Granule, ...], part: Grid, found: _Days) -> None:
         steps: dict[np.datetime64, tuple[NDArray[np.float32], int]] = {}
@@ -201,7 +209,15 @@ class IngestBlock:
             except GranuleError as error:
                 problems.append(f"{today}: {error}")
                 continue
+            if read.unscreened and self.require_screens:
+                problems.append(
+                    f"{today}: {granule.name} lacks {' and '.join(read.unscreened)}, by which {self.product.name} is screened, "
+                    "and ingest.require_screens asks for it"
+                )
+                continue
             found.provisional[k] |= int(read.provisional)
+            found.unscreened[k] += int(bool(read.unscreened))
+            found.lacking |= set(read.unscreened)
             for time, values, count in zip(read.times, read.values, read.recorded, strict=True):
                 if time in steps:
                     problems.append(f"{today}: {granule.name} holds {time}, which another granule has too; it is not used")
@@ -233,12 +249,15 @@ def plan(config: Config, root: Root, name: str, moment: Moment | None = None) ->
         Where the folder of its granules is not there.
     """
     product, days, made = config.product(name), days_of(config), template(config, name)
-    catalogue = find_granules(product, config.products[name].granules, days)
-    setting = {
+    cache = Cache(config.ingest.cache, config.ingest.cache_limit_bytes)
+    catalogue = find_granules(product, config.products[name].granules, days, cache)
+    setting: dict[str, Any] = {
         "attrs": dict(made.attrs),
         "shards": made.variables["soil_moisture"].shards,
         "chunks": made.variables["soil_moisture"].chunks,
     }
+    if config.ingest.require_screens:
+        setting["require_screens"] = True
     redone = Redone.read(root, name)
     identities = [[g.identity for g in catalogue.by_day.get(str(day), ())] for day in days]
     marks = tuple(fingerprint(of_day, *redone.of(day)) for of_day, day in zip(identities, days, strict=True))
@@ -249,8 +268,9 @@ def plan(config: Config, root: Root, name: str, moment: Moment | None = None) ->
         window(config, name),
         days[0],
         config.ingest.min_day_fraction,
-        Cache(config.ingest.cache, config.ingest.cache_limit_bytes),
+        cache,
         root.version(store_name(name), version),
+        config.ingest.require_screens,
     )
 
     settled = fingerprint(setting, str(days[0]))
@@ -269,10 +289,11 @@ def plan(config: Config, root: Root, name: str, moment: Moment | None = None) ->
         template=made,
         url=task.url,
         job=replace(job(config, name, task, by_day.fingerprint, given), base=base),
-        inputs={"granules": catalogue.count, "folder": config.products[name].granules},
-        finish=_Finish(product, days, config.latency(name), moment or Moment.now()),
+        inputs={"folder": config.products[name].granules, **catalogue.as_json()},
+        finish=_Finish(product, days, config.latency(name), moment or Moment.now(), config.outages(name)),
         marks=by_day,
         summary=partial(_summary, days),
+        notes=partial(_notes, name, days, catalogue),
     )
 
 
@@ -283,19 +304,37 @@ def _summary(days: NDArray[np.datetime64], records: Mapping[str, Record]) -> dic
         "steps": found.steps.tolist(),
         "provisional": np.flatnonzero(found.provisional).tolist(),
         "broken": np.flatnonzero(found.broken).tolist(),
+        "unscreened": np.flatnonzero(found.unscreened).tolist(),
     }
+
+
+def _notes(name: str, days: NDArray[np.datetime64], catalogue: Catalogue, records: Mapping[str, Record]) -> list[str]:
+    """What was passed over and replaced, and which days were not screened."""
+    found = DayCounts.of(days.size, records)
+    places = np.flatnonzero(found.unscreened)
+    notes = catalogue.notes(name)
+    if places.size:
+        lacking = sorted({what for record in records.values() for what in record.details.get("lacking", ())})
+        some = f"{days[places[0]]}" if places.size == 1 else f"{places.size} days from {days[places[0]]} to {days[places[-1]]}"
+        notes.append(
+            f"{name}: {int(found.unscreened.sum())} granules ({some}) lack {' and '.join(lacking)}: their values were not "
+            "screened for frozen or snow-covered ground (ingest.require_screens refuses such granules)"
+        )
+    return notes
 
 
 def day_states(config: Config, root: Root, name: str, moment: Moment) -> dict[str, str]:
     """What is published of a product on every day until now.
 
-    States are ``there``, ``provisional``, ``incomplete``, ``failed``, ``missing`` and ``not due``.
+    States are ``there``, ``provisional``, ``unscreened``, ``incomplete``, ``failed``, ``missing``, ``outage`` (the provider has
+    nothing) and ``not due``.
     """
     version = root.current().get(store_name(name))
     known = read_json(join(run_url(root, stage_name(name), version), DAYS)) if version is not None else None
     known = known if known and "first" in known else {"first": str(config.period.start), "steps": []}
     first, steps = np.datetime64(known["first"], "D"), known["steps"]
     provisional, broken = set(known.get("provisional", ())), set(known.get("broken", ()))
+    unscreened, outages = set(known.get("unscreened", ())), config.outages(name)
     last = max(first + np.timedelta64(len(steps) - 1, "D"), min(moment.today, np.datetime64(config.period.end, "D")))
     due, complete = config.latency(name).last_due(moment.today), config.product(name).steps_per_day
     states = {}
@@ -305,8 +344,12 @@ def day_states(config: Config, root: Root, name: str, moment: Moment) -> dict[st
             state = "failed"
         elif number and k in provisional:
             state = "provisional"
+        elif number and k in unscreened:
+            state = "unscreened"
         elif number == complete:
             state = "there"
+        elif any(outage.first <= day <= outage.last for outage in outages):
+            state = "outage"
         elif day > due:
             state = "not due"
         else:
@@ -342,28 +385,32 @@ def job(config: Config, name: str, compute: Any = None, mark: Any = None, inputs
 class DayCounts:
     """What is there of a product, day by day, over all blocks.
 
-    ``steps``: time steps; ``recorded``: values that were not fill; ``provisional``, ``broken``: whether anything is.
+    ``steps``: time steps; ``recorded``: values that were not fill; ``provisional``, ``broken``: whether anything is;
+    ``unscreened``: granules that lacked what they are screened by.
     """
 
     steps: NDArray[np.int64]
     recorded: NDArray[np.int64]
     provisional: NDArray[np.bool_]
     broken: NDArray[np.bool_]
+    unscreened: NDArray[np.int64]
 
     @classmethod
     def of(cls, count: int, records: Mapping[str, Record]) -> DayCounts:
         """From the records of the blocks of an ingest of so many days."""
         steps, recorded = np.zeros(count, np.int64), np.zeros(count, np.int64)
-        provisional, broken = np.zeros(count, bool), np.zeros(count, bool)
+        provisional, broken, unscreened = np.zeros(count, bool), np.zeros(count, bool), np.zeros(count, np.int64)
         length = max((len(r.details.get("steps", ())) for r in records.values()), default=0)
         for record in records.values():
             first = int(record.block.split(".")[0]) * length
             part = slice(first, first + len(record.details.get("steps", ())))
             steps[part] = np.maximum(steps[part], record.details.get("steps", ()))
             recorded[part] += np.array(record.details.get("recorded", ()), np.int64)
+            if "unscreened" in record.details:
+                unscreened[part] = np.maximum(unscreened[part], record.details["unscreened"])
             for into, name in ((provisional, "provisional"), (broken, "broken")):
                 into[[first + k for k in record.details.get(name, ())]] = True
-        return cls(steps, recorded, provisional, broken)
+        return cls(steps, recorded, provisional, broken, unscreened)
 
 
 @dataclass(frozen=True)
@@ -372,6 +419,7 @@ class _Finish:
     days: NDArray[np.datetime64]
     latency: Latency
     moment: Moment
+    outages: tuple[Outage, ...] = ()
 
     def __call__(self, records: Mapping[str, Record]) -> list[str]:
         """Days that lack what should be there by now: time steps, values that are no fill, final values."""
@@ -379,6 +427,9 @@ class _Finish:
         last_due = self.latency.last_due(self.moment.today)
         due, final = self.days <= last_due, self.days <= self.latency.last_final(self.moment.today)
         problems = []
+        for outage in self.outages:
+            # Of these days the provider itself says that there is nothing.
+            due &= ~((self.days >= outage.first) & (self.days <= outage.last))
         for k, day in enumerate(self.days):
             # What could not be used is said already.
             if due[k] and found.steps[k] < per_day and not found.broken[k]:
@@ -390,7 +441,11 @@ class _Finish:
         # The store ends with the last day that any product has: after it, nothing is there.
         if self.moment.until is not None:
             late = np.arange(self.days[-1] + 1, min(last_due, self.moment.until) + 1)
-            problems += [f"{day}: {per_day} of {per_day} time steps of {name} are missing" for day in late]
+            problems += [
+                f"{day}: {per_day} of {per_day} time steps of {name} are missing"
+                for day in late
+                if not any(outage.first <= day <= outage.last for outage in self.outages)
+            ]
         return problems
 
 

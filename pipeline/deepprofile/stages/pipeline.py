@@ -282,6 +282,15 @@ def _check_period(config: Config, url: str, before: str) -> None:
         )
 
 
+def passed_over(config: Config, root: Root, name: str) -> list[dict[str, str]]:
+    """Files that the published ingest of a product did not use, each with its name and the reason."""
+    version = root.current().get(ingest.store_name(name))
+    manifest = (
+        read_json(join(run_url(root, ingest.stage_name(name), version), "manifest.json")) if version is not None else None
+    )
+    return list(((manifest or {}).get("inputs") or {}).get("files_passed_over", ()))
+
+
 def status_of(config: Config, moment: Moment | None = None) -> dict[str, Any]:
     """What is published, what is there of each product and day, who is at work, and the manifests of all runs in order."""
     root, runs, moment = Root(config.root), join(config.root, "runs"), moment or Moment.now()
@@ -292,5 +301,6 @@ def status_of(config: Config, moment: Moment | None = None) -> dict[str, Any]:
         "days": {name: ingest.day_states(config, root, name, moment) for name in config.products},
         "lease": live_holder(config.root),
         "published": read_json(join(config.root, PUBLISHED)),
+        "passed_over": {name: passed_over(config, root, name) for name in config.products},
         "runs": sorted((m for m in manifests if m), key=lambda m: str(m["started"])),
     }

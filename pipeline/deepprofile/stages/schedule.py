@@ -12,7 +12,7 @@ import numpy as np
 from deepprofile.config import Config, Period
 from deepprofile.engine import fingerprint
 from deepprofile.objects import join, read_json, write_json
-from deepprofile.stages.granules import find_granules
+from deepprofile.stages.granules import Cache, find_granules
 from deepprofile.stages.stage import PlanError
 from deepprofile.stores import Root, exists, read_region
 
@@ -84,7 +84,10 @@ def extended(config: Config, root: Root, until: np.datetime64, stores: Iterable[
     if until < start:
         raise PlanError(f"the period starts on {start}, which is after {until}: there is nothing to do until then")
     wanted = np.arange(start, until + 1)
-    there = [find_granules(config.product(name), config.products[name].granules, wanted).last_day for name in config.products]
+    cache = Cache(config.ingest.cache, config.ingest.cache_limit_bytes)
+    there = [
+        find_granules(config.product(name), config.products[name].granules, wanted, cache).last_day for name in config.products
+    ]
     published = [days[1] for days in (published_days(root, store) for store in stores) if days is not None]
     last = [day for day in (*there, *published) if day is not None]
     if not last:
