@@ -310,7 +310,7 @@ def _stations(stores: Published, profile: xr.Dataset, truth: xr.DataArray | None
         "difference is no error of either.",
         table=html_table(pd.DataFrame(rows)),
     )
-    stations, sensors = validate.sensors_of(stores.config)
+    stations, sensors, _ = validate.sensors_of(stores.config)
     matchups = stores.root.version(validate.MATCHUPS_STORE, stores.versions[validate.MATCHUPS_STORE])
     shown = Section("At the stations")
     times = pd.DatetimeIndex(days_of(stores.config))

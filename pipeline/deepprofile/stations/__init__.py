@@ -8,16 +8,26 @@ A reader raises ``StationError`` with a line for each file that cannot be used; 
 reads the others.
 """
 
-from deepprofile.stations.dataset import daily_means, day_steps, reaches_profile, sensor_estimate, to_dataset
+from deepprofile.stations.dataset import (
+    MIN_DAY_FRACTION,
+    SensorRecord,
+    daily_means,
+    day_steps,
+    reaches_profile,
+    sensor_estimate,
+    to_dataset,
+)
 from deepprofile.stations.ismn import ismn_records, read_ismn
-from deepprofile.stations.reading import Place, Report, StationError
+from deepprofile.stations.reading import Report, StationError, StationPath
 from deepprofile.stations.scan import read_scan, scan_records
 from deepprofile.stations.uscrn import read_uscrn, uscrn_records
 
 __all__ = [
-    "Place",
+    "MIN_DAY_FRACTION",
     "Report",
+    "SensorRecord",
     "StationError",
+    "StationPath",
     "daily_means",
     "day_steps",
     "ismn_records",

@@ -21,7 +21,7 @@ import pandas as pd
 import xarray as xr
 
 from deepprofile.stations.dataset import MIN_DAY_FRACTION, SensorRecord, daily_means, day_steps, to_dataset
-from deepprofile.stations.reading import Place, Report, StationError, StationFile, decoded, files_in
+from deepprofile.stations.reading import Report, StationError, StationFile, StationPath, decoded, files_in
 
 GOOD: Final = ("G",)
 # The flag of a record without a value.
@@ -112,13 +112,15 @@ def read_ismn(
         archive has one of the flags.
     """
     found = Report() if report is None else report
-    records = ismn_records(Place.of(path), flags, min_day_fraction, found)
+    records = ismn_records(StationPath.of(path), flags, min_day_fraction, found)
     if report is None:
         found.refuse()
     return to_dataset(records)
 
 
-def ismn_records(places: Sequence[Place], flags: Sequence[str], min_day_fraction: float, report: Report) -> list[SensorRecord]:
+def ismn_records(
+    places: Sequence[StationPath], flags: Sequence[str], min_day_fraction: float, report: Report
+) -> list[SensorRecord]:
     """The records of all sensors; see ``read_ismn``."""
     where, problems = ", ".join(place.name for place in places), len(report.problems)
     seen = _Flags(Counter(), 0, [], 0)

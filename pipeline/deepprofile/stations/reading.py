@@ -72,14 +72,14 @@ def _reason(error: Exception) -> str:
 
 
 @dataclass(frozen=True)
-class Place:
+class StationPath:
     """Where station files are: a folder or file of this machine, and the name by which users know it."""
 
     path: Path
     name: str
 
     @classmethod
-    def of(cls, paths: str | Path | Iterable[str | Path]) -> list[Place]:
+    def of(cls, paths: str | Path | Iterable[str | Path]) -> list[StationPath]:
         """One place, or several."""
         given = [paths] if isinstance(paths, (str, Path)) else list(paths)
         return [cls(Path(path), str(path)) for path in given]
@@ -126,7 +126,7 @@ def decoded(content: bytes) -> str:
         return content.decode("latin-1")
 
 
-def files_in(places: Iterable[Place], what: str, report: Report, opened: ExitStack) -> Iterator[StationFile]:
+def files_in(places: Iterable[StationPath], what: str, report: Report, opened: ExitStack) -> Iterator[StationFile]:
     """Every file of some folders, files and ZIPs, ZIPs in folders and in ZIPs included, in the order of their names.
 
     Parameters
@@ -156,7 +156,7 @@ def files_in(places: Iterable[Place], what: str, report: Report, opened: ExitSta
             yield StationFile(place.name, place.path.name, lambda path=place.path: path.open("rb"), given=True)  # type: ignore[misc]
 
 
-def _folder(place: Place, report: Report, opened: ExitStack) -> Iterator[StationFile]:
+def _folder(place: StationPath, report: Report, opened: ExitStack) -> Iterator[StationFile]:
     seen: set[str] = set()
 
     def say(error: OSError) -> None:

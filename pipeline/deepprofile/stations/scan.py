@@ -20,7 +20,7 @@ import pandas as pd
 import xarray as xr
 
 from deepprofile.stations.dataset import MIN_DAY_FRACTION, SensorRecord, daily_means, to_dataset, within_range
-from deepprofile.stations.reading import Place, Report, StationError, StationFile, files_in
+from deepprofile.stations.reading import Report, StationError, StationFile, StationPath, files_in
 
 INCH_M: Final = 0.0254
 HOUR: Final = pd.Timedelta(hours=1)
@@ -151,14 +151,16 @@ def read_scan(
         Without ``report``: if any file cannot be used (one line each), or a station is not in the table of sites.
     """
     found = Report() if report is None else report
-    table = None if sites is None else Place(Path(sites), str(sites))
-    records = scan_records(Place.of(paths), table, min_day_fraction, found)
+    table = None if sites is None else StationPath(Path(sites), str(sites))
+    records = scan_records(StationPath.of(paths), table, min_day_fraction, found)
     if report is None:
         found.refuse()
     return to_dataset(records)
 
 
-def scan_records(places: Sequence[Place], table: Place | None, min_day_fraction: float, report: Report) -> list[SensorRecord]:
+def scan_records(
+    places: Sequence[StationPath], table: StationPath | None, min_day_fraction: float, report: Report
+) -> list[SensorRecord]:
     """The records of all sensors; see ``read_scan``."""
     where, problems = ", ".join(place.name for place in places), len(report.problems)
     sites: dict[int, Site] = {}
@@ -203,7 +205,9 @@ def read_sites(path: str | Path) -> dict[int, Site]:
     """
     sites: dict[int, Site] = {}
     with ExitStack() as opened:
-        tables = [_read(file, sites, Report())[0] for file in _files([Place(Path(path), str(path))], None, Report(), opened)]
+        tables = [
+            _read(file, sites, Report())[0] for file in _files([StationPath(Path(path), str(path))], None, Report(), opened)
+        ]
     if not any(tables):
         raise StationError(f"{path} is no table of sites: it needs a station's number, latitude and longitude")
     return sites
@@ -228,7 +232,9 @@ def utc_offset(state: str, longitude: float, station: int | None = None) -> pd.T
     return pd.Timedelta(hours=hours - (divide is not None and longitude < divide))
 
 
-def _files(places: Sequence[Place], table: Place | None, report: Report, opened: ExitStack) -> Iterator[StationFile]:
+def _files(
+    places: Sequence[StationPath], table: StationPath | None, report: Report, opened: ExitStack
+) -> Iterator[StationFile]:
     """The files, those first that are likely to be tables of sites."""
     wanted = [*places, *([table] if table is not None else _beside(places))]
     files = [
@@ -239,7 +245,7 @@ def _files(places: Sequence[Place], table: Place | None, report: Report, opened:
     return iter(files)
 
 
-def _beside(places: Sequence[Place]) -> list[Place]:
+def _beside(places: Sequence[StationPath]) -> list[StationPath]:
     """Tables of sites in the folders of reports that are given one by one."""
     folders = dict.fromkeys(place.path.parent for place in places if place.path.is_file())
     inside = [place.path for place in places if place.path.is_dir()]
@@ -248,7 +254,7 @@ def _beside(places: Sequence[Place]) -> list[Place]:
         for path in sorted(folder.iterdir()):
             likely = re.search(r"(site|metadata|station)", path.name, re.IGNORECASE) and _NAMES.search(path.name)
             if path.is_file() and likely and not any(path.is_relative_to(other) for other in inside):
-                found.append(Place(path, str(path)))
+                found.append(StationPath(path, str(path)))
     given = {place.path.resolve() for place in places}
     return [place for place in found if place.path.resolve() not in given]
 

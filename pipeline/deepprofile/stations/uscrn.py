@@ -21,7 +21,7 @@ import pandas as pd
 import xarray as xr
 
 from deepprofile.stations.dataset import MIN_DAY_FRACTION, VALID_RANGE, SensorRecord, daily_means, to_dataset
-from deepprofile.stations.reading import Place, Report, StationError, StationFile, files_in
+from deepprofile.stations.reading import Report, StationError, StationFile, StationPath, files_in
 
 DEPTHS_CM: Final = (5, 10, 20, 50, 100)
 _HOUR: Final = pd.Timedelta(hours=1)
@@ -88,13 +88,13 @@ def read_uscrn(
         Without ``report``: if any file cannot be used (one line each), or there is no soil moisture.
     """
     found = Report() if report is None else report
-    records = uscrn_records(Place.of(path), min_day_fraction, found)
+    records = uscrn_records(StationPath.of(path), min_day_fraction, found)
     if report is None:
         found.refuse()
     return to_dataset(records)
 
 
-def uscrn_records(places: Sequence[Place], min_day_fraction: float, report: Report) -> list[SensorRecord]:
+def uscrn_records(places: Sequence[StationPath], min_day_fraction: float, report: Report) -> list[SensorRecord]:
     """The records of all sensors; see ``read_uscrn``."""
     where, problems = ", ".join(place.name for place in places), len(report.problems)
     parts: dict[tuple[str, int, bool], list[_Part]] = defaultdict(list)
