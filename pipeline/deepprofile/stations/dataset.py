@@ -31,10 +31,11 @@ _LOGGER_STEPS_S: Final = np.array(
     [60, 120, 180, 240, 300, 360, 600, 720, 900, 1200, 1800, *(_HOUR_S * h for h in (1, 2, 3, 4, 6, 8, 12, 24))]
 )
 _WANDER: Final = 0.1
-# So many records at one distance, or so many days alike, are no accident: that is how the logger was set.
+# So many records in a row at one distance are no accident: that is how the logger was set.
 _RECORDS_OF_A_STEP: Final = 12
-_DAYS_OF_A_STEP: Final = 3
 _SHARE_OF_A_STEP: Final = 0.75
+# Days, of which half lie before, whose steps are usual at the time of a day.
+_TIME_OF_A_STEP: Final = 31
 
 
 @dataclass(frozen=True)
@@ -81,8 +82,8 @@ def daily_means(series: pd.Series, step: pd.Timedelta | pd.Series, min_day_fract
 def day_steps(times: pd.DatetimeIndex) -> pd.Series:
     """The step at which a sensor records, by day, from the times of all of its records.
 
-    That of a day is the usual (lower median) distance of its records from the next ones. A step longer than the sensor's usual
-    one counts only where it is no accident: many records of the day, or several days in a row, have it. Otherwise records are
+    That of a day is the usual (lower median) distance of its records from the next ones. A step longer than what is usual for
+    the sensor, or at that time, counts only where it is no accident: twelve records in a row have it. Otherwise records are
     missing there, and the day has the shorter step of the days beside it or of the whole record: three of 24 hourly values
     do not make a day.
 
@@ -97,16 +98,18 @@ def day_steps(times: pd.DatetimeIndex) -> pd.Series:
         return pd.Series(pd.Timedelta(seconds=_HOUR_S), index=index)
     gaps = np.diff(stamps)
     usual = _logger_step(np.sort(gaps)[(gaps.size - 1) // 2])
-    gaps = np.minimum(np.append(gaps, usual), _DAY_S)
+    gaps = np.append(gaps, gaps[-1])
     ordered = gaps[np.lexsort((gaps, stamps // _DAY_S))]
     own = _logger_step(ordered[first + (counts - 1) // 2])
+    around = pd.Series(own).rolling(_TIME_OF_A_STEP, center=True, min_periods=1).quantile(0.5, interpolation="lower")
+    usual = np.minimum(usual, around.to_numpy())
     alike = np.abs(gaps - np.repeat(own, counts)) <= _WANDER * np.repeat(own, counts)
-    regular = (counts >= _RECORDS_OF_A_STEP) & (np.add.reduceat(alike, first, dtype=int) >= _SHARE_OF_A_STEP * counts)
-    starts = np.flatnonzero(np.append(True, own[1:] != own[:-1]))
-    lengths = np.diff(np.append(starts, own.size))
-    meant = (own <= usual) | regular | (np.repeat(lengths, lengths) >= _DAYS_OF_A_STEP)
+    regular = np.add.reduceat(alike, first, dtype=int) >= _SHARE_OF_A_STEP * counts
+    starts = np.flatnonzero(np.append(True, (own[1:] != own[:-1]) | ~regular[1:] | ~regular[:-1]))
+    in_a_row = np.repeat(np.add.reduceat(counts, starts), np.diff(np.append(starts, own.size)))
+    meant = (own <= usual) | (regular & (in_a_row >= _RECORDS_OF_A_STEP))
     beside = np.minimum(np.append(own[:1], own[:-1]), np.append(own[1:], own[-1:]))
-    steps = np.where(meant, own, np.minimum(beside, usual))
+    steps = np.minimum(np.where(meant, own, np.minimum(beside, usual)), _DAY_S)
     return pd.Series(pd.to_timedelta(steps, unit="s"), index=index)
 
 

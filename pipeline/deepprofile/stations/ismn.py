@@ -40,6 +40,7 @@ _WORDS_AFTER_FLAG: Final = 4
 # Headers round depths to a centimetre, names do not.
 _ROUNDING_M: Final = 0.0051
 _SHOWN_SENSORS: Final = 3
+_SHOWN_FLAGS: Final = 8
 
 
 @dataclass(frozen=True)
@@ -334,7 +335,10 @@ def _tell_flags(where: str, flags: Sequence[str], seen: _Flags, report: Report) 
     """Say how many values were left out because of which flags, and where none was left."""
     if not seen.left_out:
         return
-    found = ", ".join(f"{flag} {count}" for flag, count in sorted(seen.left_out.items(), key=lambda item: (-item[1], item[0])))
+    kinds = sorted(seen.left_out.items(), key=lambda item: (-item[1], item[0]))
+    found = ", ".join(f"{flag} {count}" for flag, count in kinds[:_SHOWN_FLAGS])
+    if len(kinds) > _SHOWN_FLAGS:
+        found += f", others {sum(count for _, count in kinds[_SHOWN_FLAGS:])}"
     chosen = ", ".join(flags)
     left_out = sum(seen.left_out.values())
     if seen.without:
