@@ -304,7 +304,7 @@ def test_station_files_that_cannot_be_used_are_said_once_and_cost_themselves_onl
     assert str(path) in problem
     assert "its first line is no header of the ISMN" in problem
     assert scores.problems == ()
-    store = open_store(config.root, "validation")
+    store = dp.open_store(config.root, "validation")
     assert len(store.attrs["stations"]) == len(store.attrs["instruments"]) == store.sizes["sensor"] > 0
     assert set(store.attrs["instruments"]) == {"Twin-Sensor"}
     for other in others:
