@@ -132,6 +132,9 @@ def test_without_a_table_of_sites_or_any_report(tmp_path):
     report(tmp_path / "a.csv", "Date,Moss Hill (2999) Soil Moisture Percent -2in (pct)", ["2016-06-01 00:00,21.0"])
     with pytest.raises(StationError, match=r"a.csv: there is no table of sites"):
         read_scan(tmp_path)
+    report(tmp_path / "a.csv", "Date,Moss Hill (2999) Soil Temperature Observed -2in (degC)", ["2016-06-01 00:00,21.0"])
+    with pytest.raises(StationError, match="holds no soil moisture"):
+        read_scan(tmp_path)
     (tmp_path / "empty").mkdir()
     with pytest.raises(StationError, match="empty holds no SCAN report"):
         read_scan(tmp_path / "empty")

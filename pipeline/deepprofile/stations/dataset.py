@@ -126,8 +126,8 @@ def to_dataset(records: Sequence[SensorRecord]) -> xr.Dataset:
     Sensors that nothing else tells apart get a number after the name of their instrument.
     """
     records = sorted(records, key=lambda record: record.key)
-    stamps = [record.values.index.to_numpy().astype("datetime64[ns]") for record in records]
-    index = pd.DatetimeIndex(np.unique(np.concatenate(stamps)) if stamps else np.array([], "datetime64[ns]"))
+    stamps = [record.values.index.to_numpy().astype("datetime64[s]") for record in records]
+    index = pd.DatetimeIndex(np.unique(np.concatenate(stamps)) if stamps else np.array([], "datetime64[s]"))
     values = np.full((len(records), index.size), np.nan)
     for row, (record, days) in enumerate(zip(records, stamps, strict=True)):
         values[row, index.searchsorted(days)] = record.values.to_numpy(np.float64)

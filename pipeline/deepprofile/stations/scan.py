@@ -192,6 +192,10 @@ def scan_records(
                 report.problems.append(f"{label}: {error}")
             continue
         records.append(_record(site, offset, parts, min_day_fraction))
+    if reports and not records and len(report.problems) == problems:
+        report.problems.append(
+            f"{where} holds no soil moisture: none of its reports has a column of it (Soil Moisture Percent)"
+        )
     return records
 
 
