@@ -161,7 +161,8 @@ def _write(
     for section in sections:
         figures = []
         for name, figure, caption in section.figures:
-            path = folder / f"{name}.png"
+            # Names of stations are others' choice.
+            path = folder / f"{name.replace('/', '_')}.png"
             figure.savefig(path, dpi=130)
             written.append(path)
             figures.append({"caption": caption, "data": base64.b64encode(path.read_bytes()).decode()})
