@@ -100,3 +100,12 @@ def test_every_key_is_documented():
     assert set(parsed) == set(Config.model_fields)
     assert parsed["blocks"]["days"] == 64
     assert "min_day_fraction: 0.75  # share of a day's time steps that a daily mean needs" in text
+
+
+def test_flags_are_those_of_the_ismn(write):
+    stations = load(write(GOOD), ["stations=[{kind: ismn, path: /a, flags: [G, U]}, {kind: scan, path: /b}]"]).stations
+    assert [source.flags for source in stations] == [("G", "U"), ("G",)]
+    with pytest.raises(ConfigError, match=r"flags are those of the ISMN; scan has none"):
+        load(write(GOOD), ["stations=[{kind: scan, path: /b, flags: [G]}]"])
+    with pytest.raises(ConfigError, match=r"flags"):
+        load(write(GOOD), ["stations=[{kind: ismn, path: /a, flags: [good]}]"])

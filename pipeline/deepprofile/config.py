@@ -175,7 +175,16 @@ class Stations(Section):
     """In-situ series that judge the profiles."""
 
     kind: Literal["ismn", "scan", "uscrn"] = Field(description="which reader")
-    path: str = Field(description="folder (ismn, scan) or file (uscrn)")
+    path: str = Field(description="folder, ZIP or file")
+    flags: tuple[Annotated[str, Field(pattern=r"^[A-Z]\d{0,2}$")], ...] = Field(
+        ("G",), min_length=1, description="ismn: quality flags whose values count; [G, U] for archives of before 2020"
+    )
+
+    @model_validator(mode="after")
+    def _has_flags(self) -> Stations:
+        if "flags" in self.model_fields_set and self.kind != "ismn":
+            raise ValueError(f"flags are those of the ISMN; {self.kind} has none")
+        return self
 
 
 class Gate(Section):

@@ -134,9 +134,11 @@ def series_figure(
 ) -> Figure:
     """Time series at each sensor of one station.
 
-    ``estimates`` by name, each (sensor, time), the fused one first; ``interval`` its lower and upper ends.
+    ``estimates`` by name, each (sensor, time), the fused one first; ``interval`` its lower and upper ends. Where several
+    sensors are at one depth, the coordinate ``instrument`` names them.
     """
     count = sensors.sizes["sensor"]
+    depths = [_depth_label(float(a), float(b)) for a, b in zip(sensors.depth_top, sensors.depth_bottom, strict=True)]
     figure = Figure(figsize=(9.5, 1.75 * count + 0.8), layout="constrained")
     axes = figure.subplots(count, 1, sharex=True, squeeze=False)[:, 0]
     for number, axis in enumerate(axes):
@@ -149,7 +151,8 @@ def series_figure(
                 axis.plot(line.get_index("time"), line, color=colour, lw=1.8 if colour == FUSED else 1.0, label=name)
         seen = sensors.isel(sensor=number)
         axis.plot(seen.get_index("time"), seen.soil_moisture, color=SENSOR, lw=1.2, label="sensor")
-        axis.set_ylabel(_depth_label(float(seen.depth_top), float(seen.depth_bottom)), fontsize=9)
+        named = depths.count(depths[number]) > 1 and "instrument" in sensors.coords
+        axis.set_ylabel(f"{depths[number]}\n{seen.instrument.item()}" if named else depths[number], fontsize=9)
         axis.grid(alpha=0.25)
     handles: dict[str, Any] = {}
     for axis in axes:

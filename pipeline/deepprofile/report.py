@@ -161,7 +161,8 @@ def _write(
     for section in sections:
         figures = []
         for name, figure, caption in section.figures:
-            path = folder / f"{name}.png"
+            # Names of stations are others' choice.
+            path = folder / f"{name.replace('/', '_')}.png"
             figure.savefig(path, dpi=130)
             written.append(path)
             figures.append({"caption": caption, "data": base64.b64encode(path.read_bytes()).decode()})
@@ -310,7 +311,7 @@ def _stations(stores: Published, profile: xr.Dataset, truth: xr.DataArray | None
         "difference is no error of either.",
         table=html_table(pd.DataFrame(rows)),
     )
-    stations, sensors = validate.sensors_of(stores.config)
+    stations, sensors, _ = validate.sensors_of(stores.config)
     matchups = stores.root.version(validate.MATCHUPS_STORE, stores.versions[validate.MATCHUPS_STORE])
     shown = Section("At the stations")
     times = pd.DatetimeIndex(days_of(stores.config))

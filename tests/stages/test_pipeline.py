@@ -294,15 +294,25 @@ def test_stores_of_another_period_or_other_products_are_refused(configure, finis
         run(configure(root=finished.root, products=fewer), ("invert",))
 
 
-def test_a_station_file_that_was_cut_is_named(configure, granules, tmp_path, finished):
+def test_station_files_that_cannot_be_used_are_said_once_and_cost_themselves_only(configure, granules, tmp_path, finished):
     shutil.copytree(granules / "ismn", tmp_path / "ismn")
-    path = next((tmp_path / "ismn").rglob("*.stm"))
+    shutil.copytree(finished.root, tmp_path / "root", symlinks=True)
+    path, *others = sorted((tmp_path / "ismn").rglob("*.stm"))
     path.write_bytes(path.read_bytes()[:40])
-    config = configure(root=finished.root, stations=[{"kind": "ismn", "path": str(tmp_path / "ismn")}])
-    before = Root(config.root).current()
-    with pytest.raises(ValueError, match=rf"ISMN file {path.name} cannot be read: it is cut off or damaged"):
-        run(config, ("validate",))
-    assert Root(config.root).current() == before
+    config = configure(stations=[{"kind": "ismn", "path": str(tmp_path / "ismn")}])
+    matchups, scores = run(config, ("validate",))
+    (problem,) = matchups.problems
+    assert str(path) in problem
+    assert "its first line is no header of the ISMN" in problem
+    assert scores.problems == ()
+    store = dp.open_store(config.root, "validation")
+    assert len(store.attrs["stations"]) == len(store.attrs["instruments"]) == store.sizes["sensor"] > 0
+    assert set(store.attrs["instruments"]) == {"Twin-Sensor"}
+    for other in others:
+        other.unlink()
+    (result, _) = run(config, ("validate",))
+    assert [str(path) in problem for problem in result.problems] == [True, False]
+    assert "could be read: there is nothing to validate against" in result.problems[1]
 
 
 def test_stations_that_are_somewhere_else_are_said(configure, granules, tmp_path, finished):

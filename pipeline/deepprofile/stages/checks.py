@@ -139,6 +139,9 @@ def of_stations(gate: Gate, now: str, before: str | None) -> list[Check]:
         if gate.min_r is not None:
             checks.append(Check("r", "median R at stations:", r, gate.min_r, bool(r >= gate.min_r)))
     old = _scores(before, gate.min_days) if before is not None else {}
+    if old and not any(sensor[-1] for sensor in old):
+        # Published before stores named instruments: of several at one depth the last one counted.
+        new = {(*sensor[:-1], ""): scores for sensor, scores in new.items()}
     shared = sorted(set(new) & set(old))
     if shared:
         change = np.median([[new[s][k] - old[s][k] for s in shared] for k in (0, 1)], axis=1)
@@ -148,15 +151,15 @@ def of_stations(gate: Gate, now: str, before: str | None) -> list[Check]:
     return checks
 
 
-def _scores(url: str, min_days: int) -> dict[tuple[str, str, float, float], tuple[float, float]]:
-    """RMSE and R of the first estimate, the fused one, by sensor."""
+def _scores(url: str, min_days: int) -> dict[tuple[str, str, float, float, str], tuple[float, float]]:
+    """RMSE and R of the first estimate, the fused one, by network, station, depths and instrument."""
     with xr.open_zarr(zarr_store(url), consolidated=False, chunks=None) as store:
         n, rmse, r = (store[name].isel(estimate=0, bound=0).values for name in ("n", "rmse", "r"))
-        keys = zip(
-            store.attrs["networks"], store.attrs["stations"], store.depth_top.values, store.depth_bottom.values, strict=True
-        )
+        names = [store.attrs[name] for name in ("networks", "stations")]
+        instruments = store.attrs.get("instruments", [""] * n.size)
+        keys = zip(*names, store.depth_top.values, store.depth_bottom.values, instruments, strict=True)
         return {
-            (str(network), str(station), float(top), float(bottom)): (float(rmse[k]), float(r[k]))
-            for k, (network, station, top, bottom) in enumerate(keys)
+            (str(network), str(station), float(top), float(bottom), str(instrument)): (float(rmse[k]), float(r[k]))
+            for k, (network, station, top, bottom, instrument) in enumerate(keys)
             if n[k] >= min_days and np.isfinite(rmse[k]) and np.isfinite(r[k])
         }

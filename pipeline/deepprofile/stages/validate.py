@@ -7,9 +7,10 @@ Then the scores, from the matchups of the whole record.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from deepprofile.comparison import step_function_mean
 from deepprofile.config import Config, Stations
-from deepprofile.engine import Block, Job, Ledger, Outcome, Record, fingerprint, grid_blocks
+from deepprofile.engine import Block, Job, Ledger, Outcome, fingerprint, grid_blocks
 from deepprofile.errors import errors_from_moments, plan_comparisons
 from deepprofile.grids import Grid
 from deepprofile.layers import Layout
@@ -37,7 +38,18 @@ from deepprofile.stages.stage import (
     ledger_url,
     space_time_coordinates,
 )
-from deepprofile.stations import reaches_profile, read_ismn, read_scan, read_uscrn, sensor_estimate
+from deepprofile.stations import (
+    MIN_DAY_FRACTION,
+    Report,
+    SensorRecord,
+    StationPath,
+    ismn_records,
+    reaches_profile,
+    scan_records,
+    sensor_estimate,
+    to_dataset,
+    uscrn_records,
+)
 from deepprofile.stores import Root, Template, Variable, read_region, write_shards
 
 MATCHUPS_STORE: Final = "matchups"
@@ -48,24 +60,33 @@ FUSED, WITHOUT, AVERAGE = "fused", "fused, no SMAP L3", "plain average"
 _LAYER_M: Final = 1e-6
 
 
-def read_stations(stations: tuple[Stations, ...]) -> xr.Dataset:
-    """All configured stations in one dataset.
+def read_stations(stations: Sequence[Stations], report: Report | None = None) -> xr.Dataset:
+    """All configured stations in one dataset; downloads of the same sensors are joined.
 
     Raises
     ------
-    FileNotFoundError, ValueError
-        With the file that is missing or cannot be read.
+    FileNotFoundError
+        If there is nothing at a path.
+    StationError
+        Without ``report``, which otherwise is told: if any file cannot be used.
     """
-    parts = []
+    told = Report() if report is None else report
+    groups: dict[tuple[str, tuple[str, ...]], list[Stations]] = {}
     for source in stations:
-        with as_local(source.path) as path:
-            if source.kind == "ismn":
-                parts.append(read_ismn(path))
-            elif source.kind == "scan":
-                parts.append(read_scan(sorted(path.glob("*.txt.gz")), path / "SCAN_sites.csv"))
+        groups.setdefault((source.kind, source.flags), []).append(source)
+    records: list[SensorRecord] = []
+    for (kind, flags), sources in groups.items():
+        with ExitStack() as fetched:
+            places = [StationPath(fetched.enter_context(as_local(source.path)), source.path) for source in sources]
+            if kind == "ismn":
+                records += ismn_records(places, flags, MIN_DAY_FRACTION, told)
+            elif kind == "scan":
+                records += scan_records(places, None, MIN_DAY_FRACTION, told)
             else:
-                parts.append(read_uscrn(path))
-    return xr.concat(parts, "sensor", join="outer") if len(parts) > 1 else parts[0]
+                records += uscrn_records(places, MIN_DAY_FRACTION, told)
+    if report is None:
+        told.refuse()
+    return to_dataset(records)
 
 
 def parents_of(config: Config) -> list[str]:
@@ -98,7 +119,7 @@ def inside(stations: xr.Dataset, grid: Grid, days: NDArray[np.datetime64]) -> tu
     off = np.abs((lon[columns] - stations.longitude.values + 180.0) % 360.0 - 180.0)
     near_x = off <= 0.51 * np.abs(np.gradient(lon))[columns] if lon.size > 1 else columns == 0
     deep = [reaches_profile(float(a), float(b)) for a, b in zip(stations.depth_top, stations.depth_bottom, strict=True)]
-    kept = np.flatnonzero(near_y & near_x & np.array(deep))
+    kept = np.flatnonzero(near_y & near_x & np.array(deep, bool))
     times = pd.DatetimeIndex(days)
     chosen = stations.isel(sensor=kept).reindex(time=times)
     valid = np.flatnonzero(np.isfinite(chosen.soil_moisture).any("time").values)
@@ -166,6 +187,7 @@ def _attributes(config: Config, stations: xr.Dataset) -> dict[str, Any]:
         **grid_attributes(config.grid.grid()),
         "networks": stations.network.values.astype(str).tolist(),
         "stations": stations.station.values.astype(str).tolist(),
+        "instruments": stations.instrument.values.astype(str).tolist(),
         "coordinates": "depth_top depth_bottom latitude longitude day_offset_hours",
     }
 
@@ -187,7 +209,14 @@ class Sensor:
 
 
 Place = tuple[int, int, float, float]
-Found = tuple[xr.Dataset, tuple[Sensor, ...]]
+
+
+class Found(NamedTuple):
+    """The sensors that can be compared, as a dataset and one by one, and what is to be said of the station files."""
+
+    stations: xr.Dataset
+    sensors: tuple[Sensor, ...]
+    report: Report
 
 
 @dataclass(frozen=True)
@@ -381,8 +410,16 @@ def matchups_job(config: Config, count: int, compute: Any = None, mark: Any = No
 
 
 def sensors_of(config: Config) -> Found:
-    """The sensors that can be compared, as a dataset and one by one."""
-    stations, cells = inside(read_stations(config.stations), config.grid.grid(), days_of(config))
+    """The sensors that can be compared; station files that cannot be used are in the report.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is nothing at the path of some stations.
+    """
+    report = Report()
+    read = read_stations(config.stations, report)
+    stations, cells = inside(read, config.grid.grid(), days_of(config))
     values = stations.soil_moisture.transpose("sensor", "time").values
     sensors = tuple(
         Sensor(int(row), int(column), float(top), float(bottom), tuple(map(float, series)))
@@ -390,25 +427,16 @@ def sensors_of(config: Config) -> Found:
             cells, stations.depth_top.values, stations.depth_bottom.values, values, strict=True
         )
     )
-    return stations, sensors
-
-
-@dataclass(frozen=True)
-class _Finish:
-    sensors: int
-    config: Config
-
-    def __call__(self, _: Mapping[str, Record]) -> list[str]:
-        """Stations that are all somewhere else are as good as missing."""
-        if self.sensors:
-            return []
-        where = ", ".join(source.path for source in self.config.stations)
-        return [f"no sensor of {where} lies within the grid, the depths and the period: there is nothing to validate against"]
+    if not sensors:
+        where = ", ".join(source.path for source in config.stations)
+        why = "lies within the grid, the depths and the period" if read.sizes["sensor"] else "could be read"
+        report.problems.append(f"no sensor of {where} {why}: there is nothing to validate against")
+    return Found(stations, sensors, report)
 
 
 def plan_matchups(config: Config, root: Root, versions: Mapping[str, str], found: Found) -> StagePlan:
     """Plan the first step, for the sensors that ``sensors_of`` has found."""
-    stations, sensors = found
+    stations, sensors, report = found
     made, count = matchups_template(config, stations), len(sensors)
     stores = (*map(ingest.store_name, config.products), collocate.MOMENTS_STORE, invert.STORE)
     inputs = {name: versions[name] for name in stores}
@@ -445,14 +473,15 @@ def plan_matchups(config: Config, root: Root, versions: Mapping[str, str], found
         replace(listed, base=base),
         compute.url,
         inputs | {"sensors": count},
-        _Finish(count, config),
+        lambda _: list(dict.fromkeys(report.problems)),
         by_day,
+        notes=lambda _: list(dict.fromkeys(report.notes)),
     )
 
 
 def plan(config: Config, root: Root, versions: Mapping[str, str], found: Found) -> StagePlan:
     """Plan the second step, for the same sensors."""
-    stations, sensors = found
+    stations, sensors, _ = found
     made = template(config, stations)
     inputs = {MATCHUPS_STORE: versions[MATCHUPS_STORE]}
     version = fingerprint("validate", dict(made.attrs), inputs, [fingerprint(sensor) for sensor in sensors])

@@ -1,12 +1,42 @@
 """Soil-moisture stations: readers of ISMN, SCAN and USCRN to one dataset.
 
-Dimensions (sensor, time) with ``soil_moisture`` (daily, m3 m-3) and, for each sensor, ``network``, ``station``, ``depth_top``
-and ``depth_bottom`` (m; equal for a point sensor), ``latitude``, ``longitude`` and ``day_offset_hours``.
+Dimensions (sensor, time) with ``soil_moisture`` (daily, m3 m-3) and, for each sensor, ``network``, ``station``, ``instrument``,
+``depth_top`` and ``depth_bottom`` (m; equal for a point sensor), ``latitude``, ``longitude`` and ``day_offset_hours``. Sensors
+come sorted by network, station, depth and instrument.
+
+A reader raises ``StationError`` with a line for each file that cannot be used; given a ``Report`` it tells that instead, and
+reads the others.
 """
 
-from deepprofile.stations.dataset import daily_means, reaches_profile, sensor_estimate
-from deepprofile.stations.ismn import read_ismn
-from deepprofile.stations.scan import read_scan
-from deepprofile.stations.uscrn import read_uscrn
+from deepprofile.stations.dataset import (
+    MIN_DAY_FRACTION,
+    SensorRecord,
+    daily_means,
+    day_steps,
+    reaches_profile,
+    sensor_estimate,
+    to_dataset,
+)
+from deepprofile.stations.ismn import ismn_records, read_ismn
+from deepprofile.stations.reading import Report, StationError, StationPath
+from deepprofile.stations.scan import read_scan, scan_records
+from deepprofile.stations.uscrn import read_uscrn, uscrn_records
 
-__all__ = ["daily_means", "reaches_profile", "read_ismn", "read_scan", "read_uscrn", "sensor_estimate"]
+__all__ = [
+    "MIN_DAY_FRACTION",
+    "Report",
+    "SensorRecord",
+    "StationError",
+    "StationPath",
+    "daily_means",
+    "day_steps",
+    "ismn_records",
+    "reaches_profile",
+    "read_ismn",
+    "read_scan",
+    "read_uscrn",
+    "scan_records",
+    "sensor_estimate",
+    "to_dataset",
+    "uscrn_records",
+]

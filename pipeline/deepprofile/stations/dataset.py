@@ -1,12 +1,14 @@
 """One dataset for stations of every network.
 
-Dimensions (sensor, time); ``soil_moisture`` in m3 m-3, daily; for each sensor ``network``, ``station``, ``depth_top`` and
-``depth_bottom`` (m; equal for a point), ``latitude``, ``longitude``, and ``day_offset_hours``: by how much its days start
-later than those of UTC (0 where the record was converted).
+Dimensions (sensor, time); ``soil_moisture`` in m3 m-3, daily; for each sensor ``network``, ``station``, ``instrument``,
+``depth_top`` and ``depth_bottom`` (m; equal for a point), ``latitude``, ``longitude``, and ``day_offset_hours``: by how much
+its days start later than those of UTC (0 where the record was converted). Sensors come sorted by network, station, depth and
+instrument, which together are those of one sensor only.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -14,6 +16,7 @@ from typing import Final
 import numpy as np
 import pandas as pd
 import xarray as xr
+from numpy.typing import NDArray
 
 MIN_DAY_FRACTION: Final = 0.75
 # Beyond this a sensor reports something other than soil moisture.
@@ -21,10 +24,23 @@ VALID_RANGE: Final = (0.0, 0.8)
 # The deepest common sensor, at 40 inches, is compared with the end of the profile.
 DEEPEST_POINT_M: Final = 1.05
 
+_DAY_S: Final = 86400
+_HOUR_S: Final = 3600
+# Steps that loggers are set to, s; clocks that wander are taken for the nearest one.
+_LOGGER_STEPS_S: Final = np.array(
+    [60, 120, 180, 240, 300, 360, 600, 720, 900, 1200, 1800, *(_HOUR_S * h for h in (1, 2, 3, 4, 6, 8, 12, 24))]
+)
+_WANDER: Final = 0.1
+# So many records in a row at one distance are no accident: that is how the logger was set.
+_RECORDS_OF_A_STEP: Final = 12
+_SHARE_OF_A_STEP: Final = 0.75
+# Days, of which half lie before, whose steps are usual at the time of a day.
+_TIME_OF_A_STEP: Final = 31
+
 
 @dataclass(frozen=True)
 class SensorRecord:
-    """The daily record of one sensor: m3 m-3 by UTC day, NaN or absent where missing."""
+    """The daily record of one sensor: m3 m-3 by day, NaN or absent where missing."""
 
     network: str
     station: str
@@ -34,51 +50,115 @@ class SensorRecord:
     longitude: float
     values: pd.Series
     day_offset_hours: float = 0.0
+    instrument: str = ""
+
+    @property
+    def key(self) -> tuple[str, str, float, float, str]:
+        """By what sensors are sorted."""
+        return self.network, self.station, self.depth_top, self.depth_bottom, self.instrument
 
 
-def daily_means(series: pd.Series, step: pd.Timedelta, min_day_fraction: float = MIN_DAY_FRACTION) -> pd.Series:
+def within_range(series: pd.Series) -> pd.Series:
+    """The values that are soil moisture; what lies outside of the valid range, fill values included, is left out."""
+    low, high = VALID_RANGE
+    return series[(series > low) & (series <= high)]
+
+
+def daily_means(series: pd.Series, step: pd.Timedelta | pd.Series, min_day_fraction: float = MIN_DAY_FRACTION) -> pd.Series:
     """Daily means of a series in UTC; days with fewer than ``min_day_fraction`` of their time steps are NaN.
 
-    Values outside the valid range do not count.
+    Values outside the valid range do not count. ``step``: of the whole series, or by day as ``day_steps`` gives it.
     """
-    low, high = VALID_RANGE
-    valid = series[(series > low) & (series <= high)]
+    valid = within_range(series)
     valid = valid[~valid.index.duplicated()]
-    expected = pd.Timedelta(days=1) / step
     groups = valid.groupby(pd.DatetimeIndex(valid.index).floor("D"))
     means = groups.mean()
-    return means.where(groups.count() >= min_day_fraction * expected - 1e-9).astype(np.float32)
+    if isinstance(step, pd.Series):
+        step = step.reindex(means.index)
+    expected = pd.Timedelta(days=1) / step
+    return means.where(groups.count() >= min_day_fraction * expected - 1e-9)
+
+
+def day_steps(times: pd.DatetimeIndex) -> pd.Series:
+    """The step at which a sensor records, by day, from the times of all of its records.
+
+    That of a day is the usual (lower median) distance of its records from the next ones. A step longer than what is usual for
+    the sensor, or at that time, counts only where it is no accident: twelve records in a row have it. Otherwise records are
+    missing there, and the day has the shorter step of the days beside it or of the whole record: three of 24 hourly values
+    do not make a day.
+
+    Returns
+    -------
+    Time steps by day, for each day that has a record.
+    """
+    stamps = np.unique(times.to_numpy().astype("datetime64[s]").astype(np.int64))
+    days, first, counts = np.unique(stamps // _DAY_S, return_index=True, return_counts=True)
+    index = pd.DatetimeIndex((days * _DAY_S).astype("datetime64[s]"))
+    if stamps.size < 2:
+        return pd.Series(pd.Timedelta(seconds=_HOUR_S), index=index)
+    gaps = np.diff(stamps)
+    usual = _logger_step(np.sort(gaps)[(gaps.size - 1) // 2])
+    gaps = np.append(gaps, gaps[-1])
+    ordered = gaps[np.lexsort((gaps, stamps // _DAY_S))]
+    own = _logger_step(ordered[first + (counts - 1) // 2])
+    around = pd.Series(own).rolling(_TIME_OF_A_STEP, center=True, min_periods=1).quantile(0.5, interpolation="lower")
+    usual = np.minimum(usual, around.to_numpy())
+    alike = np.abs(gaps - np.repeat(own, counts)) <= _WANDER * np.repeat(own, counts)
+    regular = np.add.reduceat(alike, first, dtype=int) >= _SHARE_OF_A_STEP * counts
+    starts = np.flatnonzero(np.append(True, (own[1:] != own[:-1]) | ~regular[1:] | ~regular[:-1]))
+    in_a_row = np.repeat(np.add.reduceat(counts, starts), np.diff(np.append(starts, own.size)))
+    meant = (own <= usual) | (regular & (in_a_row >= _RECORDS_OF_A_STEP))
+    beside = np.minimum(np.append(own[:1], own[:-1]), np.append(own[1:], own[-1:]))
+    steps = np.minimum(np.where(meant, own, np.minimum(beside, usual)), _DAY_S)
+    return pd.Series(pd.to_timedelta(steps, unit="s"), index=index)
+
+
+def _logger_step(seconds: NDArray[np.int64] | np.int64) -> NDArray[np.int64]:
+    """The nearest step that loggers are set to, where one is near."""
+    given = np.asarray(seconds)
+    nearest = _LOGGER_STEPS_S[np.abs(_LOGGER_STEPS_S - given[..., None]).argmin(axis=-1)]
+    return np.where(np.abs(nearest - given) <= _WANDER * nearest, nearest, given)
 
 
 def to_dataset(records: Sequence[SensorRecord]) -> xr.Dataset:
-    """Put sensor records side by side on their common days (an outer join).
+    """Put sensor records side by side on their common days (an outer join), sorted; without any, both dimensions are empty.
 
-    Raises
-    ------
-    ValueError
-        If there is no record.
+    Sensors that nothing else tells apart get a number after the name of their instrument.
     """
-    if not records:
-        raise ValueError("no sensor record was found")
-    index = pd.DatetimeIndex(sorted(set().union(*(record.values.index for record in records))))
-    values = np.stack([record.values.reindex(index).to_numpy(np.float32) for record in records])
+    records = sorted(records, key=lambda record: record.key)
+    stamps = [record.values.index.to_numpy().astype("datetime64[s]") for record in records]
+    index = pd.DatetimeIndex(np.unique(np.concatenate(stamps)) if stamps else np.array([], "datetime64[s]"))
+    values = np.full((len(records), index.size), np.nan)
+    for row, (record, days) in enumerate(zip(records, stamps, strict=True)):
+        values[row, index.searchsorted(days)] = record.values.to_numpy(np.float64)
     return xr.Dataset(
         {"soil_moisture": (("sensor", "time"), values, {"units": "m3 m-3", "long_name": "daily mean soil moisture"})},
         coords={
             "time": index,
-            "network": ("sensor", [r.network for r in records]),
-            "station": ("sensor", [r.station for r in records]),
-            "depth_top": ("sensor", [r.depth_top for r in records], {"units": "m"}),
-            "depth_bottom": ("sensor", [r.depth_bottom for r in records], {"units": "m"}),
-            "latitude": ("sensor", [r.latitude for r in records], {"units": "degrees_north"}),
-            "longitude": ("sensor", [r.longitude for r in records], {"units": "degrees_east"}),
+            "network": ("sensor", np.array([r.network for r in records], str)),
+            "station": ("sensor", np.array([r.station for r in records], str)),
+            "instrument": ("sensor", np.array(_told_apart(records), str), {"long_name": "name of the sensor"}),
+            "depth_top": ("sensor", np.array([r.depth_top for r in records], float), {"units": "m"}),
+            "depth_bottom": ("sensor", np.array([r.depth_bottom for r in records], float), {"units": "m"}),
+            "latitude": ("sensor", np.array([r.latitude for r in records], float), {"units": "degrees_north"}),
+            "longitude": ("sensor", np.array([r.longitude for r in records], float), {"units": "degrees_east"}),
             "day_offset_hours": (
                 "sensor",
-                [r.day_offset_hours for r in records],
+                np.array([r.day_offset_hours for r in records], float),
                 {"units": "h", "long_name": "start of the record's days after those of UTC"},
             ),
         },
     )
+
+
+def _told_apart(records: Sequence[SensorRecord]) -> list[str]:
+    seen: Counter[tuple[str, str, float, float, str]] = Counter()
+    names = []
+    for record in records:
+        seen[record.key] += 1
+        number = seen[record.key]
+        names.append(record.instrument if number == 1 else f"{record.instrument} ({number})".strip())
+    return names
 
 
 def sensor_estimate(profile: xr.Dataset, depth_top: float, depth_bottom: float) -> xr.DataArray:

@@ -1,24 +1,104 @@
-"""The International Soil Moisture Network, through its own ``ismn`` package (header and CEOP formats)."""
+"""The International Soil Moisture Network: archives of ``.stm`` files, in the header and in the CEOP layout.
+
+Which sensor a file is of, its first line says: network, station, coordinates, depths and instrument; the instrument of the CEOP
+layout, and the variable, only the file's name says. Folders are for the files' owner to arrange.
+"""
 
 from __future__ import annotations
 
-import contextlib
+import csv
 import io
-import tempfile
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Final
 
+import numpy as np
 import pandas as pd
 import xarray as xr
 
-from deepprofile.stations.dataset import MIN_DAY_FRACTION, SensorRecord, daily_means, to_dataset
+from deepprofile.stations.dataset import MIN_DAY_FRACTION, SensorRecord, daily_means, day_steps, to_dataset
+from deepprofile.stations.reading import Report, StationError, StationFile, StationPath, decoded, files_in
 
-GOOD = "G"
+GOOD: Final = ("G",)
+# The flag of a record without a value.
+MISSING: Final = "M"
+_SOIL_MOISTURE: Final = frozenset({"sm", "soil-moisture", "soilmoisture"})
+_NAME: Final = re.compile(
+    r"_(?P<variable>[^_]+)_(?P<top>-?\d+\.\d+)_(?P<bottom>-?\d+\.\d+)(?:_(?P<instrument>.+?))?_\d{8}_\d{8}[^_]*\.stm$",
+    re.IGNORECASE,
+)
+_DATE: Final = re.compile(r"\d{4}/\d{1,2}/\d{1,2}$")
+_FIRST_BYTES: Final = 4096
+# Latitude, longitude, elevation, and the depths.
+_PLACE_WORDS: Final = 5
+# The provider's own flag, and what may follow it.
+_WORDS_AFTER_FLAG: Final = 4
+# Headers round depths to a centimetre, names do not.
+_ROUNDING_M: Final = 0.0051
+_SHOWN_SENSORS: Final = 3
+_SHOWN_FLAGS: Final = 8
 
 
-def read_ismn(path: str | Path, *, min_day_fraction: float = MIN_DAY_FRACTION) -> xr.Dataset:
-    """Soil moisture of every sensor of an ISMN archive (a folder or zip), daily.
+@dataclass(frozen=True)
+class _Header:
+    """What a file says of itself; ``first``: the place of the records' words (date, time, value, flag)."""
 
-    Only values with the quality flag ``G`` are kept. ISMN records are in UTC.
+    network: str
+    station: str
+    top: float
+    bottom: float
+    latitude: float
+    longitude: float
+    instrument: str
+    named_instrument: str
+    columns: tuple[int, int, int, int]
+    lines: int
+
+    @property
+    def sensor(self) -> tuple[str, str, float, float, str, str]:
+        """Files with the same are of one sensor."""
+        return self.network, self.station, self.top, self.bottom, self.instrument, self.named_instrument
+
+    def __str__(self) -> str:
+        return f"{self.network} {self.station} {self.instrument} at {self.top:g} to {self.bottom:g} m"
+
+
+@dataclass
+class _Flags:
+    """How many values had which flags, and which sensors were left without any."""
+
+    left_out: Counter[str]
+    values: int
+    without: list[str]
+    sensors: int
+
+
+def read_ismn(
+    path: str | Path | Iterable[str | Path],
+    *,
+    flags: Sequence[str] = GOOD,
+    min_day_fraction: float = MIN_DAY_FRACTION,
+    report: Report | None = None,
+) -> xr.Dataset:
+    """Soil moisture of every sensor of ISMN archives, daily. ISMN records are in UTC.
+
+    Several downloads of one sensor are joined; of records of the same time a good one stays, else that of the later download.
+
+    Parameters
+    ----------
+    path
+        A folder, a ZIP, a folder with ZIPs in it, a single ``.stm`` file, or several of these.
+    flags
+        Quality flags whose values count; of a value with several flags, such as ``D02,D03``, all have to be among them.
+        Archives made before about 2020 flag as ``U`` what passed their checks.
+    min_day_fraction
+        Share of a day's time steps that a daily mean needs; which steps a day has, its own records say.
+    report
+        Is told of files that cannot be used, and of values left out because of their flags; the other files are read.
 
     Returns
     -------
@@ -28,49 +108,249 @@ def read_ismn(path: str | Path, *, min_day_fraction: float = MIN_DAY_FRACTION) -
     ------
     FileNotFoundError
         If the path does not exist.
-    ValueError
-        If the archive holds no soil-moisture sensor, or a file that cannot be read.
+    StationError
+        Without ``report``: if any file cannot be used (one line each), there is no soil-moisture file, or no value of the
+        archive has one of the flags.
     """
-    from ismn.interface import ISMN_Interface
-
-    if not Path(path).exists():
-        raise FileNotFoundError(f"no ISMN archive at {path}")
-    records = []
-    # The package writes its metadata beside the data and reports on the terminal; neither is wanted here.
-    with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stdout(io.StringIO()):
-        with contextlib.redirect_stderr(io.StringIO()):
-            archive = ISMN_Interface(str(path), meta_path=scratch, temp_root=scratch, parallel=False)
-        read = {Path(sensor.filehandler.file_path).name for *_, sensor in archive.collection.iter_sensors()}
-        _refuse_damaged(Path(path), read)
-        for network, station, sensor in archive.collection.iter_sensors(variable="soil_moisture"):
-            frame = sensor.read_data()
-            good = frame.loc[frame["soil_moisture_flag"] == GOOD, "soil_moisture"]
-            records.append(
-                SensorRecord(
-                    network=str(network.name),
-                    station=str(station.name),
-                    depth_top=float(sensor.depth.start),
-                    depth_bottom=float(sensor.depth.end),
-                    latitude=float(station.lat),
-                    longitude=float(station.lon),
-                    values=daily_means(good, _time_step(frame.index), min_day_fraction),
-                )
-            )
-    if not records:
-        raise ValueError(f"the ISMN archive at {path} holds no readable soil-moisture sensor")
+    found = Report() if report is None else report
+    records = ismn_records(StationPath.of(path), flags, min_day_fraction, found)
+    if report is None:
+        found.refuse()
     return to_dataset(records)
 
 
-def _refuse_damaged(path: Path, read: set[str]) -> None:
-    """The package skips files that it cannot read; here a station that would silently be lacking is an error."""
-    damaged = sorted(file.name for file in path.rglob("*_sm_*.stm") if file.name not in read) if path.is_dir() else []
-    if damaged:
-        others = f", and {len(damaged) - 1} more" if len(damaged) > 1 else ""
-        raise ValueError(f"the ISMN file {damaged[0]}{others} cannot be read: it is cut off or damaged; replace or remove it")
+def ismn_records(
+    places: Sequence[StationPath], flags: Sequence[str], min_day_fraction: float, report: Report
+) -> list[SensorRecord]:
+    """The records of all sensors; see ``read_ismn``."""
+    where, problems = ", ".join(place.name for place in places), len(report.problems)
+    seen = _Flags(Counter(), 0, [], 0)
+    records = []
+    with ExitStack() as opened:
+        sensors: dict[tuple[str, str, float, float, str, str], list[tuple[StationFile, _Header]]] = defaultdict(list)
+        for file in files_in(places, "ISMN archive", report, opened):
+            with report.about(file.label):
+                header = _header_of(file)
+                if header is not None:
+                    sensors[header.sensor].append((file, header))
+        for _, files in sorted(sensors.items()):
+            record = _sensor_record(files, frozenset(flags), min_day_fraction, seen, report)
+            if record is not None:
+                records.append(record)
+    if not sensors and len(report.problems) == problems:
+        report.problems.append(f"{where} holds no soil-moisture file of the ISMN (named like *_sm_*.stm)")
+    _tell_flags(where, flags, seen, report)
+    return records
 
 
-def _time_step(index: pd.DatetimeIndex) -> pd.Timedelta:
-    """The usual distance of two records: ISMN archives are hourly, some sensors slower."""
-    if len(index) < 2:
-        return pd.Timedelta(hours=1)
-    return pd.Timedelta(pd.Series(index).diff().median())
+def _header_of(file: StationFile) -> _Header | None:
+    """What a file's first line says; None for what is no soil-moisture file."""
+    if not file.name.lower().endswith(".stm"):
+        if file.given:
+            raise StationError(f"{file.label} is no ISMN file: give an .stm file, a ZIP, or a folder of these")
+        return None
+    named = _NAME.search(file.name)
+    if named is None:
+        raise StationError(
+            f"{file.label}: its name does not say which variable it holds; ISMN calls files "
+            "network_network_station_sm_top_bottom_instrument_first_last.stm"
+        )
+    if named["variable"].lower() not in _SOIL_MOISTURE:
+        if file.given:
+            raise StationError(f"{file.label} holds no soil moisture: its name says {named['variable']!r}")
+        return None
+    begin = _plain_lines(file.begin(_FIRST_BYTES))
+    if not begin.strip():
+        raise StationError(f"{file.label} is empty")
+    line = begin.lstrip().split(b"\n", 1)[0]
+    if b"\0" in line:
+        raise StationError(f"{file.label} is no ISMN file: it holds no text")
+    return _parse_header(file.label, decoded(line).split(), named)
+
+
+def _parse_header(label: str, words: list[str], named: re.Match[str]) -> _Header:
+    ceop = bool(words) and _DATE.match(words[0]) is not None
+    # The CEOP layout begins with the nominal and the actual time of the record.
+    before = 4 if ceop else 0
+    first = next((k for k in range(before + 3, len(words)) if _are_numbers(words[k : k + _PLACE_WORDS])), None)
+    if first is None or (ceop and len(words) < first + _PLACE_WORDS + 2):
+        raise StationError(
+            f"{label}: its first line is no header of the ISMN (network, station, coordinates, elevation, depths): the file is "
+            "cut off or damaged"
+        )
+    latitude, longitude, _, top, bottom = (float(word) for word in words[first : first + _PLACE_WORDS])
+    if not (-90.0 <= latitude <= 90.0 and -180.0 <= longitude <= 180.0):
+        raise StationError(f"{label}: its header gives latitude {latitude:g} and longitude {longitude:g}, which is no place")
+    if not (top <= bottom < np.inf and top > -np.inf):
+        raise StationError(f"{label}: its header gives a depth from {top:g} to {bottom:g} m")
+    precise = float(named["top"]), float(named["bottom"])
+    if precise[0] <= precise[1] and max(abs(precise[0] - top), abs(precise[1] - bottom)) <= _ROUNDING_M:
+        top, bottom = precise
+    rest = first + _PLACE_WORDS
+    instrument = "" if ceop else "-".join(words[rest:])
+    in_name = named["instrument"] or ""
+    return _Header(
+        network=words[before + 1],
+        station=" ".join(words[before + 2 : first]),
+        top=top,
+        bottom=bottom,
+        latitude=latitude,
+        longitude=longitude,
+        instrument=instrument or in_name,
+        named_instrument=in_name,
+        columns=(2, 3, rest, rest + 1) if ceop else (0, 1, 2, 3),
+        lines=0 if ceop else 1,
+    )
+
+
+def _are_numbers(words: list[str]) -> bool:
+    try:
+        return len([float(word) for word in words]) == _PLACE_WORDS
+    except ValueError:
+        return False
+
+
+def _plain_lines(content: bytes) -> bytes:
+    """Lines that end as those of Unix do; archives hold all three kinds."""
+    return content.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+
+
+def _read_records(file: StationFile, header: _Header) -> pd.DataFrame:
+    """Times, values and flags of a file's records, as they stand there."""
+    content = _plain_lines(file.read())
+    date, clock, value, flag = header.columns
+    try:
+        table = _table(content, header, {value: np.float64, **dict.fromkeys((date, clock, flag, flag + 1), str)})
+        times = pd.to_datetime(table[date] + " " + table[clock], format="%Y/%m/%d %H:%M")
+        whole = bool((table[flag].fillna("") != "").all()) and not times.isna().any()
+    except (ValueError, TypeError, pd.errors.ParserError):
+        whole = False
+    if not whole:
+        raise StationError(f"{file.label}: {_wrong_line(content, header)}: the file is cut off or damaged")
+    if not len(table):
+        raise StationError(f"{file.label} holds no record")
+    provider = table[flag + 1].fillna("").to_numpy()
+    if not content.endswith(b"\n") and len(table) > 1 and provider[-1] == "" and provider[-2] != "":
+        raise StationError(f"{file.label}: its last line is not complete: the file is cut off")
+    if header.lines == 0:
+        _check_one_sensor(file, content, header)
+    return pd.DataFrame({"time": times, "value": table[value], "flag": table[flag]})
+
+
+def _table(content: bytes, header: _Header, kinds: Any) -> pd.DataFrame:
+    """The words of a file's records, by their place in the line."""
+    names: Any = range(header.columns[3] + _WORDS_AFTER_FLAG)
+    missing: Any = {header.columns[2]: ["NaN", "nan", "NA"]}
+    return pd.read_csv(
+        io.BytesIO(content.lstrip()),
+        sep=r"\s+",
+        header=None,
+        names=names,
+        skiprows=header.lines,
+        dtype=kinds,
+        quoting=csv.QUOTE_NONE,
+        keep_default_na=False,
+        na_values=missing,
+        encoding="latin-1",
+    )
+
+
+def _wrong_line(content: bytes, header: _Header) -> str:
+    """What the first line that is no record is."""
+    date, clock, value, flag = header.columns
+    for number, line in enumerate(content.lstrip().split(b"\n"), start=1):
+        words = decoded(line).split()
+        if number <= header.lines or not words:
+            continue
+        try:
+            pd.to_datetime(f"{words[date]} {words[clock]}", format="%Y/%m/%d %H:%M")
+            float(words[value])
+            if not flag < len(words) < flag + _WORDS_AFTER_FLAG:
+                raise ValueError
+        except (ValueError, IndexError):
+            return f"its line {number} is no record ({decoded(line).strip()[:40]!r})"
+    return "its lines are no records"
+
+
+def _check_one_sensor(file: StationFile, content: bytes, header: _Header) -> None:
+    """Files of the CEOP layout say in each line which sensor it is of: that has to be one."""
+    first = header.columns[2] - _PLACE_WORDS
+    columns = [5, *range(6, first), first + 3, first + 4]
+    table = _table(content, header, str)
+    if any(table[column].nunique() != 1 for column in columns):
+        raise StationError(
+            f"{file.label}: its lines are of several sensors; ask the ISMN for variables stored in separate files"
+        )
+
+
+def _sensor_record(
+    files: Sequence[tuple[StationFile, _Header]],
+    flags: frozenset[str],
+    min_day_fraction: float,
+    seen: _Flags,
+    report: Report,
+) -> SensorRecord | None:
+    """One sensor, from all files that are of it; None where none can be used, or it stands above the ground."""
+    parts: list[tuple[pd.Timestamp, pd.DataFrame, _Header]] = []
+    for file, header in files:
+        with report.about(file.label):
+            if header.top < 0.0:
+                report.notes.append(f"{file.label} was left out: its sensor stands above the ground ({header.top:g} m)")
+                continue
+            frame = _read_records(file, header)
+            parts.append((frame["time"].max(), frame, header))
+    if not parts:
+        return None
+    # The later download counts first, whatever the order of the files.
+    parts.sort(key=lambda part: part[0], reverse=True)
+    header = parts[0][2]
+    frame = pd.concat([part.assign(rank=rank) for rank, (_, part, _) in enumerate(parts)], ignore_index=True)
+    kinds = frame["flag"].astype("category")
+    chosen = [flag for flag in kinds.cat.categories if set(re.split(r"[,;/]", flag)) <= flags]
+    frame["good"] = kinds.isin(chosen).to_numpy() & (frame["value"] > 0.0).to_numpy()
+    frame = frame.sort_values(["time", "good", "rank", "value"], ascending=[True, False, True, True], kind="stable")
+    frame = frame.drop_duplicates("time")
+    there = np.isfinite(frame["value"]) & (frame["value"] > -999.0) & (frame["flag"] != MISSING)
+    counts = frame["flag"].isin(chosen)
+    seen.left_out.update(frame.loc[there & ~counts, "flag"].value_counts().to_dict())
+    seen.values += int(there.sum())
+    seen.sensors += 1
+    if there.any() and not (there & counts).any():
+        seen.without.append(str(header))
+    times = pd.DatetimeIndex(frame["time"])
+    values = pd.Series(frame["value"].to_numpy(), index=times)[counts.to_numpy()]
+    return SensorRecord(
+        network=header.network,
+        station=header.station,
+        depth_top=header.top,
+        depth_bottom=header.bottom,
+        latitude=header.latitude,
+        longitude=header.longitude,
+        values=daily_means(values, day_steps(times), min_day_fraction),
+        instrument=header.instrument,
+    )
+
+
+def _tell_flags(where: str, flags: Sequence[str], seen: _Flags, report: Report) -> None:
+    """Say how many values were left out because of which flags, and where none was left."""
+    if not seen.left_out:
+        return
+    kinds = sorted(seen.left_out.items(), key=lambda item: (-item[1], item[0]))
+    found = ", ".join(f"{flag} {count}" for flag, count in kinds[:_SHOWN_FLAGS])
+    if len(kinds) > _SHOWN_FLAGS:
+        found += f", others {sum(count for _, count in kinds[_SHOWN_FLAGS:])}"
+    chosen = ", ".join(flags)
+    left_out = sum(seen.left_out.values())
+    if seen.without:
+        shown = ", ".join(seen.without[:_SHOWN_SENSORS]) + (", ..." if len(seen.without) > _SHOWN_SENSORS else "")
+        sentence = (
+            f"{where}: no value of {len(seen.without)} of {seen.sensors} sensors has a quality flag that counts ({chosen}): "
+            f"{shown}. Flags found: {found}. Older archives flag as U what passed their checks: to use these values, set "
+            "'flags: [G, U]' for these stations (stations.flags: [G, U]), or read_ismn(..., flags=('G', 'U'))"
+        )
+        (report.problems if left_out == seen.values else report.notes).append(sentence)
+    else:
+        report.notes.append(
+            f"{where}: {left_out} of {seen.values} values were left out because of their quality flags ({found}); those "
+            f"flagged {chosen} count"
+        )
