@@ -1,4 +1,4 @@
-"""Values that no soil has and no instrument means, such as -9999 for "missing": found in one pass over the memory, without a copy."""
+"""Values that no soil has, such as -9999 for "missing": found in one pass over the memory, without a copy."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 # Soil moisture in m3 m-3 lies between 0 and 1; errors of retrievals and of rescaling leave that by less than half of it.
 LEAST, GREATEST = -0.5, 1.5
-# Of a series in any units: what stands for missing wherever it is met, and what does so where it lies far from all other values.
+# Of a series in any units: what always stands for missing, and what does so where it lies far from all other values.
 NEVER: Final = -9999.0
 DOUBTFUL: Final = (-99.0, -999.0, 9999.0)
 # Default fill values begin here (1e15, 1e20, 9.97e36); no unit of a measured series comes near.
@@ -31,8 +31,8 @@ def beyond_soil_moisture(values: NDArray[Any]) -> str:
     said = []
     if low < LEAST:
         said.append(
-            f"values down to {low:g}: soil moisture in m3 m-3 is at least 0 (what stands for missing values: set it to NaN, for "
-            f"example da.where(da > {LEAST}))"
+            f"values down to {low:g}: soil moisture in m3 m-3 is at least 0 (what stands for missing values: set it to NaN, "
+            f"for example da.where(da > {LEAST}))"
         )
     if high > GREATEST:
         said.append(
