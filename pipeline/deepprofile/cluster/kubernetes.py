@@ -30,7 +30,10 @@ WORKER_BASE_BYTES: Final = 512 * 2**20
 BLOCK_MARGIN: Final = 1.25
 _MEBIBYTE: Final = 2**20
 # Passed on from the driver to its cluster: where storage is, and how it is asked. Credentials never are.
-PASSED_ON: Final = ("DEEPPROFILE_RUN", "DEEPPROFILE_LOG", "DEEPPROFILE_STORAGE_CREDENTIALS", "STORAGE_EMULATOR_HOST")
+PASSED_ON: Final = (
+    *("DEEPPROFILE_RUN", "DEEPPROFILE_LOG", "DEEPPROFILE_STORAGE_CREDENTIALS", "DEEPPROFILE_REQUESTER_PAYS"),
+    "STORAGE_EMULATOR_HOST",
+)
 CLOSE_SECONDS: Final = 20.0
 WATCH_SECONDS: Final = 2.0
 # What is waited for is said after so long, and then less and less often.

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from deepprofile.config import MIRROR
 from deepprofile.engine import fingerprint
 from deepprofile.grids import Grid
-from deepprofile.objects import filesystem, is_local, listing
+from deepprofile.objects import filesystem, is_local, is_pattern, listing, told
 from deepprofile.products import GranuleError, Product, Steps
 
 # A download that ends early is begun again so often.
@@ -78,13 +78,15 @@ def find_granules(product: Product, url: str, days: NDArray[np.datetime64]) -> C
     """
     if url.startswith(MIRROR):
         return _mirrored(product, url, days)
-    fs, path = filesystem(url)
-    if not any(c in path for c in "*?[") and not fs.exists(path):
-        raise FileNotFoundError(f"there is no folder {url} for the granules of {product.name}")
+    with told(url):
+        fs, path = filesystem(url)
+        if not is_pattern(url) and not fs.exists(path):
+            raise FileNotFoundError(f"there is no folder {url} for the granules of {product.name}")
+        entries = listing(url)
     wanted = set(days.astype("datetime64[D]").astype(str).tolist())
     found: dict[str, list[Granule]] = defaultdict(list)
     final: set[str] = set()
-    for entry in listing(url):
+    for entry in entries:
         name = product.parse(str(entry["url"]))
         if name is None:
             continue
