@@ -502,6 +502,10 @@ def listing(url: str) -> list[dict[str, Any]]:
     if not is_local(url):
         found = fs.glob(path, detail=True) if pattern else fs.find(path, detail=True)
         entries = [dict(info, url=fs.unstrip_protocol(name)) for name, info in found.items() if info.get("type") == "file"]
+        for entry in entries:
+            if entry.get("size") is None:
+                # Pages that list a folder do not say it, or not to the byte.
+                entry["size"] = fs.info(entry["name"]).get("size") or 0
     else:
         if pattern:
             names = [name for name in fs.glob(path) if os.path.isfile(name)]

@@ -76,7 +76,7 @@ def _offer(granule: Mapping[str, Any]) -> Offer | None:
     identifiers = [str(each.get("Identifier", "")) for each in about_granule.get("Identifiers") or ()]
     named = {str(file.get("Name", "")) for file in files} | set(identifiers)
     named = {name for name in named if name.lower().endswith(_DATA_SUFFIXES)}
-    found = []
+    found: list[tuple[bool, bool, int, str, str]] = []
     for link in record.get("RelatedUrls") or ():
         url = str(link.get("URL", ""))
         if link.get("Type") != "GET DATA" or not url.startswith(("https://", "http://")) or _is_opendap(link):
