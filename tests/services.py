@@ -34,6 +34,8 @@ class Services:
         self.trouble, self.asked = defaultdict(deque), Counter()
         self.jobs, self.submitted, self.under_way, self.most = {}, [], 0, 0
         self.withheld = False
+        # Days, of all four variables, that one request of the Climate Data Store may have.
+        self.most_days = 31
         self.make = None
         self.lock = threading.Lock()
 
@@ -197,6 +199,9 @@ def handler(services):
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             if self.headers.get("PRIVATE-TOKEN") != TOKEN:
                 self.answer({"title": "authentication required"}, 401)
+            elif len(body["inputs"]["day"]) * len(body["inputs"]["variable"]) > 4 * services.most_days:
+                detail = "Your request is too large, please reduce your selection."
+                self.answer({"type": "permission denied", "title": "cost limits exceeded", "detail": detail}, 403)
             else:
                 self.answer(services.submit(body["inputs"]), 201)
 

@@ -312,3 +312,47 @@ def test_a_cluster_that_is_refused_for_a_moment_is_asked_for_again(monkeypatch):
 def test_a_cluster_that_is_refused_is_said_with_the_reason(monkeypatch, refused, seconds):
     with pytest.raises(ClusterError, match=r"does not make the Dask cluster deepprofile-1: .* quota: deepprofile"):
         made_after(monkeypatch, [refused], seconds)
+
+
+SIDECAR = {"name": "istio-proxy", "image": "registry.example/proxy:2", "resources": {"limits": {"memory": "64Mi"}}}
+
+
+def test_the_driver_is_found_by_its_name_beside_a_sidecar():
+    injected = copy.deepcopy(DRIVER)
+    injected["spec"]["containers"].insert(0, {**SIDECAR, "imagePullPolicy": "Always"})
+    injected["status"]["containerStatuses"] = [
+        {"name": "istio-proxy", "imageID": "registry.example/proxy@sha256:" + "c" * 64},
+        {"name": "driver", **DRIVER["status"]["containerStatuses"][0]},
+    ]
+    assert pullable_image(injected) == pullable_image(DRIVER)
+    made = cluster_document(SPEC, Compute(), 2**29, injected, {})
+    for part in ("scheduler", "worker"):
+        (own,) = made["spec"][part]["spec"]["containers"]
+        assert own["image"].endswith("a" * 64)
+        assert own["imagePullPolicy"] == "IfNotPresent"
+    # The sidecar's digest is not taken for the driver's where that has none yet.
+    injected["status"]["containerStatuses"] = injected["status"]["containerStatuses"][:1]
+    assert pullable_image(injected) == "registry/deepprofile:1"
+
+
+def test_a_container_of_the_spec_beside_ours_keeps_what_it_is():
+    spec = copy.deepcopy(SPEC)
+    spec["spec"]["worker"]["spec"]["containers"].insert(0, copy.deepcopy(SIDECAR))
+    over = {"containers": [{"resources": {"limits": {"cpu": "3"}}}, {"name": "istio-proxy", "args": ["x"]}, {"name": "new"}]}
+    made = cluster_document(spec, Compute(threads=3, kubernetes=Kubernetes(worker_pod=over)), 700 * 2**20, DRIVER, {})
+    beside, own, new = made["spec"]["worker"]["spec"]["containers"]
+    assert beside == {**SIDECAR, "args": ["x"]}
+    assert own["name"] == "worker"
+    assert own["resources"]["limits"] == {"cpu": "3", "memory": "700Mi"}
+    assert "--nthreads=3" in own["args"]
+    assert new == {"name": "new"}
+
+
+def test_a_sidecar_that_ends_is_not_the_end_of_the_worker():
+    found = of("worker", "w-1", containers=[{"name": "istio-proxy", **ended("Error", 1)}, {"name": "worker", "state": {}}])
+    found["spec"]["containers"] = [copy.deepcopy(SIDECAR), {"name": "worker", "resources": {"limits": {"memory": "600Mi"}}}]
+    assert pods.how_it_ended(found)[0] == "lost"
+    assert pods.restarts(found) == 0
+    assert pods.memory_limit(found) == "600Mi"
+    found["status"]["containerStatuses"][1] |= ended("OOMKilled", 137)
+    assert pods.how_it_ended(found) == ("out of memory", "it ran out of memory; its limit is 600Mi")

@@ -193,3 +193,55 @@ def test_no_credentials_where_none_are_wanted(monkeypatch):
     monkeypatch.setenv("DEEPPROFILE_STORAGE_CREDENTIALS", "anonymous")
     fs, path = objects.filesystem("gs://public/data")
     assert (fs.credentials.method, path) == ("anon", "public/data")
+
+
+ODD = ["a b", "a[0.1deg]", "a#1", "a%20b", "a?b=1", "a::b", "données", "[x]"]
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_a_folder_is_what_its_name_says(tmp_path, name):
+    folder = tmp_path / name / "below"
+    folder.mkdir(parents=True)
+    (folder / "one.nc").write_bytes(b"123")
+    url = str(tmp_path / name)
+    expected = [(str(folder / "one.nc"), 3)]
+    assert [(entry["url"], entry["size"]) for entry in objects.listing(url)] == expected
+    assert [(entry["url"], entry["size"]) for entry in objects.listing(url + "/below/*.nc")] == expected
+    assert objects.local_path(url) == objects.local_path("file://" + url) == url
+    objects.write_bytes(url + "/two", b"2")
+    assert read_bytes(url + "/two") == b"2"
+    assert objects.names_below(url) == ["below", "two"]
+    assert objects.exists(url)
+
+
+def test_brackets_are_a_pattern_where_nothing_has_that_name(tmp_path):
+    for name in ("day1.nc", "day2.nc", "day3.nc"):
+        (tmp_path / name).touch()
+    found = objects.listing(f"{tmp_path}/day[12].nc")
+    assert [entry["url"] for entry in found] == [f"{tmp_path}/day1.nc", f"{tmp_path}/day2.nc"]
+
+
+def test_the_project_that_pays_is_named_in_the_environment(monkeypatch):
+    monkeypatch.setenv("DEEPPROFILE_STORAGE_CREDENTIALS", "anonymous")
+    monkeypatch.setenv("DEEPPROFILE_REQUESTER_PAYS", "payer")
+    assert objects.filesystem("gs://readers-pay/data")[0].requester_pays == "payer"
+    monkeypatch.delenv("DEEPPROFILE_REQUESTER_PAYS")
+    assert not objects.filesystem("gs://readers-pay/data")[0].requester_pays
+
+
+@pytest.mark.parametrize(
+    ("url", "error", "said"),
+    [
+        (
+            "gs://b/x",
+            ValueError("Bucket is a requester pays bucket"),
+            "b is requester pays: .*DEEPPROFILE_REQUESTER_PAYS",
+        ),
+        ("s3://b/x", ImportError("Install s3fs"), "install what reads s3://"),
+        ("s3://b/x", PermissionError("denied"), "s3:// needs credentials"),
+        ("https://h/x?token=abc", OSError("no"), r"^https://h/x\?token=\.\.\. cannot be read: OSError: no$"),
+    ],
+)
+def test_what_a_file_system_raises_is_one_message(url, error, said):
+    with pytest.raises(StorageUnavailable, match=said), objects.told(url):
+        raise error

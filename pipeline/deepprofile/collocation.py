@@ -21,6 +21,8 @@ from numba import njit
 from numpy.typing import NDArray
 from scipy import stats
 
+from deepprofile.fills import stands_for_missing
+
 Array = NDArray[np.float64]
 
 # Pairs in the order in which co-moments are kept.
@@ -346,6 +348,13 @@ def _report(
 
 
 def _collocate_series(x: NDArray[Any], y: NDArray[Any], z: NDArray[Any], *, min_samples: int) -> tuple[NDArray[Any], ...]:
+    for name, series in zip("xyz", (x, y, z), strict=True):
+        value = stands_for_missing(series)
+        if value is not None:
+            raise ValueError(
+                f"{name} holds {value:g}, which stands for a missing value: set it to NaN first, for example "
+                f"{name}.where({'numpy.isfinite(' + name + ')' if np.isinf(value) else f'{name} != {value:.9g}'})"
+            )
     shape = np.broadcast_shapes(x.shape, y.shape, z.shape)
     days, cells = shape[-1], int(np.prod(shape[:-1]))
     dtype = np.result_type(x, y, z, np.float32)
@@ -408,7 +417,10 @@ def triple_collocation(
     Raises
     ------
     ValueError
-        If ``dim`` is missing, the other dimensions differ, or there is no common value of ``dim``.
+        If ``dim`` is missing, the other dimensions differ, or there is no common value of ``dim``; where a series holds what
+        stands for a missing value. Series may be in any units, so that is: infinity, 1e15 or more, -9999, and -99, -999 or
+        9999 where it lies further from all other values than these from each other. Of a series that is backed by dask this
+        is raised when it is computed.
 
     Notes
     -----

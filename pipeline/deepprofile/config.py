@@ -86,7 +86,8 @@ class ProductSource(Section):
     """Where the granules of a product are."""
 
     granules: str = Field(
-        description="folder or URL of the granules, at any depth; or a pattern with * in it; or zarr+URL: a mirror in Zarr"
+        description="folder or URL of the granules, at any depth; or a pattern with * in it; or zarr+URL: a mirror in Zarr. "
+        "Where a bucket's readers pay, DEEPPROFILE_REQUESTER_PAYS in the environment names the project that does"
     )
     download: Download | None = Field(None, description="fetch what is missing in that folder before it is read")
     grid: str | None = Field(None, description="smap_l3: ease2_m36 for SPL3SMP, where SPL3SMP_E is the default")
@@ -275,7 +276,7 @@ class Config(Section):
         for name, source in value.items():
             if name not in PRODUCTS:
                 raise ValueError(f"there is no product {name!r}; known are {', '.join(PRODUCTS)}")
-            if source.download is not None and (any(c in source.granules for c in "*?[") or source.granules.startswith(MIRROR)):
+            if source.download is not None and ("*" in source.granules or source.granules.startswith(MIRROR)):
                 raise ValueError(f"{name}: granules are downloaded into a folder, not into {source.granules!r}")
             if source.grid is not None and source.grid != PRODUCTS[name].grid.name and (name, source.grid) not in VARIANTS:
                 raise ValueError(f"{name} does not come on the grid {source.grid!r}")

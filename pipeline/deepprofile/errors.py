@@ -380,7 +380,8 @@ def estimate_errors(
     Raises
     ------
     ValueError
-        For one product only, no common day, or products that do not fit together (see ``deepprofile.fuse``).
+        For one product only, no common day, products that do not fit together, or values that cannot be soil moisture (see
+        ``deepprofile.fuse``).
 
     Notes
     -----

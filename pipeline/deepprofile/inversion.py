@@ -436,7 +436,7 @@ def invert(
     ------
     ValueError
         For an unknown method, an order outside 0..7, bounds that cross, variances that are not positive, errors that lack
-        a layer, or products that do not fit together.
+        a layer, products that do not fit together, or values that cannot be soil moisture (see ``deepprofile.fuse``).
 
     Notes
     -----
@@ -654,7 +654,8 @@ def fuse(
     ------
     ValueError, TypeError
         With what to do about it: one product only, no common day, a layer that is upside down or reaches below 1 m, a missing
-        coordinate, values in percent, a day that comes twice, cells that differ.
+        coordinate, a day that comes twice, cells that differ; values that cannot be soil moisture in m3 m-3 (under -0.5 or
+        over 1.5: percent, -9999, infinity). Values that are backed by dask are checked when they are computed.
 
     Examples
     --------

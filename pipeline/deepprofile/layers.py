@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from deepprofile.basis import MAX_DEPTH_M
+from deepprofile.fills import beyond_soil_moisture
 
 Array = NDArray[np.float64]
 
@@ -103,7 +105,8 @@ def stack_products(products: Mapping[str, xr.DataArray]) -> Stack:
     ------
     ValueError, TypeError
         With the product's name and what to do about it: no product at all, a dimension or coordinate that is missing, a
-        layer that is upside down or reaches below 1 m, values in percent, a day that comes twice, cells that differ.
+        layer that is upside down or reaches below 1 m, values that cannot be soil moisture in m3 m-3 (percent, fill values,
+        infinite ones; of products that are backed by dask when they are computed), a day that comes twice, cells that differ.
     """
     if not isinstance(products, Mapping):
         raise TypeError(f"products is a mapping from a name to a DataArray, not a {type(products).__name__}")
@@ -165,7 +168,7 @@ def _check_product(name: str, series: object) -> xr.DataArray:
         raise TypeError(f"product {name!r} has values of type {series.dtype}; convert them to float32 or float64")
     series = _floor_days(name, series)
     _check_units(name, series)
-    return series
+    return _in_range(name, series)
 
 
 def _check_units(name: str, series: xr.DataArray) -> None:
@@ -176,18 +179,25 @@ def _check_units(name: str, series: xr.DataArray) -> None:
         raise ValueError(
             f"product {name!r} is in {series.attrs['units']!r}; divide each layer by 1000 x its thickness in m to get m3 m-3"
         )
-    if series.chunks is not None or not series.size:
-        return
-    # A look at some of the values: enough to tell percent from m3 m-3, and cheap on any size.
-    step = max(1, series.sizes["time"] // 64)
-    sample = series.isel(time=slice(None, None, step)).values
-    if sample.size > 1_000_000:
-        sample = sample.reshape(-1)[:: sample.size // 1_000_000]
-    if np.isfinite(sample).any() and float(np.nanmax(sample)) > 1.5:
-        raise ValueError(
-            f"product {name!r} holds values up to {float(np.nanmax(sample)):g}: soil moisture is expected in m3 m-3, at most 1 "
-            "(percent: divide by 100; kg m-2: divide by 1000 x the layer's thickness in m)"
-        )
+
+
+def _in_range(name: str, series: xr.DataArray) -> xr.DataArray:
+    """The series with all of its values checked: now, or where it is backed by dask, when it is computed."""
+    if series.chunks is None:
+        _refuse_values(series.values, name=name)
+        return series
+    checked: xr.DataArray = xr.apply_ufunc(
+        _refuse_values, series, kwargs={"name": name}, dask="parallelized", output_dtypes=[series.dtype], keep_attrs=True
+    )
+    return checked
+
+
+def _refuse_values(values: NDArray[Any], *, name: str) -> NDArray[Any]:
+    """Values as they are; a ValueError where they cannot be soil moisture."""
+    problem = beyond_soil_moisture(values)
+    if problem:
+        raise ValueError(f"product {name!r} holds {problem}")
+    return values
 
 
 def _floor_days(name: str, series: xr.DataArray) -> xr.DataArray:

@@ -39,6 +39,9 @@ CONNECT_SECONDS: Final = 10.0
 # Between two pieces of an answer, not for the whole of it.
 READ_SECONDS: Final = 60.0
 CREDENTIALS: Final = "DEEPPROFILE_STORAGE_CREDENTIALS"
+# The project that pays where a bucket's readers do.
+REQUESTER_PAYS: Final = "DEEPPROFILE_REQUESTER_PAYS"
+_WILDCARDS: Final = "*?["
 _TRANSIENT_CODES: Final = {408, 429, 500, 502, 503, 504}
 _SECRETS: Final = re.compile(r"(?i)(bearer\s+|token=|signature=|key=)[^\s&'\"]+")
 
@@ -66,8 +69,10 @@ def _is_gcs(url: str) -> bool:
 
 
 def local_path(url: str) -> str:
-    """The path of a URL that names a folder of this machine."""
-    return str(url_to_fs(url)[1])
+    """The path of a URL that names a folder of this machine, with every character of its name as it is."""
+    for scheme in ("file://", "local://"):
+        url = url.removeprefix(scheme)
+    return os.path.abspath(os.path.expanduser(url))
 
 
 def anonymous() -> bool:
@@ -278,8 +283,11 @@ def filesystem(url: str, *, asynchronous: bool = False) -> tuple[Any, str]:
     """The fsspec file system of a URL, and the path of the URL in it.
 
     ``gs://`` has the application default credentials (Workload Identity on GKE, a login or a key file elsewhere), or none
-    where the environment variable DEEPPROFILE_STORAGE_CREDENTIALS is ``anonymous``.
+    where the environment variable DEEPPROFILE_STORAGE_CREDENTIALS is ``anonymous``. DEEPPROFILE_REQUESTER_PAYS names
+    the project that pays for reading from buckets whose readers pay.
     """
+    if is_local(url):
+        return fsspec.filesystem("file"), local_path(url)
     if not _is_gcs(url):
         fs, path = url_to_fs(url)
         return fs, str(path)
@@ -289,6 +297,7 @@ def filesystem(url: str, *, asynchronous: bool = False) -> tuple[Any, str]:
     fs = kind(
         token="anon" if anonymous() else None,
         asynchronous=asynchronous,
+        requester_pays=os.environ.get(REQUESTER_PAYS) or False,
         # Others write into the same bucket: what was listed a moment ago may be wrong by now.
         use_listings_cache=False,
         requests_timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=READ_SECONDS),
@@ -434,16 +443,69 @@ def _link_objects(source: str, target: str, names: Sequence[str]) -> None:
                 shutil.copyfile(old, new)
 
 
+@contextmanager
+def told(url: str) -> Iterator[None]:
+    """Whatever a file system raises while a URL is looked at becomes one message with the URL, the cause, and what to do.
+
+    Raises
+    ------
+    StorageUnavailable
+        In place of everything but FileNotFoundError.
+    """
+    try:
+        yield
+    except (FileNotFoundError, StorageUnavailable):
+        raise
+    except Exception as error:
+        lines = [line.strip() for line in without_secrets(str(error)).splitlines() if line.strip()]
+        cause = f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
+        scheme = url.partition("://")[0]
+        if "requester pays" in str(error).lower():
+            bucket = url.partition("://")[2].partition(_SEPARATOR)[0]
+            cause += (
+                f" (the bucket {bucket} is requester pays: name the project that pays in the environment variable "
+                f"{REQUESTER_PAYS}, also of the workers)"
+            )
+        elif isinstance(error, ImportError):
+            cause += f" (install what reads {scheme}://, or let 'download' fetch the granules into a folder)"
+        elif scheme == "s3":
+            cause += (
+                " (s3:// needs credentials of its own in the environment; or let 'download' fetch the granules into a folder)"
+            )
+        raise StorageUnavailable(f"{without_secrets(url)} cannot be read: {cause}") from error
+
+
+def is_pattern(url: str) -> bool:
+    """Whether a URL is a pattern with wildcards: one that exists as it is never is."""
+    fs, path = filesystem(url)
+    return any(c in path for c in _WILDCARDS) and not fs.exists(path)
+
+
+def _escaped(fs: Any, path: str) -> str:
+    """A pattern whose leading folders are taken as they are, as far as they exist under these names."""
+    parts = path.split(_SEPARATOR)
+    for count in range(len(parts) - 1, 0, -1):
+        front = _SEPARATOR.join(parts[:count])
+        if "[" in front and "*" not in front and fs.exists(front):
+            return _SEPARATOR.join([front.replace("[", "[[]"), *parts[count:]])
+    return path
+
+
 def listing(url: str) -> list[dict[str, Any]]:
     """Every file below a URL (or matching it, where it has wildcards), with name and size, sorted by name.
 
     Links on a local disk are followed: the size and the time of change are those of the file that they lead to.
     """
     fs, path = filesystem(url)
-    pattern = any(c in path for c in "*?[")
+    pattern = is_pattern(url)
+    path = _escaped(fs, path) if pattern else path
     if not is_local(url):
         found = fs.glob(path, detail=True) if pattern else fs.find(path, detail=True)
         entries = [dict(info, url=fs.unstrip_protocol(name)) for name, info in found.items() if info.get("type") == "file"]
+        for entry in entries:
+            if entry.get("size") is None:
+                # Pages that list a folder do not say it, or not to the byte.
+                entry["size"] = fs.info(entry["name"]).get("size") or 0
     else:
         if pattern:
             names = [name for name in fs.glob(path) if os.path.isfile(name)]

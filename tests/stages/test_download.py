@@ -13,10 +13,11 @@ import pytest
 import xarray as xr
 from deepprofile import config as configuration
 from deepprofile.engine import ThreadPool
+from deepprofile.grids import ERA5_LAND_01
 from deepprofile.products import PRODUCTS
 from deepprofile.providers import CredentialsError
 from deepprofile.stages import download, ingest
-from deepprofile.stages.download import Folder, box_of, wanted
+from deepprofile.stages.download import Folder, cells_of, wanted
 from deepprofile.stages.pipeline import STAGES, Request, run_stages, status_of
 from deepprofile.stages.schedule import Moment
 from deepprofile.stores import Root
@@ -115,7 +116,7 @@ def test_only_the_box_and_the_variables_are_asked_of_the_store(fetching, offered
     run(config)
     assert sorted(request["day"] for request in offered.submitted) == [[f"{d:02d}"] for d in range(10, 20)]
     request = offered.submitted[0]
-    west, south, east, north = box_of(config.grid.grid())
+    west, south, east, north = cells_of(ERA5_LAND_01.covering(config.grid.grid()))
     assert request["area"] == [north, west, south, east]
     assert request["variable"][-1] == "soil_temperature_level_1"
     assert len(request["time"]) == 24
@@ -127,6 +128,43 @@ def test_a_whole_month_comes_as_one_file(fetching, offered):
     (wish,) = [w for w in listed if len(w.offer.source["request"]["day"]) > 1]
     assert wish.offer.name == "era5_land_201505.nc"
     assert PRODUCTS["era5_land"].parse(wish.offer.name).days.size == 31
+
+
+@pytest.mark.parametrize(("most", "requests"), [(20, 2), (6, 8), (0.5, 62)])
+def test_a_month_that_is_too_large_comes_in_parts(fetching, offered, granules, tmp_path, most, requests):
+    plain = offered.make
+
+    def some(request):
+        with xr.open_dataset(io.BytesIO(plain(request)), engine="h5netcdf") as whole:
+            layers = {"volumetric_soil_water_layer_": "swvl", "soil_temperature_level_": "stl"}
+            short = [next(v + long[-1] for k, v in layers.items() if long.startswith(k)) for long in request["variable"]]
+            part = whole[short].load()
+        part.to_netcdf(buffer := io.BytesIO(), engine="h5netcdf")
+        return buffer.getvalue()
+
+    offered.make, offered.most_days = some, most
+    config = fetching(("era5_land",), np.datetime64("2015-06-11"))
+    (wish,) = [
+        w for w in wanted(config, "era5_land", Moment(np.datetime64("2015-06-11"))) if len(w.offer.source["request"]["day"]) > 1
+    ]
+    (provider,) = download.providers_of(config, "era5_land")
+    target, memory = tmp_path / wish.offer.name, Folder(str(tmp_path / "kept")).memory("x")
+    provider.fetch(wish.offer, target, memory)
+    assert len(offered.submitted) == requests
+    assert memory.recall() is None
+    expected = together(sorted((granules / "era5_land").glob("*_201505*.nc")))
+    with xr.open_dataset(target, engine="h5netcdf") as found:
+        for name in ("swvl1", "swvl2", "swvl3", "stl1"):
+            np.testing.assert_array_equal(found[name].values, expected[name].values)
+        np.testing.assert_array_equal(found.valid_time.values, expected.valid_time.values)
+
+
+def test_what_is_too_large_in_every_part_is_said_in_the_words_of_the_store(fetching, offered):
+    offered.most_days = 0
+    today = np.datetime64("2015-04-12")
+    config = fetching(("era5_land",), today, compute={"attempts": 1})
+    problem = download.run(config, Root(config.root), "era5_land", Moment(today, today), ThreadPool(1)).problems[0]
+    assert "cost limits exceeded: Your request is too large, please reduce your selection." in problem
 
 
 @pytest.mark.parametrize("trouble", ["busy", "cut", "other"])
@@ -167,7 +205,7 @@ def test_a_page_to_log_in_is_no_granule(fetching, offered):
     ("product", "variable", "message"),
     [
         ("smap_l4", "EARTHDATA_TOKEN", "refuses SMAP_L4.*401.*set EARTHDATA_TOKEN"),
-        ("era5_land", "CDSAPI_KEY", r"refuses era5_land_20150410.nc \(401\): set CDSAPI_KEY"),
+        ("era5_land", "CDSAPI_KEY", r"refuses era5_land_20150410.nc \(401: .*\): set CDSAPI_KEY"),
     ],
 )
 def test_wrong_credentials_are_one_clear_message(fetching, offered, monkeypatch, product, variable, message):

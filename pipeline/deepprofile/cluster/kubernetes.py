@@ -9,7 +9,7 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +30,10 @@ WORKER_BASE_BYTES: Final = 512 * 2**20
 BLOCK_MARGIN: Final = 1.25
 _MEBIBYTE: Final = 2**20
 # Passed on from the driver to its cluster: where storage is, and how it is asked. Credentials never are.
-PASSED_ON: Final = ("DEEPPROFILE_RUN", "DEEPPROFILE_LOG", "DEEPPROFILE_STORAGE_CREDENTIALS", "STORAGE_EMULATOR_HOST")
+PASSED_ON: Final = (
+    *("DEEPPROFILE_RUN", "DEEPPROFILE_LOG", "DEEPPROFILE_STORAGE_CREDENTIALS", "DEEPPROFILE_REQUESTER_PAYS"),
+    "STORAGE_EMULATOR_HOST",
+)
 CLOSE_SECONDS: Final = 20.0
 WATCH_SECONDS: Final = 2.0
 # What is waited for is said after so long, and then less and less often.
@@ -59,11 +62,32 @@ def merged(below: Any, above: Any) -> Any:
     }
 
 
+def _named(containers: Sequence[Mapping[str, Any]], name: str) -> int:
+    """The container of this name; the first where none has it."""
+    return next((k for k, each in enumerate(containers) if each.get("name") == name), 0)
+
+
+def _lay_over(containers: list[Any], given: Mapping[str, Any], part: str) -> None:
+    """Lay a container over the one of its name, key by key; one of a new name is added, one without a name is for ours."""
+    name = str(given.get("name", part))
+    if "name" in given and name != part and all(each.get("name") != name for each in containers):
+        containers.append(copy.deepcopy(dict(given)))
+        return
+    k = _named(containers, name)
+    containers[k] = merged(containers[k], {key: value for key, value in given.items() if key != "name"})
+
+
 def pullable_image(pod: Mapping[str, Any]) -> str:
     """The image of a running pod by its digest, where a registry knows it; else by the name in its spec."""
-    statuses = pod.get("status", {}).get("containerStatuses") or [{}]
-    found = str(statuses[0].get("imageID", "")).removeprefix("docker-pullable://")
-    named = str(pod["spec"]["containers"][0]["image"])
+    containers = pod["spec"]["containers"]
+    own = containers[pods.own_container(pod, containers)]
+    statuses = pod.get("status", {}).get("containerStatuses") or []
+    # Statuses come in an order of their own.
+    status = next((each for each in statuses if each.get("name") == own.get("name")), None)
+    if status is None and len(statuses) == len(containers) == 1:
+        status = statuses[0]
+    found = str((status or {}).get("imageID", "")).removeprefix("docker-pullable://")
+    named = str(own["image"])
     repository = found.partition("@")[0]
     host = repository.partition("/")[0]
     return found if "@sha256:" in found and "." in host and host != "docker.io" else named
@@ -103,7 +127,7 @@ def cluster_document(
     made["spec"]["idleTimeout"] = int(60 * compute.kubernetes.idle_minutes)
     made["spec"]["scheduler"]["service"]["selector"]["dask.org/cluster-name"] = name
     made["spec"]["worker"]["replicas"] = compute.kubernetes.minimum_workers if compute.kubernetes.adaptive else compute.workers
-    container = driver["spec"]["containers"][0]
+    container = driver["spec"]["containers"][pods.own_container(driver, driver["spec"]["containers"])]
     configuration = next(
         (
             v["configMap"]["name"]
@@ -119,22 +143,22 @@ def cluster_document(
         for volume in pod.get("volumes", []):
             if "configMap" in volume and configuration is not None:
                 volume["configMap"]["name"] = configuration
-        for each in pod["containers"]:
-            each["image"] = pullable_image(driver)
-            each["imagePullPolicy"] = container.get("imagePullPolicy", "IfNotPresent")
-            each["env"] = [*each.get("env", []), *handed_on]
+        # A container that the spec has beside ours keeps its own image.
+        own = pod["containers"][_named(pod["containers"], part)]
+        own["image"] = pullable_image(driver)
+        own["imagePullPolicy"] = container.get("imagePullPolicy", "IfNotPresent")
+        own["env"] = [*own.get("env", []), *handed_on]
         if part == "worker":
-            resources = pod["containers"][0].setdefault("resources", {})
+            resources = own.setdefault("resources", {})
             for kind in ("requests", "limits"):
                 resources.setdefault(kind, {})["memory"] = f"{memory_bytes // _MEBIBYTE}Mi"
-            arguments = [a for a in pod["containers"][0]["args"] if not str(a).startswith("--nthreads")]
-            pod["containers"][0]["args"] = [*arguments, f"--nthreads={compute.threads}", f"--memory-limit={memory_bytes}"]
+            arguments = [a for a in own["args"] if not str(a).startswith("--nthreads")]
+            own["args"] = [*arguments, f"--nthreads={compute.threads}", f"--memory-limit={memory_bytes}"]
         given = dict(over[part])
-        first = given.pop("containers", None)
+        containers = given.pop("containers", None) or []
         pod = merged(pod, given)
-        if first:
-            # The first container alone, by key: resources, for one.
-            pod["containers"][0] = merged(pod["containers"][0], first[0])
+        for each in containers:
+            _lay_over(pod["containers"], each, part)
         made["spec"][part]["spec"] = pod
     return made
 

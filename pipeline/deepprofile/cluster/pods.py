@@ -28,8 +28,35 @@ def name_of(pod: Raw) -> str:
     return str(pod["metadata"]["name"])
 
 
+# Names of the containers that compute, in k8s/base.
+OUR_CONTAINERS: Final = ("driver", "scheduler", "worker")
+
+
+def own_container(pod: Raw, containers: Sequence[Raw]) -> int:
+    """Which of a pod's containers, or of their statuses, is ours, whatever was injected beside it.
+
+    That is the one with our name (driver, scheduler, worker), else the one that the pod's annotation calls its default, else
+    the first.
+    """
+    labels = pod.get("metadata", {}).get("labels") or {}
+    annotations = pod.get("metadata", {}).get("annotations") or {}
+    component = str(labels.get("dask.org/component", ""))
+    names = [str(container.get("name", "")) for container in containers]
+    for name in (component, *OUR_CONTAINERS, str(annotations.get("kubectl.kubernetes.io/default-container", ""))):
+        if name and name in names:
+            return names.index(name)
+    return 0
+
+
 def _containers(pod: Raw) -> Sequence[Raw]:
-    return list(pod.get("status", {}).get("containerStatuses") or [])
+    """The status of our container: how a sidecar fares is no matter of ours. Without its name, the statuses that have none."""
+    found = list(pod.get("status", {}).get("containerStatuses") or [])
+    if not found or not any(status.get("name") for status in found):
+        return found
+    specs = list(pod.get("spec", {}).get("containers") or [])
+    own = str(specs[own_container(pod, specs)].get("name", "")) if specs else ""
+    named = [status for status in found if own and status.get("name") == own]
+    return named or [found[own_container(pod, found)]]
 
 
 def _conditions(pod: Raw) -> dict[str, Raw]:
@@ -60,7 +87,9 @@ def is_ready(pod: Raw) -> bool:
 
 def memory_limit(pod: Raw) -> str:
     """The limit of its memory, as Kubernetes writes it."""
-    return str(pod["spec"]["containers"][0].get("resources", {}).get("limits", {}).get("memory", "none"))
+    containers = pod["spec"]["containers"]
+    own = containers[own_container(pod, containers)]
+    return str((own.get("resources") or {}).get("limits", {}).get("memory", "none"))
 
 
 def how_it_ended(pod: Raw | None, known: Collection[str] = ()) -> tuple[str, str]:
@@ -119,15 +148,17 @@ def hindrances(pods: Iterable[Raw], events: Iterable[Raw]) -> tuple[list[str], b
             said[name] = f"{name} was killed because it ran out of memory; its limit is {memory_limit(pod)}"
             hopeless = hopeless or restarts(pod) >= 2
             continue
-        for container in _containers(pod):
+        # A sidecar that does not start keeps the pod from being ready as ours does.
+        for container in pod.get("status", {}).get("containerStatuses") or []:
+            last = (container.get("lastState") or {}).get("terminated")
             waiting = (container.get("state") or {}).get("waiting") or {}
             reason = waiting.get("reason", "")
             if not reason or reason in _NOT_YET:
                 continue
             text = waiting.get("message") or latest.get(name, "")
-            if reason == "CrashLoopBackOff" and ended:
-                text = f"it ends with exit code {ended[0].get('exitCode')}; its log says why (kubectl logs {name})"
-                hopeless = hopeless or restarts(pod) >= 3
+            if reason == "CrashLoopBackOff" and last:
+                text = f"it ends with exit code {last.get('exitCode')}; its log says why (kubectl logs {name})"
+                hopeless = hopeless or int(container.get("restartCount", 0)) >= 3
             said[name] = f"{name}: {reason}: {text}".rstrip(": ")
             hopeless = hopeless or reason in HOPELESS
         if name not in said and name in latest:

@@ -5,11 +5,14 @@ https://cmr.earthdata.nasa.gov/search/site/docs/search/api.html; UMM-G 1.6, http
 
 from __future__ import annotations
 
+import hashlib
+import re
 import threading
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Final
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import numpy as np
 import requests
@@ -29,7 +32,10 @@ CREDENTIALS: Final = (
     "set EARTHDATA_TOKEN (or EARTHDATA_USERNAME and EARTHDATA_PASSWORD, or a .netrc for urs.earthdata.nasa.gov) in the "
     "environment of the workers, and authorise the archive's application in the profile of Earthdata Login"
 )
-_CHECKSUMS: Final = {"MD5": "md5", "SHA-256": "sha256", "SHA-512": "sha512", "SHA-1": "sha1"}
+_CHECKSUMS: Final = {"MD5": "md5", "SHA256": "sha256", "SHA2256": "sha256", "SHA512": "sha512", "SHA1": "sha1"}
+# What files of data end with; beside them lie metadata (.xml, .cmr.json, .dmrpp, .qa) and pictures.
+_DATA_SUFFIXES: Final = (".h5", ".he5", ".hdf5", ".hdf", ".nc", ".nc4", ".grib", ".grb", ".grib2", ".grb2", ".zip")
+_NO_NAME: Final = ("", "not provided", "na", "n/a")
 
 
 class Earthdata(Provider):
@@ -65,23 +71,64 @@ class Earthdata(Provider):
 def _offer(granule: Mapping[str, Any]) -> Offer | None:
     """What the record of a granule (UMM-G) offers; None where it has no file to download."""
     record = granule["umm"]
-    links = [link["URL"] for link in record.get("RelatedUrls", ()) if link.get("Type") == "GET DATA"]
-    links = [link for link in links if link.startswith("http") and not link.endswith((".xml", ".html", ".qa"))]
-    if not links:
+    about_granule = record.get("DataGranule") or {}
+    files = list(_files(about_granule.get("ArchiveAndDistributionInformation") or ()))
+    identifiers = [str(each.get("Identifier", "")) for each in about_granule.get("Identifiers") or ()]
+    named = {str(file.get("Name", "")) for file in files} | set(identifiers)
+    named = {name for name in named if name.lower().endswith(_DATA_SUFFIXES)}
+    found: list[tuple[bool, bool, int, str, str]] = []
+    for link in record.get("RelatedUrls") or ():
+        url = str(link.get("URL", ""))
+        if link.get("Type") != "GET DATA" or not url.startswith(("https://", "http://")) or _is_opendap(link):
+            continue
+        name = _name_in(url, named)
+        if name is not None:
+            found.append((name not in named, not url.startswith("https://"), len(found), name, url))
+    if not found:
         return None
-    name = links[0].rsplit("/", 1)[-1]
-    files = record.get("DataGranule", {}).get("ArchiveAndDistributionInformation", ())
-    about = next((file for file in files if file.get("Name") == name), files[0] if len(files) == 1 else {})
+    *_, name, url = min(found)
+    about: Mapping[str, Any] = next((file for file in files if file.get("Name") == name), {})
+    if not about and len(files) == 1 and str(files[0].get("Name", "")).lower() in _NO_NAME and len(found) == 1:
+        about = files[0]
     size = about.get("SizeInBytes")
-    checksum = about.get("Checksum", {})
-    algorithm = _CHECKSUMS.get(checksum.get("Algorithm", ""))
-    return Offer(
-        name,
-        {"url": links[0]},
-        int(size) if size is not None else None,
-        (algorithm, checksum["Value"]) if algorithm is not None else None,
-        str(granule["meta"].get("revision-id", "")),
+    return Offer(name, {"url": url}, int(size) if size else None, _checksum(about), str(granule["meta"].get("revision-id", "")))
+
+
+def _files(entries: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    """The files of a granule, those within packages included."""
+    for entry in entries:
+        yield entry
+        yield from _files(entry.get("Files") or ())
+
+
+def _is_opendap(link: Mapping[str, Any]) -> bool:
+    parts = urlsplit(str(link["URL"]))
+    return "opendap" in f"{parts.netloc}{parts.path} {link.get('Subtype', '')}".lower() or parts.path.lower().endswith(
+        (".dap.nc4", ".dap", ".dods")
     )
+
+
+def _name_in(url: str, named: Collection[str]) -> str | None:
+    """The name of the data file behind a link: its last part, or one in its query; None where it is no data file."""
+    parts = urlsplit(url)
+    in_query = [value for values in parse_qs(parts.query).values() for value in values]
+    for text in (unquote(parts.path), *in_query):
+        name = text.rstrip("/").rsplit("/", 1)[-1]
+        if name.lower().endswith(_DATA_SUFFIXES):
+            return name
+    last = unquote(parts.path).rsplit("/", 1)[-1]
+    # A link that does not name its file: the record may.
+    return next(iter(named)) if len(named) == 1 and "." not in last else None
+
+
+def _checksum(about: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Algorithm and digits, where it is one that is known and the digits are of its length."""
+    said = about.get("Checksum") or {}
+    algorithm = _CHECKSUMS.get(re.sub(r"[-_ ]", "", str(said.get("Algorithm", ""))).upper())
+    digits = str(said.get("Value", "")).strip()
+    if algorithm is None or not re.fullmatch(rf"[0-9a-fA-F]{{{2 * hashlib.new(algorithm).digest_size}}}", digits):
+        return None
+    return algorithm, digits
 
 
 _local = threading.local()

@@ -74,6 +74,18 @@ def box_of(grid: Grid) -> Box:
     return round(west, 4), round(south, 4), round(east, 4), round(north, 4)
 
 
+def cells_of(grid: Grid) -> Box:
+    """West, south, east, north of the centres of a window's outermost cells, degrees; east may be beyond 180.
+
+    A service that cuts out the cells between these, itself included, gives the window and no cell more.
+    """
+    lat, lon = grid.lat, grid.lon
+    # A whole turn begins at longitude 0, as the provider's own files do.
+    west = 0.0 if grid.columns >= grid.whole_columns else float(lon[0])
+    east = west + (min(grid.columns, grid.whole_columns) - 1) * grid.dx
+    return round(west, 4), round(float(lat.min()), 4), round(east, 4), round(float(lat.max()), 4)
+
+
 def providers_of(config: Config, name: str) -> list[Provider]:
     """The collections of a product's provider, the final one first."""
     settings = config.products[name].download
@@ -143,14 +155,15 @@ def wanted(config: Config, name: str, moment: Moment) -> list[Wanted]:
     sizes, index = folder.sizes(), folder.index()
     until = min(moment.today, moment.until if moment.until is not None else np.datetime64(config.period.end, "D"))
     days = np.arange(np.datetime64(config.period.start, "D"), until + _DAY)
-    box = box_of(config.grid.grid())
+    target = config.grid.grid()
+    edges, cells = box_of(target), cells_of(product.grid.covering(target))
     final_until = latency.last_final(moment.today)
     found: dict[str, Wanted] = {}
     named = [granule for granule in map(product.parse, sizes) if granule is not None]
     final_keys = {granule.key for granule in named if not granule.provisional}
     for number, provider in enumerate(providers_of(config, name)):
         asked = _asked(provider, product, days, sizes, index, latency, moment, settings.look_back_days)
-        for offer in provider.find(asked, box, final_until):
+        for offer in provider.find(asked, edges if provider.lists else cells, final_until):
             granule = product.parse(offer.name)
             if granule is None or not np.isin(granule.days, days).any():
                 continue

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from deepprofile.config import MIRROR
 from deepprofile.engine import fingerprint
 from deepprofile.grids import Grid
-from deepprofile.objects import filesystem, is_local, listing
+from deepprofile.objects import filesystem, is_local, is_pattern, listing, told
 from deepprofile.products import PRODUCTS, GranuleError, GranuleName, Product, Steps
 
 # A download that ends early is begun again so often.
@@ -156,13 +156,15 @@ def find_granules(product: Product, url: str, days: NDArray[np.datetime64], cach
     """
     if url.startswith(MIRROR):
         return _mirrored(product, url, days)
-    fs, path = filesystem(url)
-    if not any(c in path for c in "*?[") and not fs.exists(path):
-        raise FileNotFoundError(f"there is no folder {url} for the granules of {product.name}")
+    with told(url):
+        fs, path = filesystem(url)
+        if not is_pattern(url) and not fs.exists(path):
+            raise FileNotFoundError(f"there is no folder {url} for the granules of {product.name}")
+        entries = listing(url)
     wanted = set(days.astype("datetime64[D]").astype(str).tolist())
     found: dict[str, list[tuple[Granule, GranuleName]]] = defaultdict(list)
     passed_over: list[PassedOver] = []
-    for entry in listing(url):
+    for entry in entries:
         granule = _granule(str(entry["url"]), entry)
         if "/." in granule.url.replace(path, "", 1):
             continue
