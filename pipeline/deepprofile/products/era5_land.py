@@ -70,7 +70,7 @@ class Era5Land(Product):
 
     def _mirror_stops(self, file: GranuleFile) -> tuple[np.datetime64 | None, np.datetime64 | None]:
         """Stores say up to which day their values are final, and up to which they are there."""
-        stops = [str(file.attrs.get(name, "")) for name in ("valid_time_stop", "valid_time_stop_era5t")]
+        stops = [str(file.attribute(name) or "") for name in ("valid_time_stop", "valid_time_stop_era5t")]
         final, there = (np.datetime64(stop[:10], "D") if stop else None for stop in stops)
         return final, max((stop for stop in (final, there) if stop is not None), default=None)
 

@@ -15,9 +15,9 @@ import threading
 import zipfile
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
@@ -78,11 +78,11 @@ class GranuleFile(ABC):
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self._found: dict[str, Variable | None] = {}
 
-    @property
     @abstractmethod
-    def attrs(self) -> Mapping[str, Any]:
-        """Global attributes."""
+    def attribute(self, name: str) -> Any:
+        """A global attribute; None where there is none."""
 
     @abstractmethod
     def names(self) -> list[str]:
@@ -99,13 +99,19 @@ class GranuleFile(ABC):
     def find(self, *names: str) -> Variable | None:
         """The first of some names that the file has; upper and lower case are one where none is there exactly."""
         for name in names:
-            if (found := self.variable(name)) is not None:
+            if (found := self._known(name)) is not None:
                 return found
         for name in names:
             exact = self._by_lower_case.get(name.lower())
-            if exact is not None and (found := self.variable(exact)) is not None:
+            if exact is not None and (found := self._known(exact)) is not None:
                 return found
         return None
+
+    def _known(self, name: str) -> Variable | None:
+        """As ``variable``; looking at a file takes longer than remembering it."""
+        if name not in self._found:
+            self._found[name] = self.variable(name)
+        return self._found[name]
 
     @cached_property
     def _by_lower_case(self) -> dict[str, str]:
@@ -119,10 +125,9 @@ class Hdf5File(GranuleFile):
         super().__init__(name)
         self._file = file
 
-    @property
-    def attrs(self) -> Mapping[str, Any]:
+    def attribute(self, name: str) -> Any:
         """See ``GranuleFile``."""
-        return {key: plain(self._file.attrs[key]) for key in self._file.attrs}
+        return plain(self._file.attrs[name]) if name in self._file.attrs else None
 
     def names(self) -> list[str]:
         """See ``GranuleFile``."""
@@ -138,20 +143,28 @@ class Hdf5File(GranuleFile):
         found = self._file.get(name)
         if not isinstance(found, h5py.Dataset):
             return None
-        attrs = {key: plain(found.attrs[key]) for key in found.attrs if key in _CF_ATTRIBUTES}
-        return Variable(name, _hdf5_dims(found), found.shape or (), found.dtype, attrs, lambda index: np.asarray(found[index]))
+        attributes = found.attrs
+        keys = set(attributes)
+        attrs = {key: plain(attributes[key]) for key in _CF_ATTRIBUTES & keys}
+        return Variable(
+            name, _hdf5_dims(found, keys), found.shape or (), found.dtype, attrs, lambda index: np.asarray(found[index])
+        )
 
 
-def _hdf5_dims(variable: h5py.Dataset) -> tuple[str, ...]:
+def _hdf5_dims(variable: h5py.Dataset, attributes: set[str]) -> tuple[str, ...]:
     """Names of the axes: of the scales that netCDF-4 attaches, or labels."""
-    if "DIMENSION_LIST" in variable.attrs:
-        axes = [variable.dims[k] for k in range(variable.ndim)]
-        return tuple([str(axis[0].name).rsplit("/", 1)[-1] if len(axis) else str(axis.label) for axis in axes])
-    if variable.ndim == 1 and variable.attrs.get("CLASS") == b"DIMENSION_SCALE":
+    if "DIMENSION_LIST" in attributes:
+        scales = variable.attrs["DIMENSION_LIST"]
+        return tuple([_last_part(h5py.h5r.get_name(axis[0], variable.file.id)) if len(axis) else "" for axis in scales])
+    if variable.ndim == 1 and "CLASS" in attributes and variable.attrs["CLASS"] == b"DIMENSION_SCALE":
         return (str(variable.name).rsplit("/", 1)[-1],)
-    if "DIMENSION_LABELS" in variable.attrs:
-        return tuple(str(variable.dims[k].label) for k in range(variable.ndim))
+    if "DIMENSION_LABELS" in attributes:
+        return tuple([str(variable.dims[k].label) for k in range(variable.ndim)])
     return tuple([""] * variable.ndim)
+
+
+def _last_part(path: bytes | None) -> str:
+    return "" if path is None else path.decode("utf-8", errors="replace").rsplit("/", 1)[-1]
 
 
 class DatasetFile(GranuleFile):
@@ -161,10 +174,9 @@ class DatasetFile(GranuleFile):
         super().__init__(name)
         self.dataset = dataset
 
-    @property
-    def attrs(self) -> Mapping[str, Any]:
+    def attribute(self, name: str) -> Any:
         """See ``GranuleFile``."""
-        return {str(key): plain(value) for key, value in self.dataset.attrs.items()}
+        return plain(self.dataset.attrs.get(name))
 
     def names(self) -> list[str]:
         """See ``GranuleFile``."""
@@ -182,17 +194,16 @@ class DatasetFile(GranuleFile):
         )
 
 
-@dataclass
 class JoinedFile(GranuleFile):
     """Files that hold different variables of the same time steps and cells, as one."""
 
-    name: str
-    files: list[GranuleFile] = field(default_factory=list)
+    def __init__(self, files: Sequence[GranuleFile]) -> None:
+        super().__init__(files[0].name)
+        self.files = list(files)
 
-    @property
-    def attrs(self) -> Mapping[str, Any]:
+    def attribute(self, name: str) -> Any:
         """See ``GranuleFile``."""
-        return {key: value for file in reversed(self.files) for key, value in file.attrs.items()}
+        return next((found for file in self.files if (found := file.attribute(name)) is not None), None)
 
     def names(self) -> list[str]:
         """See ``GranuleFile``."""
@@ -243,14 +254,21 @@ def opened_zarr(url: str) -> Iterator[GranuleFile]:
         As ``opened``.
     """
     name = url.rstrip("/").rsplit("/", 1)[-1]
-    with reading(name, None):
+    with reading(name, None), _zarr_dataset(url) as dataset:
+        yield DatasetFile(name, dataset)
+
+
+def _zarr_dataset(url: str) -> xr.Dataset:
+    """A store that may have consolidated metadata, which a server that cannot list needs, or none."""
+    try:
+        dataset: xr.Dataset = xr.open_zarr(zarr_store(url), chunks=None, decode_cf=False, consolidated=True)
+    except (KeyError, ValueError, FileNotFoundError):
         try:
-            dataset: xr.Dataset = xr.open_zarr(zarr_store(url), chunks=None, decode_cf=False)
+            dataset = xr.open_zarr(zarr_store(url), chunks=None, decode_cf=False, consolidated=False)
         except Exception as error:
             _pass_on(error)
             raise GranuleError(f"{url} cannot be opened as a store in Zarr: {_first_line(error)}") from error
-        with dataset:
-            yield DatasetFile(name, dataset)
+    return dataset
 
 
 @contextmanager

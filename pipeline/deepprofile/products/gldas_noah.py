@@ -71,7 +71,7 @@ class GldasNoah(Product):
 
     def _check_collection(self, file: GranuleFile) -> None:
         """By the attributes of the file, whatever its name."""
-        title, source = (str(file.attrs.get(key, "")) for key in ("title", "source"))
+        title, source = (str(file.attribute(key) or "") for key in ("title", "source"))
         version = _TITLE.search(title)
         if version is not None and version[1] != "2.1":
             raise GranuleError(f"{file.name} is of GLDAS-{version[1]} ({title!r}), not of GLDAS-2.1")

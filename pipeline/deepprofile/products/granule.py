@@ -313,9 +313,8 @@ class Product(ABC):
                 key = (part.axis.times.tobytes(), self._locate(part).key)
                 if key in parts:
                     known = parts[key].file
-                    joined = known if isinstance(known, JoinedFile) else JoinedFile(known.name, [known])
-                    joined.files.append(file)
-                    parts[key].file = joined
+                    members = known.files if isinstance(known, JoinedFile) else [known]
+                    parts[key] = replace(parts[key], file=JoinedFile([*members, file]))
                     continue
             parts[key] = part
         if not parts:

@@ -7,7 +7,6 @@ hours, and values of ERA5 and ERA5T in one file are nothing special.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -46,10 +45,9 @@ class GribFile(GranuleFile):
         state = path.stat()
         self._messages = _scan(str(path), state.st_size, state.st_mtime_ns, name)
 
-    @property
-    def attrs(self) -> Mapping[str, Any]:
-        """See ``GranuleFile``."""
-        return {}
+    def attribute(self, name: str) -> Any:
+        """See ``GranuleFile``: GRIB has none."""
+        return None
 
     def names(self) -> list[str]:
         """See ``GranuleFile``."""

@@ -89,7 +89,7 @@ class SmapL3(Product):
         return None
 
     def _stated_time(self, file: GranuleFile) -> np.datetime64 | None:
-        stamp = file.group_attribute("Metadata/Extent", "rangeBeginningDateTime") or file.attrs.get("rangeBeginningDateTime")
+        stamp = file.group_attribute("Metadata/Extent", "rangeBeginningDateTime") or file.attribute("rangeBeginningDateTime")
         if not stamp:
             return None
         return np.datetime64(str(stamp).strip().rstrip("Z"), "m")
