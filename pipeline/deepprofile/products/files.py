@@ -8,6 +8,7 @@ names the file and the cause.
 from __future__ import annotations
 
 import gzip
+import io
 import os
 import shutil
 import tempfile
@@ -295,7 +296,7 @@ def _open_parts(path: Path, name: str, stack: ExitStack) -> list[GranuleFile]:
     with path.open("rb") as file:
         begin = file.read(_GRIB_WITHIN)
     if begin.startswith(HDF5):
-        return [Hdf5File(name, stack.enter_context(h5py.File(path, "r")))]
+        return [_open_hdf5(path, name, stack)]
     if begin.startswith(NETCDF3):
         _check_netcdf3_size(path, name)
         return [DatasetFile(name, stack.enter_context(xr.open_dataset(path, engine="scipy", decode_cf=False)))]
@@ -309,8 +310,44 @@ def _open_parts(path: Path, name: str, stack: ExitStack) -> list[GranuleFile]:
         return [part for member in members for part in _open_parts(member, f"{member.name} in {name}", stack)]
     # An HDF5 file may begin with a block of its user's.
     if h5py.is_hdf5(path):
-        return [Hdf5File(name, stack.enter_context(h5py.File(path, "r")))]
+        return [_open_hdf5(path, name, stack)]
     raise GranuleError(f"{name} cannot be read: {_what_begins(begin, path)}")
+
+
+def _open_hdf5(path: Path, name: str, stack: ExitStack) -> Hdf5File:
+    source = stack.enter_context(_CheckedFile(path))
+    return Hdf5File(name, stack.enter_context(h5py.File(source, "r")))
+
+
+class _CheckedFile(io.FileIO):
+    """A file of HDF5 whose global heaps are looked at before the library sees them.
+
+    A heap holds texts and names of axes. Where a part of one was lost and is zeros, the library walks on for ever, by steps of
+    nothing: a free object of size 0 (HDF5 File Format Specification, version 3, section III.E).
+    """
+
+    def readinto(self, buffer: Any) -> int:
+        """As of any file; raises an OSError for a heap that has no end."""
+        count = super().readinto(buffer) or 0
+        if count >= _HEAP_HEADER and bytes(memoryview(buffer)[:4]) == b"GCOL":
+            _check_heap(bytes(memoryview(buffer)[:count]))
+        return count
+
+
+# Signature, version and size; of an object in it, its number, references and size.
+_HEAP_HEADER: Final = 16
+
+
+def _check_heap(content: bytes) -> None:
+    size = int.from_bytes(content[8:16], "little")
+    place = _HEAP_HEADER
+    while place + _HEAP_HEADER <= min(size, len(content)):
+        number = int.from_bytes(content[place : place + 2], "little")
+        length = int.from_bytes(content[place + 8 : place + 16], "little")
+        step = length if number == 0 else _HEAP_HEADER + (length + 7) // 8 * 8
+        if step == 0 or place + step > size:
+            raise OSError("a global heap of the file is damaged")
+        place += step
 
 
 def _what_begins(begin: bytes, path: Path) -> str:
