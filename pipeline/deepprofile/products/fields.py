@@ -42,7 +42,7 @@ class FieldReader:
 
     def __init__(self, file: GranuleFile, axis: TimeAxis, cells: Cells) -> None:
         self._file, self._axis, self._cells = file, axis, cells
-        self._versions = file.find(VERSION)
+        self._versions = versions_of(file)
         # Steps of which values were taken that will be replaced.
         self._replaced: set[int] = set()
 
@@ -79,8 +79,8 @@ class FieldReader:
         versions = self._versions
         if versions is None:
             return False
-        labels = version_numbers(versions)
-        if versions.shape == self._axis.shape:
+        labels = versions.numbers
+        if labels.shape == self._axis.shape:
             return bool((labels.reshape(-1)[steps] == _PROVISIONAL).any())
         if self._lies_along_time(versions):
             shape = [n if d in versions.dims else 1 for n, d in zip(self._axis.shape, self._axis.dims, strict=True)]
@@ -93,18 +93,18 @@ class FieldReader:
     @staticmethod
     def has_provisional(file: GranuleFile) -> bool:
         """Whether any value of a file will be replaced."""
-        versions = file.find(VERSION)
-        return versions is not None and bool((version_numbers(versions) == _PROVISIONAL).any())
+        versions = versions_of(file)
+        return versions is not None and bool((versions.numbers == _PROVISIONAL).any())
 
-    def _lies_along_time(self, versions: Variable) -> bool:
+    def _lies_along_time(self, versions: Versions) -> bool:
         return bool(versions.dims) and all(dim and dim in self._axis.dims for dim in versions.dims)
 
     def _version_count(self) -> int:
         """Length of the axis of versions; 0 where there is none."""
         versions = self._versions
-        if versions is None or versions.shape == self._axis.shape or self._lies_along_time(versions):
+        if versions is None or versions.numbers.shape == self._axis.shape or self._lies_along_time(versions):
             return 0
-        return int(np.prod(versions.shape, dtype=np.int64))
+        return versions.numbers.size
 
     def _roles(self, variable: Variable) -> tuple[str, ...]:
         """What each axis is: ``t0`` and ``t1`` of time, ``v`` of versions, ``y``, ``x``, or ``1`` for one of a single member.
@@ -164,7 +164,7 @@ class FieldReader:
         if values.shape[1] == 1:
             return values[:, 0]
         assert self._versions is not None
-        labels = version_numbers(self._versions).reshape(-1)
+        labels = self._versions.numbers.reshape(-1)
         order = sorted(range(labels.size), key=lambda k: (labels[k] == _PROVISIONAL, k))
         out = np.full((values.shape[0], *values.shape[2:]), np.nan, np.float32)
         for k in order:
@@ -178,8 +178,19 @@ class FieldReader:
 _IN_WORDS: Final = {"t0": "time", "t1": "step", "v": "version", "y": "rows", "x": "columns"}
 
 
-def version_numbers(versions: Variable) -> NDArray[np.int64]:
-    """Versions as numbers, however they are written: 5, 5.0, ``0005``, b``0005``; -1 where they are none."""
+@dataclass(frozen=True)
+class Versions:
+    """Versions of a file's values as numbers, in their own shape, and the names of their axes; -1 for what is no number."""
+
+    numbers: NDArray[np.int64]
+    dims: tuple[str, ...]
+
+
+def versions_of(file: GranuleFile) -> Versions | None:
+    """Versions, however they are written: 5, 5.0, ``0005`` as text, as bytes, or letter by letter on an axis of its own."""
+    variable = file.find(VERSION)
+    if variable is None:
+        return None
 
     def number(value: Any) -> int:
         text = value.decode(errors="replace") if isinstance(value, bytes) else str(value)
@@ -188,8 +199,12 @@ def version_numbers(versions: Variable) -> NDArray[np.int64]:
         except (ValueError, OverflowError):
             return -1
 
-    values = versions.whole()
-    return np.array([number(value) for value in np.asarray(values, dtype=object).reshape(-1)], np.int64).reshape(values.shape)
+    values, dims = np.asarray(variable.whole()), variable.dims
+    if values.dtype == np.dtype("S1") and values.ndim:
+        letters = np.ascontiguousarray(values)
+        values, dims = letters.view(f"S{letters.shape[-1]}").reshape(letters.shape[:-1]), dims[:-1]
+    numbers = [number(value) for value in values.astype(object).reshape(-1)]
+    return Versions(np.array(numbers, np.int64).reshape(values.shape), dims)
 
 
 def _assignments(
