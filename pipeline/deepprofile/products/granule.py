@@ -304,7 +304,8 @@ class Product(ABC):
             useful = self._present(file).any() or any(
                 file.find(*names) is not None for names in (self.temperature, self.snow) if names
             )
-            if several and not useful:
+            if not useful:
+                # An archive may hold other things beside; a file that holds nothing of the product is told below.
                 continue
             self._check_collection(file)
             part = Part(file, self._time_axis(file))
