@@ -447,10 +447,10 @@ class Product(ABC):
         return tuple(lacking)
 
     def _check_values(self, file: GranuleFile, values: Floats) -> None:
-        """Raise where values cannot be soil moisture: most of a layer outside of the valid range, or holes of zeros.
+        """Raise where values cannot be soil moisture: many of a layer outside of the valid range, or holes of zeros.
 
-        No layer of GLDAS Noah or SMAP Level 4 holds a zero anywhere (granules of 2015, 2016 and 2020). One of ERA5-Land may, in
-        a desert, but not for an hour of a day, nor below a surface that is moist.
+        No layer of GLDAS Noah or SMAP Level 4 holds a zero anywhere (granules of 2015, 2016 and 2020). One of ERA5-Land may, in a
+        desert; where the same cell is moist at another hour of the day, or above, a zero is a hole too, and becomes NaN, in place.
         """
         if not self.gapless:
             return
@@ -466,11 +466,11 @@ class Product(ABC):
                     f"{file.name} holds values from {least:.4g} to {most:.4g} for {layer}, which are no soil moisture "
                     f"in m3 m-3 ({low:g} to {high:g}): it is damaged, or packed in another way than it says"
                 )
-        holes = zero.any() and self.never_zero
-        holes = holes or bool((zero.any(axis=0) & moist.any(axis=0)).any())
-        holes = holes or bool((zero[:, 1:] & moist[:, :1]).any())
-        if holes:
+        if self.never_zero and zero.any():
             raise GranuleError(f"{file.name} is damaged: soil moisture is exactly 0 in places, a hole in the file")
+        holes = zero & moist.any(axis=0)
+        holes[:, 1:] |= zero[:, 1:] & moist[:, :1]
+        values[holes] = np.nan
 
     def _is_provisional(self, file: GranuleFile) -> bool:
         """Whether any value of a file will be replaced."""
