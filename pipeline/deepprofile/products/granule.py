@@ -449,8 +449,9 @@ class Product(ABC):
     def _check_values(self, file: GranuleFile, values: Floats) -> None:
         """Raise where values cannot be soil moisture: many of a layer outside of the valid range, or holes of zeros.
 
-        No layer of GLDAS Noah or SMAP Level 4 holds a zero anywhere (granules of 2015, 2016 and 2020). One of ERA5-Land may, in a
-        desert; where the same cell is moist at another hour of the day, or above, a zero is a hole too, and becomes NaN, in place.
+        No layer of GLDAS Noah or SMAP Level 4 holds a zero anywhere (granules of 2015, 2016 and 2020). One of ERA5-Land
+        may, in a desert; where the same cell is moist at another hour of the day, or above, a zero is a hole too, and becomes
+        NaN, in place.
         """
         if not self.gapless:
             return
