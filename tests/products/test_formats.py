@@ -183,3 +183,27 @@ def test_gldas_in_another_unit_is_refused(tmp_path):
         file["SoilMoi0_10cm_inst"].attrs["units"] = "m3 m-3"
     with pytest.raises(GranuleError, match="gives SoilMoi0_10cm_inst in 'm3 m-3', not in kg m-2"):
         product.read(path, window, DAY)
+
+
+@pytest.mark.parametrize("form", ["centres", "cells", "named otherwise"])
+def test_smap_l3_is_placed_by_latitude_and_longitude_where_it_has_nothing_else(tmp_path, form):
+    product = PRODUCTS["smap_l3"]
+    window = product.grid.window(400, 880, 4, 5)
+    group = "Soil_Moisture_Retrieval_Data_PM"
+    lat, lon = np.meshgrid(window.lat, window.lon, indexing="ij")
+    path = tmp_path / "SMAP_L3_SM_P_E_20200102_R18290_001.h5"
+    with h5py.File(path, "w") as file:
+        file[f"{group}/soil_moisture_pm"] = 0.1 + 0.01 * np.arange(20, dtype=np.float32).reshape(4, 5)
+        file[f"{group}/retrieval_qual_flag_pm"] = np.zeros((4, 5), np.uint16)
+        if form == "centres":
+            file["lat"], file["lon"] = window.lat.astype(np.float32), window.lon.astype(np.float32)
+        elif form == "cells":
+            # Outside of the swath, here the first column, they are fill without an attribute that says so.
+            lat[:, 0] = lon[:, 0] = -9999.0
+            file[f"{group}/latitude_pm"], file[f"{group}/longitude_pm"] = lat.astype(np.float32), lon.astype(np.float32)
+        else:
+            file["row_centres"], file["column_centres"] = window.y, window.x
+            file["row_centres"].attrs["standard_name"] = "projection_y_coordinate"
+            file["column_centres"].attrs["standard_name"] = "projection_x_coordinate"
+    found = product.read(path, product.grid.window(401, 879, 2, 4), DAY).values[0, 0]
+    np.testing.assert_allclose(found, [[np.nan, 0.15, 0.16, 0.17], [np.nan, 0.2, 0.21, 0.22]], rtol=1e-6)

@@ -3,7 +3,7 @@
 from typing import Final
 
 from deepprofile.products.era5_land import Era5Land
-from deepprofile.products.files import GranuleError
+from deepprofile.products.files import DayNotHeld, GranuleError
 from deepprofile.products.gldas_noah import GldasNoah
 from deepprofile.products.granule import GranuleName, Latency, Layer, Outage, Product, Steps
 from deepprofile.products.smap_l3 import M36, SmapL3
@@ -13,4 +13,15 @@ PRODUCTS: Final[dict[str, Product]] = {product.name: product for product in (Sma
 # The same product on another grid: by product and the grid's name.
 VARIANTS: Final[dict[tuple[str, str], Product]] = {(M36.name, M36.grid.name): M36}
 
-__all__ = ["PRODUCTS", "VARIANTS", "GranuleError", "GranuleName", "Latency", "Layer", "Outage", "Product", "Steps"]
+__all__ = [
+    "PRODUCTS",
+    "VARIANTS",
+    "DayNotHeld",
+    "GranuleError",
+    "GranuleName",
+    "Latency",
+    "Layer",
+    "Outage",
+    "Product",
+    "Steps",
+]

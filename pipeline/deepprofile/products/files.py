@@ -54,6 +54,10 @@ class GranuleError(Exception):
     """A granule that cannot be used; the message names the file and says why."""
 
 
+class DayNotHeld(GranuleError):
+    """A day that a granule does not hold, although its name says so."""
+
+
 @dataclass(frozen=True)
 class Variable:
     """A variable of a file as it is stored.
@@ -110,13 +114,19 @@ class GranuleFile(ABC):
 
     def _known(self, name: str) -> Variable | None:
         """As ``variable``; looking at a file takes longer than remembering it."""
+        if "/" not in name and name not in self._top:
+            return None
         if name not in self._found:
             self._found[name] = self.variable(name)
         return self._found[name]
 
     @cached_property
+    def _top(self) -> frozenset[str]:
+        return frozenset(self.names())
+
+    @cached_property
     def _by_lower_case(self) -> dict[str, str]:
-        return {name.lower(): name for name in self.names()}
+        return {name.lower(): name for name in self._top}
 
 
 class Hdf5File(GranuleFile):

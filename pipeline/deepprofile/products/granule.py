@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from deepprofile.grids import Grid
 from deepprofile.products.decoding import Floats, decode_intervals, decode_times, in_kelvin, in_kg_m2, is_packed, is_unit
 from deepprofile.products.fields import FieldReader, TimeAxis
-from deepprofile.products.files import GranuleError, GranuleFile, JoinedFile, Variable, opened, opened_zarr
+from deepprofile.products.files import DayNotHeld, GranuleError, GranuleFile, JoinedFile, Variable, opened, opened_zarr
 from deepprofile.products.placement import Cells, cells_of, placement
 
 # Frozen ground and snow hide the liquid water that soil moisture means.
@@ -387,7 +387,7 @@ class Product(ABC):
         if not some:
             known = every[~np.isnat(every)].astype("datetime64[D]")
             held = f"{known.min()} to {known.max()}" if known.size else "no day"
-            raise GranuleError(f"{name} is for {days[0]} to {days[-1]} by its name, but holds {held}")
+            raise DayNotHeld(f"{name} is for {days[0]} to {days[-1]} by its name, but holds {held}")
         found = [self._read(part, window) for part in some]
         if len(found) == 1:
             return found[0]

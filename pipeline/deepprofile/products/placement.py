@@ -15,6 +15,7 @@ from deepprofile.products.files import GranuleError, GranuleFile, Variable
 
 _LATITUDES: Final = ("latitude", "lat", "nav_lat")
 _LONGITUDES: Final = ("longitude", "lon", "long", "nav_lon")
+_EASTINGS, _NORTHINGS = ("x", "xdim", "easting"), ("y", "ydim", "northing")
 # Rows and columns of the whole grid, cell by cell, as SMAP's files have them.
 _ROWS: Final = ("cell_row", "EASE_row_index")
 _COLUMNS: Final = ("cell_column", "EASE_column_index")
@@ -121,17 +122,17 @@ def cells_of(file: GranuleFile, grid: Grid, shape: tuple[int, ...], groups: Sequ
         For another grid, or a file that does not say where its cells are.
     """
     if grid.crs != GEOGRAPHIC:
-        x, y = file.find("x"), file.find("y")
+        x = file.find(*_EASTINGS) or _by_unit(file, None, "projection_x_coordinate")
+        y = file.find(*_NORTHINGS) or _by_unit(file, None, "projection_y_coordinate")
         if x is not None and y is not None and len(x.shape) <= 1:
             return _by_centres(file, grid, _metres(x), _metres(y), y, x)
     for group in groups:
         lat, lon = (_in_group(file, group, names) for names in (_LATITUDES, _LONGITUDES))
         if lat is not None and lon is not None and len(lat.shape) <= 1 and len(lon.shape) <= 1:
             return _by_centres(file, grid, *grid.own_coordinates(decode_numbers(lon), decode_numbers(lat)), lat, lon)
-    if grid.crs == GEOGRAPHIC:
-        lat, lon = _by_unit(file, "degrees_north", "latitude"), _by_unit(file, "degrees_east", "longitude")
-        if lat is not None and lon is not None:
-            return _by_centres(file, grid, decode_numbers(lon), decode_numbers(lat), lat, lon)
+    lat, lon = _by_unit(file, "degrees_north", "latitude"), _by_unit(file, "degrees_east", "longitude")
+    if lat is not None and lon is not None:
+        return _by_centres(file, grid, *grid.own_coordinates(decode_numbers(lon), decode_numbers(lat)), lat, lon)
     for group in groups:
         rows, columns = (_in_group(file, group, names) for names in (_ROWS, _COLUMNS))
         if rows is not None and columns is not None:
@@ -154,12 +155,15 @@ def _in_group(file: GranuleFile, group: str, names: Sequence[str]) -> Variable |
     return file.find(*(f"{folder}/{name}{end}" if folder else name for name in names))
 
 
-def _by_unit(file: GranuleFile, unit: str, standard_name: str) -> Variable | None:
-    one_axis = (found for found in map(file.variable, file.names()) if found is not None and len(found.shape) == 1)
-    of_kind = (
-        v for v in one_axis if unit in str(v.attrs.get("units", "")).lower() or v.attrs.get("standard_name") == standard_name
-    )
-    return next(of_kind, None)
+def _by_unit(file: GranuleFile, unit: str | None, standard_name: str) -> Variable | None:
+    """The first variable on one axis that has a standard name or a unit."""
+    for name in file.names():
+        found = file.find(name)
+        if found is None or len(found.shape) != 1:
+            continue
+        if found.attrs.get("standard_name") == standard_name or (unit and str(found.attrs.get("units", "")).lower() == unit):
+            return found
+    return None
 
 
 def _metres(centres: Variable) -> NDArray[np.float64]:

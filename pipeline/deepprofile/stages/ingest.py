@@ -15,7 +15,7 @@ from deepprofile.config import Config
 from deepprofile.engine import Block, Job, Outcome, Record, fingerprint, grid_blocks
 from deepprofile.grids import Grid
 from deepprofile.objects import join, read_json
-from deepprofile.products import GranuleError, Latency, Outage, Product
+from deepprofile.products import DayNotHeld, GranuleError, Latency, Outage, Product
 from deepprofile.stages.granules import Cache, Catalogue, Granule, find_granules, read_granule
 from deepprofile.stages.schedule import Moment, Redone
 from deepprofile.stages.stage import (
@@ -194,6 +194,10 @@ class IngestBlock:
         if any(found.unscreened):
             found.lacking |= set(earlier.details["lacking"])
 
+    def _names_several_days(self, granule: Granule) -> bool:
+        name = self.product.parse(granule.name)
+        return name is not None and name.days.size > 1
+
     def _day(self, k: int, today: np.datetime64, granules: tuple[Granule, ...], part: Grid, found: _Days) -> None:
         steps: dict[np.datetime64, tuple[NDArray[np.float32], int]] = {}
         problems: list[str] = []
@@ -206,6 +210,11 @@ class IngestBlock:
                 continue
             try:
                 read = read_granule(self.product, granule, part, np.array([today]), self.cache)
+            except DayNotHeld as error:
+                # The month that is not over yet, as its file says it: the day is missing where it is due.
+                if not self._names_several_days(granule):
+                    problems.append(f"{today}: {error}")
+                continue
             except GranuleError as error:
                 problems.append(f"{today}: {error}")
                 continue
