@@ -450,8 +450,8 @@ class Product(ABC):
         """Raise where values cannot be soil moisture: many of a layer outside of the valid range, or holes of zeros.
 
         No layer of GLDAS Noah or SMAP Level 4 holds a zero anywhere (granules of 2015, 2016 and 2020). One of ERA5-Land
-        may, in a desert; where the same cell is moist at another hour of the day, or above, a zero is a hole too, and becomes
-        NaN, in place.
+        may, in a desert; where the same cell is moist or missing at another hour of the day, or moist above, a zero is a hole
+        too, and becomes NaN, in place.
         """
         if not self.gapless:
             return
@@ -469,7 +469,7 @@ class Product(ABC):
                 )
         if self.never_zero and zero.any():
             raise GranuleError(f"{file.name} is damaged: soil moisture is exactly 0 in places, a hole in the file")
-        holes = zero & moist.any(axis=0)
+        holes = zero & (moist | ~there).any(axis=0)
         holes[:, 1:] |= zero[:, 1:] & moist[:, :1]
         values[holes] = np.nan
 
