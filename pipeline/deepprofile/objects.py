@@ -492,7 +492,7 @@ def _escaped(fs: Any, path: str) -> str:
 
 
 def listing(url: str) -> list[dict[str, Any]]:
-    """Every file below a URL (or matching it, where it has wildcards), with name and size, sorted by name.
+    """Every file below a URL (or matching it, where it has wildcards, or the file that it names), with name and size, by name.
 
     Links on a local disk are followed: the size and the time of change are those of the file that they lead to.
     """
@@ -509,6 +509,8 @@ def listing(url: str) -> list[dict[str, Any]]:
     else:
         if pattern:
             names = [name for name in fs.glob(path) if os.path.isfile(name)]
+        elif os.path.isfile(path):
+            names = [path]
         else:
             names = [os.path.join(folder, name) for folder, _, files in os.walk(path, followlinks=True) for name in files]
         states = ((name, os.stat(name)) for name in names if os.path.exists(name))

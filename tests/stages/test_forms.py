@@ -121,6 +121,13 @@ def test_days_that_a_name_does_not_say_are_taken_from_the_content(tmp_path, inge
     np.testing.assert_allclose(means, [0.25, 0.26, 0.27], atol=1e-4)
 
 
+def test_one_file_is_as_good_as_a_folder(tmp_path, ingested):
+    path = era5(tmp_path / "elsewhere" / "data.nc", ["2020-03-01"])
+    result, means, _ = ingested("era5_land", "2020-03-01", "2020-03-01", source={"granules": str(path)})
+    assert result.problems == ()
+    np.testing.assert_allclose(means, [0.25], atol=1e-4)
+
+
 def test_days_of_a_file_may_have_gaps(tmp_path):
     era5(tmp_path / "data.nc", ["2020-03-01", "2020-03-03"])
     days = np.arange("2020-03-01", "2020-03-05", dtype="datetime64[D]")

@@ -353,10 +353,8 @@ def day_states(config: Config, root: Root, name: str, moment: Moment) -> dict[st
             state = "failed"
         elif number and k in provisional:
             state = "provisional"
-        elif number and k in unscreened:
-            state = "unscreened"
         elif number == complete:
-            state = "there"
+            state = "unscreened" if k in unscreened else "there"
         elif any(outage.first <= day <= outage.last for outage in outages):
             state = "outage"
         elif day > due:
