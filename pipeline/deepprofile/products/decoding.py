@@ -60,18 +60,24 @@ def decode(variable: Variable, index: Index) -> Floats:
     fill = kept.get("_FillValue")
     if isinstance(fill, (str, np.ndarray)):
         kept.pop("_FillValue")
+    if len(kept) == ("_FillValue" in kept):
+        return _without_missing(stored, np.array(stored, dtype=np.float32), attrs, packed=False)
     dims = tuple(f"axis_{k}" for k in range(stored.ndim))
     decoded = xr.conventions.decode_cf_variable(variable.name, xr.Variable(dims, stored, kept), decode_times=False)
-    out = np.array(decoded.values, dtype=np.float32)
+    return _without_missing(stored, np.array(decoded.values, dtype=np.float32), attrs, packed=is_packed(variable))
+
+
+def _without_missing(stored: NDArray[Any], decoded: Floats, attrs: Mapping[str, Any], *, packed: bool) -> Floats:
+    """Decoded values, NaN where the stored ones are fill, missing, or outside of their valid range."""
     with np.errstate(invalid="ignore"):
-        missing = ~(np.abs(out) < _ABSURD)
+        missing = ~(np.abs(decoded) < _ABSURD)
         for key in ("_FillValue", "missing_value"):
-            if key in attrs and (key != "_FillValue" or "_FillValue" not in kept):
-                for value in np.atleast_1d(_numbers(attrs[key])):
-                    missing |= stored == value
-        missing |= _outside(stored, out, attrs, packed=bool({"scale_factor", "add_offset"} & set(kept)))
-    out[missing] = np.nan
-    return out
+            for value in _numbers(attrs[key]) if key in attrs else ():
+                missing |= stored == value
+        if {"valid_min", "valid_max", "valid_range"} & attrs.keys():
+            missing |= _outside(stored, decoded, attrs, packed=packed)
+    decoded[missing] = np.nan
+    return decoded
 
 
 def is_packed(variable: Variable) -> bool:

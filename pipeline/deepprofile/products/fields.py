@@ -115,6 +115,10 @@ class FieldReader:
         if (count := self._version_count()) > 0:
             needed["v"] = count
         needed |= {"y": self._cells.rows.size, "x": self._cells.columns.size}
+        lengths = list(needed.values())
+        if list(variable.shape) == lengths and len(set(lengths)) == len(lengths):
+            # The usual order, and no two axes of one length: names would say the same.
+            return tuple(needed)
         names: dict[str, str] = {dim: f"t{k}" for k, dim in enumerate(self._axis.dims) if dim}
         if "v" in needed:
             names[VERSION] = "v"

@@ -19,7 +19,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -62,16 +62,21 @@ class DayNotHeld(GranuleError):
 class Variable:
     """A variable of a file as it is stored.
 
-    ``dims``: a name for each axis, "" where the file has none. ``raw`` gives a part of the values as they are stored, packed
-    and with fill, for a slice of each axis.
+    ``raw`` gives a part of the values as they are stored, packed and with fill, for a slice of each axis. ``axes`` gives a
+    name for each axis, "" where the file has none; they are looked up only where they are needed.
     """
 
     name: str
-    dims: tuple[str, ...]
+    axes: Callable[[], tuple[str, ...]]
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     attrs: Mapping[str, Any]
     raw: Callable[[Index], NDArray[Any]]
+
+    @property
+    def dims(self) -> tuple[str, ...]:
+        """A name for each axis."""
+        return self.axes()
 
     def whole(self) -> NDArray[Any]:
         """All values as they are stored."""
@@ -151,25 +156,40 @@ class Hdf5File(GranuleFile):
 
     def variable(self, name: str) -> Variable | None:
         """See ``GranuleFile``."""
-        found = self._file.get(name)
-        if not isinstance(found, h5py.Dataset):
+        # The low-level interface: a granule has ten variables with ten attributes each, and files are many.
+        try:
+            opened_here = h5py.h5o.open(self._file.id, name.encode())
+        except KeyError:
             return None
-        attributes = found.attrs
-        keys = set(attributes)
-        attrs = {key: plain(attributes[key]) for key in _CF_ATTRIBUTES & keys}
+        if not isinstance(opened_here, h5py.h5d.DatasetID):
+            return None
+        found = h5py.Dataset(opened_here)
+        attrs = {key: _attribute(found, key) for key in _CF_ATTRIBUTES if h5py.h5a.exists(opened_here, key.encode())}
         return Variable(
-            name, _hdf5_dims(found, keys), found.shape or (), found.dtype, attrs, lambda index: np.asarray(found[index])
+            name, partial(_hdf5_dims, found), found.shape or (), found.dtype, attrs, lambda index: np.asarray(found[index])
         )
 
 
-def _hdf5_dims(variable: h5py.Dataset, attributes: set[str]) -> tuple[str, ...]:
+def _attribute(variable: h5py.Dataset, name: str) -> Any:
+    attribute = h5py.h5a.open(variable.id, name.encode())
+    kind = attribute.dtype
+    if kind.kind not in "iufSO" or (kind.kind == "O" and h5py.check_string_dtype(kind) is None):
+        return plain(variable.attrs[name])
+    if attribute.get_space().get_simple_extent_type() == h5py.h5s.NULL:
+        return ""
+    value = np.empty(attribute.shape, kind)
+    attribute.read(value)
+    return plain(value)
+
+
+def _hdf5_dims(variable: h5py.Dataset) -> tuple[str, ...]:
     """Names of the axes: of the scales that netCDF-4 attaches, or labels."""
-    if "DIMENSION_LIST" in attributes:
+    if variable.ndim == 1 and h5py.h5ds.is_scale(variable.id):
+        return (_last_part(variable.name.encode()),)
+    if "DIMENSION_LIST" in variable.attrs:
         scales = variable.attrs["DIMENSION_LIST"]
         return tuple([_last_part(h5py.h5r.get_name(axis[0], variable.file.id)) if len(axis) else "" for axis in scales])
-    if variable.ndim == 1 and "CLASS" in attributes and variable.attrs["CLASS"] == b"DIMENSION_SCALE":
-        return (str(variable.name).rsplit("/", 1)[-1],)
-    if "DIMENSION_LABELS" in attributes:
+    if "DIMENSION_LABELS" in variable.attrs:
         return tuple([str(variable.dims[k].label) for k in range(variable.ndim)])
     return tuple([""] * variable.ndim)
 
@@ -200,9 +220,8 @@ class DatasetFile(GranuleFile):
         found = self.dataset.variables[name]
         attrs = {str(key): plain(value) for key, value in found.attrs.items() if key in _CF_ATTRIBUTES}
         # Copied: the values may be a view of a file that is about to be closed.
-        return Variable(
-            name, tuple(map(str, found.dims)), found.shape, found.dtype, attrs, lambda index: np.array(found[index].values)
-        )
+        dims = tuple(map(str, found.dims))
+        return Variable(name, lambda: dims, found.shape, found.dtype, attrs, lambda index: np.array(found[index].values))
 
 
 class JoinedFile(GranuleFile):

@@ -538,9 +538,13 @@ def _joined_steps(found: Sequence[Steps]) -> Steps:
 DATA_ENDINGS: Final = ("h5", "hdf5", "he5", "nc", "nc4", "cdf", "netcdf", "grib", "grb", "grib2", "grb2", "zip", "gz")
 
 
+_QUERY: Final = re.compile(r"[?@](?=\w+\.?\w*=)")
+
+
 def base_name(name: str) -> str:
     """A file's name without its folder and the query of the URL that it came from."""
-    return re.split(r"[?@](?=\w+\.?\w*=)", name.rsplit("/", 1)[-1])[0]
+    own = name.rsplit("/", 1)[-1]
+    return _QUERY.split(own, maxsplit=1)[0] if "=" in own else own
 
 
 def has_data_ending(name: str) -> bool:

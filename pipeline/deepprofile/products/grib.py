@@ -75,14 +75,14 @@ class GribFile(GranuleFile):
         """See ``GranuleFile``."""
         if name == TIME:
             times = self._times
-            return Variable(TIME, (TIME,), times.shape, times.dtype, {}, lambda index: times[index])
+            return Variable(TIME, lambda: (TIME,), times.shape, times.dtype, {}, lambda index: times[index])
         if name in (LATITUDE, LONGITUDE):
             north, south, west, east, rows, columns = self._grid
             axis = np.linspace(north, south, rows) if name == LATITUDE else np.linspace(west, east, columns)
-            return Variable(name, (name,), axis.shape, axis.dtype, {}, lambda index: axis[index])
+            return Variable(name, lambda: (name,), axis.shape, axis.dtype, {}, lambda index: axis[index])
         if name == VERSION:
             versions = self._versions()
-            return Variable(VERSION, (TIME,), versions.shape, versions.dtype, {}, lambda index: versions[index])
+            return Variable(VERSION, lambda: (TIME,), versions.shape, versions.dtype, {}, lambda index: versions[index])
         messages = self._by_name.get(name)
         if messages is None:
             return None
@@ -90,7 +90,12 @@ class GribFile(GranuleFile):
         shape = (self._times.size, rows, columns)
         attrs = {"units": messages[0].unit}
         return Variable(
-            name, (TIME, LATITUDE, LONGITUDE), shape, np.dtype(np.float32), attrs, lambda index: self._fields(messages, index)
+            name,
+            lambda: (TIME, LATITUDE, LONGITUDE),
+            shape,
+            np.dtype(np.float32),
+            attrs,
+            lambda index: self._fields(messages, index),
         )
 
     def _versions(self) -> NDArray[Any]:
