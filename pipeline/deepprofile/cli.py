@@ -473,7 +473,7 @@ def demo(
         except KeyboardInterrupt:
             err.print("\nStopped. Run the same command again to go on.", highlight=False)
             raise typer.Exit(STOPPED) from None
-    out.print(f"Report: {written[0]}", highlight=False, soft_wrap=True)
+    out.print(f"Report: {written[0]}", highlight=False, soft_wrap=True, markup=False)
     raise typer.Exit(code)
 
 
@@ -490,7 +490,7 @@ def simulate_twin(
 
     with _explained():
         written = write_twin(output, (rows, columns), days, seed)
-    out.print(f"Configuration: {written}", highlight=False, soft_wrap=True)
+    out.print(f"Configuration: {written}", highlight=False, soft_wrap=True, markup=False)
 
 
 @app.command()
@@ -504,7 +504,7 @@ def report(
 
     with _explained():
         written = write_report(_load_published(config, set_), output)
-    out.print(f"Report: {written[0]}", highlight=False, soft_wrap=True)
+    out.print(f"Report: {written[0]}", highlight=False, soft_wrap=True, markup=False)
 
 
 @app.command()
@@ -549,9 +549,9 @@ def status(
         sys.stdout.write(json.dumps(found, indent=1, sort_keys=True) + "\n")
         return
     current, runs = found["current"], found["runs"]
-    out.print(f"Root: {found['root']}", highlight=False, soft_wrap=True)
+    out.print(f"Root: {found['root']}", highlight=False, soft_wrap=True, markup=False)
     if found["lease"] is not None:
-        out.print(f"At work on it: {found['lease']}", highlight=False, soft_wrap=True)
+        out.print(f"At work on it: {found['lease']}", highlight=False, soft_wrap=True, markup=False)
     out.print(days_table(found["days"]))
     for product, files in found["passed_over"].items():
         if files:
