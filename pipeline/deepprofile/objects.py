@@ -513,8 +513,12 @@ def listing(url: str) -> list[dict[str, Any]]:
             names = [path]
         else:
             names = [os.path.join(folder, name) for folder, _, files in os.walk(path, followlinks=True) for name in files]
-        states = ((name, os.stat(name)) for name in names if os.path.exists(name))
-        entries = [{"url": name, "size": state.st_size, "mtime": state.st_mtime_ns} for name, state in states]
+        entries = []
+        for name in names:
+            # A link that leads nowhere or to itself, or a file that was removed while the folder was listed.
+            with suppress(OSError):
+                state = os.stat(name)
+                entries.append({"url": name, "size": state.st_size, "mtime": state.st_mtime_ns})
     return sorted(entries, key=lambda entry: str(entry["url"]))
 
 
