@@ -245,15 +245,26 @@ def _contents(product: Product, granule: Granule, cache: Cache) -> GranuleName |
     known = _remembered(remembered)
     if known is None:
         try:
-            known = product.contents(local_copy(granule, cache))
+            path = local_copy(granule, cache)
         except GranuleError as error:
-            known = PassedOver(granule.name, str(error).removeprefix(f"{granule.name} "), True)
+            # What a download came to says nothing of the file: it is tried again next time.
+            return _unread(granule, error)
+        try:
+            known = product.contents(path)
+        except GranuleError as error:
+            known = _unread(granule, error)
+            if not path.exists():
+                return known
         if remembered is not None:
             remembered.parent.mkdir(parents=True, exist_ok=True)
             remembered.write_text(json.dumps(_as_json(known)))
     with _contents_lock:
         _contents_known[key] = known
     return known
+
+
+def _unread(granule: Granule, error: GranuleError) -> PassedOver:
+    return PassedOver(granule.name, str(error).removeprefix(f"{granule.name} "), True)
 
 
 def _as_json(known: GranuleName | PassedOver) -> dict[str, Any]:
