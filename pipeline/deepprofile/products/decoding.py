@@ -72,12 +72,27 @@ def _without_missing(stored: NDArray[Any], decoded: Floats, attrs: Mapping[str, 
     with np.errstate(invalid="ignore"):
         missing = ~(np.abs(decoded) < _ABSURD)
         for key in ("_FillValue", "missing_value"):
-            for value in _numbers(attrs[key]) if key in attrs else ():
-                missing |= stored == value
+            if key in attrs:
+                missing |= _equals(stored, attrs[key])
         if {"valid_min", "valid_max", "valid_range"} & attrs.keys():
             missing |= _outside(stored, decoded, attrs, packed=packed)
     decoded[missing] = np.nan
     return decoded
+
+
+def _equals(stored: NDArray[Any], marks: Any) -> NDArray[np.bool_]:
+    """Where stored numbers are one of some marks, which files often give in a wider type, or in the unsigned twin of theirs."""
+    out = np.zeros(stored.shape, bool)
+    for mark in _numbers(marks):
+        if np.issubdtype(stored.dtype, np.integer) and not np.can_cast(mark.dtype, stored.dtype):
+            whole = np.isfinite(mark) and float(mark).is_integer()
+            bits = 8 * stored.dtype.itemsize
+            if not whole or not -(2 ** (bits - 1)) <= int(mark) < 2**bits:
+                continue
+            mark = np.array(int(mark) % 2**bits, dtype=f"u{stored.dtype.itemsize}").astype(stored.dtype.newbyteorder("="))
+        with np.errstate(over="ignore"):
+            out |= stored == np.asarray(mark).astype(stored.dtype)
+    return out
 
 
 def is_packed(variable: Variable) -> bool:
@@ -107,8 +122,8 @@ def _numbers(value: Any) -> NDArray[Any]:
 def _outside(stored: NDArray[Any], decoded: Floats, attrs: Mapping[str, Any], *, packed: bool) -> NDArray[np.bool_]:
     """Where values lie outside of ``valid_range``, or of ``valid_min`` and ``valid_max``.
 
-    Limits of an integer type are those of the packed numbers, others those of the unpacked ones (netCDF User Guide, appendix
-    A).
+    Limits of the packed type, or of its unsigned twin, are those of the packed numbers, others those of the unpacked ones
+    (netCDF User Guide, appendix A).
     """
     limits = [_numbers(attrs[key])[:1] if key in attrs else np.array([]) for key in ("valid_min", "valid_max")]
     both = _numbers(attrs["valid_range"]) if "valid_range" in attrs else np.array([])
@@ -117,7 +132,8 @@ def _outside(stored: NDArray[Any], decoded: Floats, attrs: Mapping[str, Any], *,
     out = np.zeros(stored.shape, bool)
     for limit, beyond in zip(limits, (np.less, np.greater), strict=True):
         if limit.size and limit[0] == limit[0]:
-            in_stored = packed and np.issubdtype(limit.dtype, np.integer)
+            whole = np.issubdtype(limit.dtype, np.integer)
+            in_stored = packed and whole and limit.dtype.itemsize == stored.dtype.itemsize
             values: NDArray[Any] = stored if in_stored else decoded
             if in_stored and str(attrs.get("_Unsigned", "")).lower() == "true":
                 values, limit = _as_unsigned(stored), _as_unsigned(limit.astype(stored.dtype))
@@ -136,8 +152,7 @@ def decode_numbers(variable: Variable) -> NDArray[np.float64]:
     missing = np.zeros(out.shape, bool)
     for key in ("_FillValue", "missing_value"):
         if key in attrs:
-            for value in _numbers(attrs[key]):
-                missing |= stored == value
+            missing |= _equals(stored, attrs[key])
     if is_packed(variable):
         out = out * float(_number(variable, "scale_factor") if "scale_factor" in attrs else 1.0)
         out = out + float(_number(variable, "add_offset") if "add_offset" in attrs else 0.0)

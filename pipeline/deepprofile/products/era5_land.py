@@ -71,7 +71,7 @@ class Era5Land(Product):
     def _mirror_stops(self, file: GranuleFile) -> tuple[np.datetime64 | None, np.datetime64 | None]:
         """Stores say up to which day their values are final, and up to which they are there."""
         stops = [str(file.attribute(name) or "") for name in ("valid_time_stop", "valid_time_stop_era5t")]
-        final, there = (np.datetime64(stop[:10], "D") if stop else None for stop in stops)
+        final, there = (_stated_day(stop) for stop in stops)
         return final, max((stop for stop in (final, there) if stop is not None), default=None)
 
     def keep_valid(self, values: Floats) -> Floats:
@@ -79,3 +79,9 @@ class Era5Land(Product):
         with np.errstate(invalid="ignore"):
             values[(values < 0.0) & (values > -_TINY)] = 0.0
         return super().keep_valid(values)
+
+
+def _stated_day(text: str) -> np.datetime64 | None:
+    """The day at which a text begins, with hyphens or without; None where it is none."""
+    digits = re.match(r"(\d{4})-?(\d{2})-?(\d{2})", text.strip())
+    return day("".join(digits.groups())) if digits is not None else None

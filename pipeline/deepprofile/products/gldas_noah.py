@@ -16,7 +16,7 @@ _NAME: Final = re.compile(r"(?<![A-Za-z0-9])GLDAS_NOAH025_3H(_EP)?\.A(\d{8})\.(\
 _OTHER: Final = re.compile(r"(?<![A-Za-z0-9])GLDAS_([A-Z]+\d+_\w+?)\.A\d{6,8}")
 _VERSION: Final = "021"
 # Titles such as "GLDAS2.1 LIS land surface model output"; the source names the model, "Noah_v3.6 forced with ...".
-_TITLE: Final = re.compile(r"GLDAS[ _-]*(?:Version)?[ _-]*v?(\d\.\d)", re.IGNORECASE)
+_TITLE: Final = re.compile(r"GLDAS[ _-]*(?:Version)?[ _-]*v?(\d(?:\.\d)?)", re.IGNORECASE)
 _MODELS: Final = ("CLSM", "Catchment", "VIC", "Mosaic", "CLM")
 
 
@@ -73,6 +73,10 @@ class GldasNoah(Product):
         """By the attributes of the file, whatever its name."""
         title, source = (str(file.attribute(key) or "") for key in ("title", "source"))
         version = _TITLE.search(title)
+        if re.search(r"monthly|daily|climatolog", title, re.IGNORECASE):
+            raise GranuleError(f"{file.name} does not hold instants every three hours ({title!r})")
+        if title.upper().startswith(("FLDAS", "NLDAS")):
+            raise GranuleError(f"{file.name} is not of GLDAS ({title!r})")
         if version is not None and version[1] != "2.1":
             raise GranuleError(f"{file.name} is of GLDAS-{version[1]} ({title!r}), not of GLDAS-2.1")
         if "noah" not in source.lower() and any(model.lower() in source.lower() for model in _MODELS):

@@ -226,6 +226,9 @@ class Product(ABC):
             for part in parts:
                 self._locate(part)
             times = np.unique(np.concatenate([part.axis.times for part in parts]))
+            times = times[~np.isnat(times)]
+            if not times.size:
+                raise GranuleError(f"{path.name} holds no time step")
             provisional = any(self._is_provisional(part.file) for part in parts)
         days = np.unique(times.astype("datetime64[D]"))
         held = None if days.size == int((days[-1] - days[0]) / _DAY) + 1 else tuple(days)

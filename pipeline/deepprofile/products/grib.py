@@ -34,6 +34,7 @@ class _Message:
     time: np.datetime64
     version: str
     grid: tuple[float, float, float, float, int, int]
+    member: int = 0
 
 
 class GribFile(GranuleFile):
@@ -44,6 +45,11 @@ class GribFile(GranuleFile):
         self._path = path
         state = path.stat()
         self._messages = _scan(str(path), state.st_size, state.st_mtime_ns, name)
+        members = {message.member for message in self._messages}
+        if len(members) > 1:
+            raise GranuleError(
+                f"{name} holds {len(members)} members of an ensemble; one value for each time and cell is expected"
+            )
 
     def attribute(self, name: str) -> Any:
         """See ``GranuleFile``: GRIB has none."""
@@ -114,12 +120,17 @@ class GribFile(GranuleFile):
         wanted = self._times[index[0]]
         row, column = index[1], index[2]
         out = np.full((wanted.size, *np.empty((rows, columns), bool)[row, column].shape), np.nan, np.float32)
+        seen: dict[int, str] = {}
         position = {time: k for k, time in enumerate(wanted)}
         with self._path.open("rb") as file:
             # Final values (0001) are written over provisional ones (0005).
             for message in sorted(messages, key=lambda m: m.version, reverse=True):
-                if message.time in position:
-                    out[position[message.time]] = _values(file, message, self.name).reshape(rows, columns)[row, column]
+                if message.time not in position:
+                    continue
+                place, new = position[message.time], _values(file, message, self.name)[row, column].astype(np.float32)
+                if seen.get(place) == message.version and not np.array_equal(out[place], new, equal_nan=True):
+                    raise GranuleError(f"{self.name} holds {message.name} of {message.time} twice, with different values")
+                out[place], seen[place] = new, message.version
         return out
 
 
@@ -133,6 +144,8 @@ def _values(file: Any, message: _Message, name: str) -> NDArray[np.float64]:
         eccodes.codes_set(handle, "missingValue", _MISSING)
         values: NDArray[np.float64] = np.asarray(eccodes.codes_get_array(handle, "values"), dtype=np.float64)
         _, _, _, _, rows, columns = message.grid
+        if eccodes.codes_is_defined(handle, "alternativeRowScanning") and eccodes.codes_get(handle, "alternativeRowScanning"):
+            raise GranuleError(f"{name} cannot be read: its rows run to and fro (alternativeRowScanning)")
         if values.size != rows * columns:
             raise GranuleError(f"{name} cannot be read: a field has {values.size} values for {rows} x {columns} cells")
         values = np.where(values == _MISSING, np.nan, values)
@@ -207,4 +220,11 @@ def _message(handle: Any, name: str) -> _Message:
         day + np.timedelta64(60 * (time // 100) + time % 100, "m"),
         version.zfill(4) if version else "",
         (max(first, last), min(first, last), west, east, rows, columns),
+        _member(handle),
     )
+
+
+def _member(handle: Any) -> int:
+    """The member of an ensemble; 0 where there is none."""
+    key = next((k for k in ("perturbationNumber", "number") if eccodes.codes_is_defined(handle, k)), None)
+    return int(eccodes.codes_get(handle, key)) if key is not None else 0
