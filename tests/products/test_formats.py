@@ -207,3 +207,80 @@ def test_smap_l3_is_placed_by_latitude_and_longitude_where_it_has_nothing_else(t
             file["column_centres"].attrs["standard_name"] = "projection_x_coordinate"
     found = product.read(path, product.grid.window(401, 879, 2, 4), DAY).values[0, 0]
     np.testing.assert_allclose(found, [[np.nan, 0.15, 0.16, 0.17], [np.nan, 0.2, 0.21, 0.22]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("key", ["_FillValue", "missing_value"])
+@pytest.mark.parametrize("mark", [1e20, -999.9, -9999.0])
+def test_fill_may_be_given_in_a_wider_type_than_the_values(tmp_path, key, mark):
+    path = tmp_path / "e_20200102.nc"
+    times = DAY[0].astype("datetime64[h]") + np.arange(24)
+    fields = hourly_fields()
+    fields["stl1"][:, 1, 1] = fields["swvl2"][:, 0, 1] = mark
+    write_netcdf(path, fields, times)
+    with h5py.File(path, "a") as file:
+        file["stl1"].attrs[key] = file["swvl2"].attrs[key] = np.float64(mark)
+    found = ERA5.read(path, WINDOW, DAY).values
+    # An unknown temperature hides the cell; a missing layer is missing alone.
+    assert np.isnan(found[:, :, 1, 1]).all()
+    assert np.isnan(found[:, 1, 0, 1]).all()
+    assert np.isfinite(found[:, 0, 0, 1]).all()
+
+
+def test_a_missing_value_of_the_unsigned_type_is_that_of_the_stored_one(tmp_path):
+    path = tmp_path / "e_20200102.nc"
+    write_netcdf(path, {}, DAY[0].astype("datetime64[h]") + np.arange(24))
+    numbers = np.full((24, *WINDOW.shape), 50_000, np.uint16)
+    numbers[:, 0, 0] = 65_535
+    with h5py.File(path, "a") as file:
+        file["swvl1"] = numbers.view(np.int16)
+        file["swvl1"].attrs.update({"scale_factor": 1e-5, "_Unsigned": "true", "missing_value": np.uint16(65_535)})
+    found = ERA5.read(path, WINDOW, DAY).values[:, 0]
+    assert np.isnan(found[:, 0, 0]).all()
+    np.testing.assert_allclose(found[:, 1], 0.5, rtol=1e-6)
+
+
+def test_limits_of_another_type_than_the_packed_one_are_unpacked(tmp_path):
+    path = tmp_path / "e_20200102.nc"
+    write_netcdf(path, {}, DAY[0].astype("datetime64[h]") + np.arange(24))
+    with h5py.File(path, "a") as file:
+        file["swvl1"] = np.full((24, *WINDOW.shape), 3000, np.int16)
+        file["swvl1"].attrs.update({"scale_factor": 1e-4, "valid_range": np.array([0, 1], np.int32)})
+    np.testing.assert_allclose(ERA5.read(path, WINDOW, DAY).values[:, 0], 0.3, rtol=1e-6)
+
+
+def test_a_field_of_grib_that_comes_twice_is_not_chosen_by_chance(tmp_path):
+    path, other = tmp_path / "era5_land_20200102.grib", tmp_path / "other.grib"
+    fields = hourly_fields()
+    write_grib(path, fields, step_type="an")
+    same = path.read_bytes()
+    path.write_bytes(same + same)
+    assert np.isfinite(ERA5.read(path, WINDOW, DAY).values).any()
+    write_grib(other, {"swvl1": fields["swvl1"] + 0.01}, step_type="an")
+    path.write_bytes(same + other.read_bytes())
+    with pytest.raises(GranuleError, match="holds swvl1 of 2020-01-02T00:00 twice, with different values"):
+        ERA5.read(path, WINDOW, DAY)
+
+
+@pytest.mark.parametrize(
+    ("title", "said"),
+    [
+        ("GLDAS2.1 LIS land surface model output monthly mean", "does not hold instants every three hours"),
+        ("GLDAS2 LIS land surface model output", "is of GLDAS-2 "),
+        ("FLDAS LIS land surface model output", "is not of GLDAS"),
+    ],
+)
+def test_titles_tell_collections_apart(tmp_path, title, said):
+    product = PRODUCTS["gldas_noah"]
+    path = tmp_path / "GLDAS_NOAH025_3H.A20200102.0000.021.nc4"
+    with h5py.File(path, "w") as file:
+        file["SoilMoi0_10cm_inst"] = np.zeros((1, 3, 3), np.float32)
+        file.attrs["title"] = title
+    with pytest.raises(GranuleError, match=said):
+        product.read(path, product.grid.window(100, 100, 3, 3), DAY)
+
+
+def test_a_file_without_a_time_step_is_no_granule(tmp_path):
+    path = tmp_path / "data.nc"
+    write_netcdf(path, {"swvl1": np.zeros((0, *WINDOW.shape))}, np.zeros(0, "datetime64[h]"))
+    with pytest.raises(GranuleError, match=r"data.nc holds no time step"):
+        ERA5.contents(path)
