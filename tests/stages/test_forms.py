@@ -2,6 +2,7 @@
 
 import json
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 
 import h5py
 import numpy as np
@@ -274,6 +275,44 @@ def test_an_archive_of_one_variable_a_member_is_screened(tmp_path, ingested):
     result, means, _ = ingested("era5_land", "2020-03-01", "2020-03-01")
     assert result.problems == result.notes == ()
     assert np.isnan(means).all()
+
+
+def test_members_of_different_hours_and_areas_make_one_day(tmp_path):
+    whole = era5(tmp_path / "whole.nc", ["2020-03-01"])
+    parts = {}
+    with xr.open_dataset(whole, engine="h5netcdf") as data:
+        screen = data[["stl1"]]
+        parts["west"] = xr.merge([data[["swvl1"]], screen]).isel(longitude=slice(None, 8))
+        parts["east"] = xr.merge([data[["swvl1"]], screen]).isel(longitude=slice(8, None))
+        parts["later"] = xr.merge([data[["swvl2"]], screen]).isel(valid_time=slice(1, None))
+        for name, part in parts.items():
+            part.to_netcdf(tmp_path / f"{name}.nc", engine="h5netcdf")
+    path = tmp_path / "era5_20200301.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in parts:
+            archive.write(tmp_path / f"{name}.nc", f"{name}.nc")
+    steps = PRODUCTS["era5_land"].read(path, ERA5, np.array(["2020-03-01"], "datetime64[D]"))
+    assert steps.unscreened == ()
+    assert np.isfinite(steps.values[:, 0]).all()
+    assert np.isnan(steps.values[0, 1]).all()
+    np.testing.assert_allclose(steps.values[1:, 1], 0.25, rtol=1e-6)
+
+
+def test_many_archives_are_read_at_once(tmp_path):
+    inner = era5(tmp_path / "data_0.nc", ["2020-03-01"])
+    for k in range(6):
+        with zipfile.ZipFile(tmp_path / f"{k}.zip", "w") as archive:
+            archive.write(inner, "data_0.nc")
+    path = tmp_path / "era5_20200301.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for k in range(6):
+            archive.write(tmp_path / f"{k}.zip", f"{k}.zip")
+    day = np.array(["2020-03-01"], "datetime64[D]")
+    with ThreadPoolExecutor(6) as pool:
+        found = list(pool.map(lambda k: PRODUCTS["era5_land"].read(tmp_path / f"{k}.zip", ERA5, day), [*range(6)] * 3))
+    found.append(PRODUCTS["era5_land"].read(path, ERA5, day))
+    for steps in found:
+        np.testing.assert_allclose(steps.values, 0.25, rtol=1e-6)
 
 
 BROKEN = {

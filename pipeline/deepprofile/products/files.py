@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import gzip
 import io
-import os
 import shutil
 import tempfile
 import threading
@@ -335,7 +334,7 @@ def _open_parts(path: Path, name: str, stack: ExitStack) -> list[GranuleFile]:
 
         return [GribFile(name, path)]
     if begin.startswith((ZIP, GZIP)):
-        members = unpacked(path, name)
+        members = stack.enter_context(_archives.members(path, name))
         return [part for member in members for part in _open_parts(member, f"{member.name} in {name}", stack)]
     # An HDF5 file may begin with a block of its user's.
     if h5py.is_hdf5(path):
@@ -449,45 +448,48 @@ def _check_netcdf3_size(path: Path, name: str) -> None:
 # --- archives -------------------------------------------------------------------------------------------------------
 
 
+class _Archive:
+    """An unpacked archive, and how many readers it has."""
+
+    def __init__(self, path: Path, name: str) -> None:
+        self.readers = 0
+        self.folder = tempfile.TemporaryDirectory(prefix="deepprofile-archive-", ignore_cleanup_errors=True)
+        try:
+            self.members = _unpack(path, name, Path(self.folder.name))
+        except BaseException:
+            self.folder.cleanup()
+            raise
+
+
 class _Archives:
-    """Archives that this process has unpacked, the latest few of them."""
+    """Archives that this process has unpacked: those that are read, and the latest few others."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._kept: OrderedDict[tuple[str, int, int], tuple[tempfile.TemporaryDirectory[str], list[Path]]] = OrderedDict()
-        self._process = os.getpid()
+        self._kept: OrderedDict[tuple[str, int, int], _Archive] = OrderedDict()
 
-    def members(self, path: Path, name: str) -> list[Path]:
+    @contextmanager
+    def members(self, path: Path, name: str) -> Iterator[list[Path]]:
+        """The data files of an archive, as files of this machine, which stay while they are read."""
         state = path.stat()
         key = (str(path), state.st_size, state.st_mtime_ns)
         with self._lock:
             if key not in self._kept:
-                folder = tempfile.TemporaryDirectory(prefix="deepprofile-archive-", ignore_cleanup_errors=True)
-                try:
-                    members = _unpack(path, name, Path(folder.name))
-                except BaseException:
-                    folder.cleanup()
-                    raise
-                self._kept[key] = folder, members
+                self._kept[key] = _Archive(path, name)
+            archive = self._kept[key]
+            archive.readers += 1
             self._kept.move_to_end(key)
-            while len(self._kept) > _KEPT_ARCHIVES:
-                # Files of it that are open stay readable.
-                self._kept.popitem(last=False)[1][0].cleanup()
-            return self._kept[key][1]
+        try:
+            yield archive.members
+        finally:
+            with self._lock:
+                archive.readers -= 1
+                idle = [each for each, other in self._kept.items() if not other.readers]
+                for each in idle[: max(0, len(self._kept) - _KEPT_ARCHIVES)]:
+                    self._kept.pop(each).folder.cleanup()
 
 
-_archives = _Archives()
-
-
-def unpacked(path: Path, name: str) -> list[Path]:
-    """The data files of a ZIP or gzip archive, as files of this machine; they stay for a while.
-
-    Raises
-    ------
-    GranuleError
-        For an archive that is damaged, has a password, or holds no data.
-    """
-    return _archives.members(path, name)
+_archives: Final = _Archives()
 
 
 def _unpack(path: Path, name: str, folder: Path) -> list[Path]:

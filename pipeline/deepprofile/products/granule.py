@@ -522,16 +522,21 @@ def _counts_time(variable: Variable) -> bool:
 
 
 def _joined_steps(found: Sequence[Steps]) -> Steps:
-    """Steps of several files of one archive, in the order of time; a step that comes twice is taken from the first."""
-    times = np.concatenate([steps.times for steps in found])
-    _, first = np.unique(times, return_index=True)
+    """Steps of several files of one archive, in the order of time; what the first lacks of a step is taken from the next."""
+    times = np.unique(np.concatenate([steps.times for steps in found]))
+    values = np.full((times.size, *found[0].values.shape[1:]), np.nan, np.float32)
+    recorded: NDArray[np.int64] = np.zeros(times.size, np.int64)
+    for steps in found:
+        places = np.searchsorted(times, steps.times)
+        values[places] = np.where(np.isnan(values[places]), steps.values, values[places])
+        recorded[places] += steps.recorded
     return Steps(
-        times[first],
-        np.concatenate([steps.values for steps in found])[first],
-        np.concatenate([steps.recorded for steps in found])[first],
+        times,
+        values,
+        recorded,
         np.any([steps.layers for steps in found], axis=0),
         any(steps.provisional for steps in found),
-        tuple(dict.fromkeys(what for steps in found for what in steps.unscreened)),
+        tuple(dict.fromkeys(what for steps in found if steps.layers.any() for what in steps.unscreened)),
     )
 
 
