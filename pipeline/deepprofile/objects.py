@@ -512,7 +512,7 @@ def listing(url: str) -> list[dict[str, Any]]:
         elif os.path.isfile(path):
             names = [path]
         else:
-            names = [os.path.join(folder, name) for folder, _, files in os.walk(path, followlinks=True) for name in files]
+            names = list(_walk(path))
         entries = []
         for name in names:
             # A link that leads nowhere or to itself, or a file that was removed while the folder was listed.
@@ -520,6 +520,16 @@ def listing(url: str) -> list[dict[str, Any]]:
                 state = os.stat(name)
                 entries.append({"url": name, "size": state.st_size, "mtime": state.st_mtime_ns})
     return sorted(entries, key=lambda entry: str(entry["url"]))
+
+
+def _walk(path: str) -> Iterator[str]:
+    """Every file below a folder; a folder that links lead to again is gone through once."""
+    seen = {os.path.realpath(path)}
+    for folder, below, files in os.walk(path, followlinks=True):
+        new = {name: os.path.realpath(os.path.join(folder, name)) for name in sorted(below)}
+        below[:] = [name for name, real in new.items() if real not in seen]
+        seen.update(new.values())
+        yield from (os.path.join(folder, name) for name in files)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import eccodes
 import h5py
 import numpy as np
 import pytest
+import xarray as xr
 from deepprofile.grids import EASE2_M36
 from deepprofile.products import PRODUCTS, VARIANTS, GranuleError
 
@@ -185,24 +186,31 @@ def test_gldas_in_another_unit_is_refused(tmp_path):
         product.read(path, window, DAY)
 
 
-@pytest.mark.parametrize("form", ["centres", "cells", "named otherwise"])
-def test_smap_l3_is_placed_by_latitude_and_longitude_where_it_has_nothing_else(tmp_path, form):
+@pytest.mark.parametrize("northwards", [False, True])
+@pytest.mark.parametrize("form", ["centres", "cells", "named otherwise", "indices"])
+def test_smap_l3_is_placed_by_latitude_and_longitude_where_it_has_nothing_else(tmp_path, form, northwards):
     product = PRODUCTS["smap_l3"]
     window = product.grid.window(400, 880, 4, 5)
     group = "Soil_Moisture_Retrieval_Data_PM"
-    lat, lon = np.meshgrid(window.lat, window.lon, indexing="ij")
+    rows = slice(None, None, -1 if northwards else 1)
+    lat, lon = np.meshgrid(window.lat[rows], window.lon, indexing="ij")
     path = tmp_path / "SMAP_L3_SM_P_E_20200102_R18290_001.h5"
     with h5py.File(path, "w") as file:
-        file[f"{group}/soil_moisture_pm"] = 0.1 + 0.01 * np.arange(20, dtype=np.float32).reshape(4, 5)
+        file[f"{group}/soil_moisture_pm"] = 0.1 + 0.01 * np.arange(20, dtype=np.float32).reshape(4, 5)[rows]
         file[f"{group}/retrieval_qual_flag_pm"] = np.zeros((4, 5), np.uint16)
         if form == "centres":
-            file["lat"], file["lon"] = window.lat.astype(np.float32), window.lon.astype(np.float32)
+            file["lat"], file["lon"] = window.lat[rows].astype(np.float32), window.lon.astype(np.float32)
         elif form == "cells":
             # Outside of the swath, here the first column, they are fill without an attribute that says so.
             lat[:, 0] = lon[:, 0] = -9999.0
             file[f"{group}/latitude_pm"], file[f"{group}/longitude_pm"] = lat.astype(np.float32), lon.astype(np.float32)
+        elif form == "indices":
+            for axis, word in enumerate(("row", "column")):
+                index = np.indices((4, 5))[axis][rows] + (window.first_row, window.first_column)[axis]
+                index[:, 0] = 65534
+                file[f"{group}/EASE_{word}_index_pm"] = index.astype(np.uint16)
         else:
-            file["row_centres"], file["column_centres"] = window.y, window.x
+            file["row_centres"], file["column_centres"] = window.y[rows], window.x
             file["row_centres"].attrs["standard_name"] = "projection_y_coordinate"
             file["column_centres"].attrs["standard_name"] = "projection_x_coordinate"
     found = product.read(path, product.grid.window(401, 879, 2, 4), DAY).values[0, 0]
@@ -284,3 +292,15 @@ def test_a_file_without_a_time_step_is_no_granule(tmp_path):
     write_netcdf(path, {"swvl1": np.zeros((0, *WINDOW.shape))}, np.zeros(0, "datetime64[h]"))
     with pytest.raises(GranuleError, match=r"data.nc holds no time step"):
         ERA5.contents(path)
+
+
+def test_versions_on_an_axis_as_long_as_time_are_told_by_its_name(tmp_path):
+    path = tmp_path / "e_20200102.nc"
+    values = np.full((2, 2, *WINDOW.shape), np.nan, np.float32)
+    values[0, 0], values[1, 1] = 0.2, 0.3
+    times = (DAY[0].astype("datetime64[h]") + np.arange(2)).astype("datetime64[ns]")
+    coords = {"time": times, "expver": [1, 5], "latitude": WINDOW.lat, "longitude": WINDOW.lon}
+    xr.Dataset({"swvl1": (("time", "expver", "latitude", "longitude"), values)}, coords).to_netcdf(path, engine="h5netcdf")
+    steps = ERA5.read(path, WINDOW, DAY)
+    assert steps.provisional
+    np.testing.assert_allclose(steps.values[:, 0, 0, 0], [0.2, 0.3], rtol=1e-6)

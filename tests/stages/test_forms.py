@@ -129,6 +129,29 @@ def test_one_file_is_as_good_as_a_folder(tmp_path, ingested):
     np.testing.assert_allclose(means, [0.25], atol=1e-4)
 
 
+def test_a_link_to_a_folder_above_is_not_followed_for_ever(tmp_path, ingested):
+    era5(tmp_path / "granules" / "below" / "era5_20200301.nc", ["2020-03-01"])
+    (tmp_path / "granules" / "below" / "again").symlink_to(tmp_path / "granules")
+    result, means, _ = ingested("era5_land", "2020-03-01", "2020-03-01")
+    assert result.problems == ()
+    np.testing.assert_allclose(means, [0.25], atol=1e-4)
+
+
+def test_steps_of_two_collections_are_not_averaged(tmp_path, ingested):
+    folder = tmp_path / "granules"
+    folder.mkdir()
+    window = EASE2_M09.within(WIDER)
+    for kind, group, name, first in (("gph", "Geophysical", "sm_surface", 90), ("aup", "Analysis", "sm_surface_analysis", 180)):
+        for minute in range(first, 1440, 180):
+            stamp = f"20200128T{minute // 60:02d}{minute % 60:02d}00"
+            with h5py.File(folder / f"SMAP_L4_SM_{kind}_{stamp}_Vv8011_001.h5", "w") as file:
+                file["x"], file["y"] = window.x, window.y
+                file[f"{group}_Data/{name}"] = np.full(window.shape, 0.2, np.float32)
+    result, means, _ = ingested("smap_l4", "2020-01-28", "2020-01-28")
+    assert np.isnan(means).all()
+    assert "there are 15 time steps of smap_l4, which has 8 a day" in result.problems[0]
+
+
 def test_days_of_a_file_may_have_gaps(tmp_path):
     era5(tmp_path / "data.nc", ["2020-03-01", "2020-03-03"])
     days = np.arange("2020-03-01", "2020-03-05", dtype="datetime64[D]")

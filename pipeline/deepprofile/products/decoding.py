@@ -169,7 +169,7 @@ def decode_times(variable: Variable) -> Times:
     """
     units, calendar = (
         str(variable.attrs.get("units", "")).strip(),
-        str(variable.attrs.get("calendar", "standard")).strip().lower(),
+        str(variable.attrs.get("calendar") or "standard").strip().lower(),
     )
     stored = variable.whole()
     if np.issubdtype(stored.dtype, np.datetime64):

@@ -80,7 +80,7 @@ class FieldReader:
         if versions is None:
             return False
         labels = versions.numbers
-        if labels.shape == self._axis.shape:
+        if self._has_time_shape(versions):
             return bool((labels.reshape(-1)[steps] == _PROVISIONAL).any())
         if self._lies_along_time(versions):
             shape = [n if d in versions.dims else 1 for n, d in zip(self._axis.shape, self._axis.dims, strict=True)]
@@ -96,13 +96,18 @@ class FieldReader:
         versions = versions_of(file)
         return versions is not None and bool((versions.numbers == _PROVISIONAL).any())
 
+    def _has_time_shape(self, versions: Versions) -> bool:
+        """Whether there is a version for each step, by the names of the axes, or by their lengths where one has none."""
+        named = all(versions.dims) and all(self._axis.dims)
+        return versions.numbers.shape == self._axis.shape and (not named or versions.dims == self._axis.dims)
+
     def _lies_along_time(self, versions: Versions) -> bool:
         return bool(versions.dims) and all(dim and dim in self._axis.dims for dim in versions.dims)
 
     def _version_count(self) -> int:
         """Length of the axis of versions; 0 where there is none."""
         versions = self._versions
-        if versions is None or versions.numbers.shape == self._axis.shape or self._lies_along_time(versions):
+        if versions is None or self._has_time_shape(versions) or self._lies_along_time(versions):
             return 0
         return versions.numbers.size
 

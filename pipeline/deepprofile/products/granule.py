@@ -513,6 +513,8 @@ def _times_of(file: GranuleFile) -> TimeAxis | None:
     lead = decode_intervals(step)
     if lead.size == 1:
         return TimeAxis((times + lead.reshape(-1)[0]).reshape(-1), time.shape, time.dims)
+    if step.dims == time.dims and lead.shape == times.shape:
+        return TimeAxis((times + lead).reshape(-1), time.shape, time.dims)
     every = times[..., None] + lead
     return TimeAxis(every.reshape(-1), every.shape, (*time.dims, *step.dims))
 

@@ -195,15 +195,25 @@ def _by_indices(file: GranuleFile, rows: Variable, columns: Variable, grid: Grid
         if index.ndim != 2:
             found.append(index.astype(np.int64).reshape(-1))
             continue
-        start = index - np.expand_dims(np.arange(index.shape[axis]), 1 - axis)
-        first = np.unique(start[np.isfinite(start)])
-        if first.size > 1:
+        if not np.isfinite(index).any():
+            # A file that saw nothing has no index anywhere, and nothing to place.
+            found.append(np.zeros(0, np.int64))
+            continue
+        counted = (_counted_on(index, axis, step) for step in (1, -1))
+        along = next((places for places in counted if places is not None), None)
+        if along is None:
             raise GranuleError(f"{file.name} lies on another grid: {variable.name} does not count on from one cell to the next")
-        # A file that saw nothing has no index anywhere, and nothing to place.
-        found.append(int(first[0]) + np.arange(index.shape[axis]) if first.size else np.zeros(0, np.int64))
+        found.append(along)
     if not found[0].size or not found[1].size:
         found = [np.zeros(0, np.int64)] * 2
     return Cells(found[0], found[1], rows.dims[0] if len(rows.dims) == 2 else "", rows.dims[1] if len(rows.dims) == 2 else "")
+
+
+def _counted_on(index: NDArray[np.float64], axis: int, step: int) -> NDArray[np.int64] | None:
+    """Indices that grow by a step from one cell of an axis to the next, from those that are known; None where they do not."""
+    places = step * np.arange(index.shape[axis])
+    first = np.unique((index - np.expand_dims(places, 1 - axis))[np.isfinite(index)])
+    return int(first[0]) + places if first.size == 1 else None
 
 
 def _by_two_dimensions(file: GranuleFile, grid: Grid, lat: Variable, lon: Variable) -> Cells:
@@ -224,10 +234,11 @@ def _by_two_dimensions(file: GranuleFile, grid: Grid, lat: Variable, lon: Variab
     own_x, own_y = grid.own_coordinates(of_columns, of_rows)
     axes = []
     for centres, start, step in ((own_y, grid.north, grid.dy), (own_x, grid.west, grid.dx)):
-        known = np.flatnonzero(np.isfinite(centres))
-        first = int(np.round((centres[known[0]] - start) / step - 0.5)) - int(known[0])
-        axes.append(first + np.arange(centres.size))
-        off = np.abs((centres[known] - start) / step - 0.5 - axes[-1][known]).max()
-        if off > 0.1:
+        exact = (centres - start) / step - 0.5
+        known = np.flatnonzero(np.isfinite(exact))
+        forward = exact[known[-1]] >= exact[known[0]]
+        places = (1 if forward else -1) * np.arange(centres.size)
+        axes.append(int(np.round(exact[known[0]])) - int(places[known[0]]) + places)
+        if np.abs(exact[known] - axes[-1][known]).max() > 0.1:
             raise GranuleError(f"{file.name} lies on another grid: its cells are not those of {grid.name}")
     return Cells(axes[0], axes[1], *(lat.dims if len(lat.dims) == 2 else ("", "")))

@@ -232,6 +232,12 @@ class IngestBlock:
                     problems.append(f"{today}: {granule.name} holds {time}, which another granule has too; it is not used")
                 else:
                     steps[time] = values, int(count)
+        if len(steps) > self.product.steps_per_day:
+            problems.append(
+                f"{today}: there are {len(steps)} time steps of {self.product.name}, which has {self.product.steps_per_day} a "
+                "day: granules of several collections are mixed; none of them is used"
+            )
+            steps.clear()
         if problems:
             found.problems += problems
             found.broken.append(k)
