@@ -321,21 +321,36 @@ def test_members_of_different_hours_and_areas_make_one_day(tmp_path):
     np.testing.assert_allclose(steps.values[1:, 1], 0.25, rtol=1e-6)
 
 
+@pytest.mark.parametrize("names", [("swvl1_20200301", "swvl2_20200301", "swvl3_20200301", "stl1_20200301"), "abcd"])
+def test_files_of_one_variable_each_are_read_together(tmp_path, ingested, names):
+    whole = era5(tmp_path / "whole.nc", ["2020-03-01"])
+    (tmp_path / "granules").mkdir()
+    with xr.open_dataset(whole, engine="h5netcdf") as data:
+        for name, variable in zip(names, ("swvl1", "swvl2", "swvl3", "stl1"), strict=True):
+            data[[variable]].to_netcdf(tmp_path / "granules" / f"{name}.nc", engine="h5netcdf")
+    result, _, config = ingested("era5_land", "2020-03-01", "2020-03-01")
+    assert result.problems == result.notes == ()
+    np.testing.assert_allclose(open_store(config.root, "ard/era5_land").soil_moisture, 0.25, atol=1e-4)
+
+
 def test_many_archives_are_read_at_once(tmp_path):
-    inner = era5(tmp_path / "data_0.nc", ["2020-03-01"])
-    for k in range(6):
+    days = [f"2020-03-0{k + 1}" for k in range(6)]
+    for k, day in enumerate(days):
         with zipfile.ZipFile(tmp_path / f"{k}.zip", "w") as archive:
-            archive.write(inner, "data_0.nc")
-    path = tmp_path / "era5_20200301.zip"
+            archive.write(era5(tmp_path / f"{k}.nc", [day], 0.2 + 0.01 * k), "data_0.nc")
+    path = tmp_path / "era5_202003.zip"
     with zipfile.ZipFile(path, "w") as archive:
         for k in range(6):
             archive.write(tmp_path / f"{k}.zip", f"{k}.zip")
-    day = np.array(["2020-03-01"], "datetime64[D]")
+
+    def read(k):
+        whole = np.array([days[k % 6]], "datetime64[D]")
+        return [PRODUCTS["era5_land"].read(one, ERA5, whole).values for one in (tmp_path / f"{k % 6}.zip", path)]
+
     with ThreadPoolExecutor(6) as pool:
-        found = list(pool.map(lambda k: PRODUCTS["era5_land"].read(tmp_path / f"{k}.zip", ERA5, day), [*range(6)] * 3))
-    found.append(PRODUCTS["era5_land"].read(path, ERA5, day))
-    for steps in found:
-        np.testing.assert_allclose(steps.values, 0.25, rtol=1e-6)
+        for k, found in enumerate(pool.map(read, range(18))):
+            for values in found:
+                np.testing.assert_allclose(values, 0.2 + 0.01 * (k % 6), rtol=1e-6)
 
 
 BROKEN = {

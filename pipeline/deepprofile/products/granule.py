@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar, Final
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from deepprofile.grids import Grid
 from deepprofile.products.decoding import Floats, decode_intervals, decode_times, in_kelvin, in_kg_m2, is_packed, is_unit
 from deepprofile.products.fields import FieldReader, TimeAxis
-from deepprofile.products.files import DayNotHeld, GranuleError, GranuleFile, JoinedFile, Variable, opened, opened_zarr
+from deepprofile.products.files import DayNotHeld, GranuleError, GranuleFile, JoinedFile, Variable, opened, opened_zarr, reading
 from deepprofile.products.placement import Cells, cells_of, placement
 
 # Frozen ground and snow hide the liquid water that soil moisture means.
@@ -206,9 +206,22 @@ class Product(ABC):
             For a file that is cut off or damaged, lacks all of the product's layers, lies on another grid, is of another
             product or of another day than its name says, or holds what no soil moisture can be.
         """
-        with opened(path) as files:
-            steps = self._steps(self._parts(files), window, days, path.name)
-        named = self.parse(path.name)
+        return self.read_together([path], window, days)
+
+    def read_together(self, paths: Sequence[Path], window: Grid, days: Days) -> Steps:
+        """As ``read``, from files that hold different variables, hours or areas of the same days, as the members of an archive.
+
+        Raises
+        ------
+        GranuleError
+            As ``read``, and for files that hold the same layers of the same steps and cells.
+        """
+        with ExitStack() as stack:
+            files = [file for path in paths for file in stack.enter_context(opened(path))]
+            # Whatever goes wrong from here on names the files too.
+            stack.enter_context(reading(paths[0].name, None))
+            steps = self._steps(self._parts(files), window, days, paths[0].name)
+        named = self.parse(paths[0].name)
         return replace(steps, provisional=steps.provisional or (named is not None and named.provisional))
 
     def contents(self, path: Path) -> GranuleName:
@@ -221,8 +234,6 @@ class Product(ABC):
         """
         with opened(path) as files:
             parts = self._parts(files)
-            present = np.any([self._present(part.file) for part in parts], axis=0)
-            self._require_layers(path.name, present)
             for part in parts:
                 self._locate(part)
             times = np.unique(np.concatenate([part.axis.times for part in parts]))
@@ -317,6 +328,8 @@ class Product(ABC):
                 key = (part.axis.times.tobytes(), self._locate(part).key)
                 if key in parts:
                     known = parts[key].file
+                    if (self._present(known) & self._present(file)).any():
+                        raise GranuleError(f"{known.name} and {file.name} hold the same layers of the same time steps")
                     members = known.files if isinstance(known, JoinedFile) else [known]
                     parts[key] = replace(parts[key], file=JoinedFile([*members, file]))
                     continue

@@ -330,6 +330,19 @@ def read_granule(product: Product, granule: Granule, window: Grid, days: NDArray
     raise AssertionError("unreachable")
 
 
+def read_together(
+    product: Product, granules: Sequence[Granule], window: Grid, days: NDArray[np.datetime64], cache: Cache
+) -> Steps:
+    """Time steps of these days from files that hold different variables of them.
+
+    Raises
+    ------
+    GranuleError
+        Where one cannot be used, or several hold the same.
+    """
+    return product.read_together([local_copy(granule, cache) for granule in granules], window, days)
+
+
 def local_copy(granule: Granule, cache: Cache) -> Path:
     """The granule as a file of this machine: itself, or downloaded into the cache.
 

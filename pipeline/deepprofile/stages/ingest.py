@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -16,7 +16,7 @@ from deepprofile.engine import Block, Job, Outcome, Record, fingerprint, grid_bl
 from deepprofile.grids import Grid
 from deepprofile.objects import join, read_json
 from deepprofile.products import DayNotHeld, GranuleError, Latency, Outage, Product
-from deepprofile.stages.granules import Cache, Catalogue, Granule, find_granules, read_granule
+from deepprofile.stages.granules import Cache, Catalogue, Granule, find_granules, read_granule, read_together
 from deepprofile.stages.schedule import Moment, Redone
 from deepprofile.stages.stage import (
     DAYS,
@@ -201,22 +201,29 @@ class IngestBlock:
     def _day(self, k: int, today: np.datetime64, granules: tuple[Granule, ...], part: Grid, found: _Days) -> None:
         steps: dict[np.datetime64, tuple[NDArray[np.float32], int]] = {}
         problems: list[str] = []
-        twice = [key for key, number in Counter(granule.key for granule in granules).items() if number > 1]
-        for key in twice:
-            names = ", ".join(granule.url for granule in granules if granule.key == key)
-            problems.append(f"{today}: there is more than one granule for {key}: {names}; none of them is used")
+        by_key: dict[str, list[Granule]] = defaultdict(list)
         for granule in granules:
-            if granule.key in twice:
-                continue
+            by_key[granule.key].append(granule)
+        for key, same in by_key.items():
+            granule = same[0]
             try:
-                read = read_granule(self.product, granule, part, np.array([today]), self.cache)
+                if len(same) == 1:
+                    read = read_granule(self.product, granule, part, np.array([today]), self.cache)
+                else:
+                    read = read_together(self.product, same, part, np.array([today]), self.cache)
             except DayNotHeld as error:
                 # The month that is not over yet, as its file says it: the day is missing where it is due.
                 if not self._names_several_days(granule):
                     problems.append(f"{today}: {error}")
                 continue
             except GranuleError as error:
-                problems.append(f"{today}: {error}")
+                if len(same) == 1:
+                    problems.append(f"{today}: {error}")
+                else:
+                    names = ", ".join(each.url for each in same)
+                    problems.append(
+                        f"{today}: there is more than one granule for {key}: {names}; none of them is used ({error})"
+                    )
                 continue
             if read.unscreened and self.require_screens:
                 problems.append(
