@@ -19,7 +19,7 @@ import numpy as np
 import xarray as xr
 from numba import njit
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
 from deepprofile.fills import stands_for_missing
 
@@ -268,7 +268,7 @@ def triple_moments(x: NDArray[Any], y: NDArray[Any], z: NDArray[Any], first: int
 def critical_correlation(samples: int) -> Array:
     """Smallest significantly positive correlation for 0, 1, ... ``samples`` pairs (two-sided p < 0.05, Student's t)."""
     freedom = np.maximum(np.arange(samples + 1) - 2.0, 1.0)
-    t = stats.t.ppf(1.0 - 0.5 * SIGNIFICANCE, freedom)
+    t = special.stdtrit(freedom, 1.0 - 0.5 * SIGNIFICANCE)
     critical = np.where(np.arange(samples + 1) > 2, t / np.sqrt(freedom + t**2), 1.0)
     critical.flags.writeable = False
     return np.asarray(critical)

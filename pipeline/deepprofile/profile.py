@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
 from deepprofile.basis import MAX_DEPTH_M, basis_mean
 from deepprofile.prior import Kernel, remainder_variance
@@ -150,7 +150,7 @@ class ProfileAccessor:
     def _interval(self, level: float, centre: xr.DataArray, deviation: xr.DataArray) -> xr.Dataset:
         if not 0.0 < level < 1.0:
             raise ValueError(f"level is {level!r}; it is a probability between 0 and 1, for example 0.9")
-        reach = float(stats.norm.ppf(0.5 + 0.5 * level)) * deviation
+        reach = float(special.ndtri(0.5 + 0.5 * level)) * deviation
         low, high = self._data["lower_bound"], self._data["upper_bound"]
         clip: Callable[[xr.DataArray], xr.DataArray] = lambda v: v.clip(low, high).astype(centre.dtype)  # noqa: E731
         lower, upper = clip(centre - reach), clip(centre + reach)
