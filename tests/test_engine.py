@@ -3,8 +3,11 @@
 import threading
 from concurrent.futures import CancelledError
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
+from deepprofile import objects
+from deepprofile.documents import NewerDocument
 from deepprofile.engine import (
     COPIED,
     DONE,
@@ -17,6 +20,7 @@ from deepprofile.engine import (
     Ledger,
     Outcome,
     PoolLost,
+    Record,
     Retry,
     ThreadPool,
     WorkerLost,
@@ -228,3 +232,116 @@ def test_what_came_of_a_block_may_be_lost_with_the_scheduler(status):
     pool.submit(print)
     with pytest.raises(PoolLost, match="the scheduler is gone"):
         list(pool.wait(1.0))
+
+
+def record_of(block, status=DONE, **more):
+    return Record(str(block), f"print of {block}", status, **more)
+
+
+def files_of(folder):
+    return sorted(path.name for path in Path(folder).iterdir())
+
+
+def test_a_driver_keeps_one_file_however_often_it_writes(tmp_path):
+    ledger = Ledger(str(tmp_path))
+    for block in range(20):
+        ledger.add(record_of(block))
+        ledger.flush()
+        assert len(files_of(tmp_path)) == 1
+        assert set(Ledger(str(tmp_path)).read()) == {str(b) for b in range(block + 1)}
+
+
+def test_a_large_file_is_followed_by_another(tmp_path, monkeypatch):
+    monkeypatch.setattr("deepprofile.engine.SEGMENT_CHARACTERS", 1000)
+    ledger = Ledger(str(tmp_path))
+    for block in range(20):
+        ledger.add(record_of(block))
+        ledger.flush()
+    assert len(files_of(tmp_path)) == 4
+    assert set(Ledger(str(tmp_path)).read()) == {str(b) for b in range(20)}
+    ledger.compact()
+    assert len(files_of(tmp_path)) == 1
+    assert set(Ledger(str(tmp_path)).read()) == {str(b) for b in range(20)}
+
+
+def test_a_job_leaves_one_file_of_records(tmp_path):
+    for end in (1, 3, 6):
+        run_job(make_job(Work(), end), ThreadPool(), Ledger(str(tmp_path)))
+        assert len(files_of(tmp_path)) == 1
+    assert len(Ledger(str(tmp_path)).read()) == 6
+
+
+def test_joining_leaves_what_others_have_written_meanwhile(tmp_path):
+    first, second = Ledger(str(tmp_path)), Ledger(str(tmp_path))
+    first.add(record_of(1))
+    first.flush()
+    second.read()
+    second.add(record_of(2))
+    second.flush()
+    first.add(record_of(3))
+    first.flush()
+    second.compact()
+    first.add(record_of(4))
+    first.flush()
+    assert set(Ledger(str(tmp_path)).read()) == {"1", "2", "3", "4"}
+
+
+def test_files_that_are_joined_while_they_are_read_are_read_again(tmp_path, monkeypatch):
+    ledger = Ledger(str(tmp_path))
+    ledger.add(record_of(1))
+    ledger.flush()
+    reads = []
+
+    def read_all(urls):
+        reads.append(urls)
+        if len(reads) == 1:
+            ledger.add(record_of(2))
+            ledger.flush()
+        return objects.read_all(urls)
+
+    monkeypatch.setattr("deepprofile.engine.read_all", read_all)
+    assert set(Ledger(str(tmp_path)).read()) == {"1", "2"}
+    assert len(reads) == 2
+
+
+def test_an_end_while_files_are_joined_loses_nothing(tmp_path, monkeypatch):
+    first = Ledger(str(tmp_path))
+    first.add(record_of(1, INCOMPLETE, problems=("late",)))
+    first.flush()
+    second = Ledger(str(tmp_path))
+    second.read()
+    second.add(record_of(1))
+    second.add(record_of(2))
+    second.flush()
+
+    def killed(url):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("deepprofile.engine.remove", killed)
+    with pytest.raises(KeyboardInterrupt):
+        second.compact()
+    assert len(files_of(tmp_path)) == 3
+    assert Ledger(str(tmp_path)).read() == {"1": record_of(1), "2": record_of(2)}
+
+
+def test_a_damaged_line_costs_its_block_and_is_said(tmp_path, caplog):
+    ledger = Ledger(str(tmp_path))
+    for block in range(3):
+        ledger.add(record_of(block))
+    ledger.flush()
+    (path,) = tmp_path.iterdir()
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-40])
+    assert set(Ledger(str(tmp_path)).read()) == {"0", "1"}
+    assert f"a record is left out: {path} is damaged" in caplog.text
+    path.write_bytes(whole.replace(b'"attempts": 1, ', b'"unheard_of": 1, ', 1).replace(b'"status": "done"', b'"status": 7', 2))
+    assert set(Ledger(str(tmp_path)).read()) == {"2"}
+
+
+def test_records_of_before_are_read_and_those_of_a_newer_version_refused(tmp_path):
+    old = '{"block": "0.1", "fingerprint": "f", "status": "done", "problems": ["x"], "details": {"profiles": 3}}\n'
+    (tmp_path / "000004-00c0ffee.jsonl").write_text(old)
+    assert Ledger(str(tmp_path)).read() == {"0.1": Record("0.1", "f", DONE, problems=("x",), details={"profiles": 3})}
+    (tmp_path / "000005-00c0ffee.jsonl").write_text('{"format": 2, "block": "0.2", "state": 1}\n')
+    with pytest.raises(NewerDocument, match=r"000005-00c0ffee\.jsonl has format 2, which a newer version of deepprofile"):
+        Ledger(str(tmp_path)).read()

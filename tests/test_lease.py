@@ -6,8 +6,9 @@ import threading
 import time
 
 import pytest
+from deepprofile.documents import DamagedDocument, NewerDocument
 from deepprofile.lease import LEASE, Holder, Lease, LeaseHeld, LeaseLost, live_holder
-from deepprofile.objects import join, read_bytes, read_json, read_stamped, replace
+from deepprofile.objects import join, read_bytes, read_json, read_stamped, remove, replace, write_bytes, write_json
 
 from .storage import Proxy, emulator
 
@@ -17,6 +18,11 @@ ALICE, BOB = Holder("alice", "elsewhere/1/1"), Holder("bob", "elsewhere/2/2")
 
 def lease(root, holder, duration=30.0, **options):
     return Lease(root, POINTER, holder, duration, **options)
+
+
+def guarded(root):
+    """What the guarded object says, without what the lease itself writes there."""
+    return read_json(join(root, POINTER)).get("by")
 
 
 def forget(held):
@@ -31,8 +37,8 @@ def test_a_lease_is_taken_renewed_and_given_back(anywhere):
         time.sleep(1.0)
         held.check()
         assert read_json(join(anywhere, LEASE))["renewals"] >= 2
-        held.replace_guarded(b"published")
-    assert read_bytes(join(anywhere, POINTER)) == b"published"
+        held.replace_guarded({"by": "published"})
+    assert guarded(anywhere) == "published"
     assert live_holder(anywhere) is None
     with lease(anywhere, BOB):
         pass
@@ -56,11 +62,11 @@ def test_another_run_takes_over_only_after_the_lease_has_run_out(anywhere):
     began = time.monotonic()
     with lease(anywhere, BOB) as held:
         assert 1.0 < time.monotonic() - began < 4
-        held.replace_guarded(b"of bob")
+        held.replace_guarded({"by": "of bob"})
         # The dead one comes back to life and wants to publish.
         with pytest.raises(LeaseLost, match="was taken over by bob while this run could not renew it: nothing was published"):
-            dead.replace_guarded(b"of alice")
-    assert read_bytes(join(anywhere, POINTER)) == b"of bob"
+            dead.replace_guarded({"by": "of alice"})
+    assert guarded(anywhere) == "of bob"
     dead.release()
     assert live_holder(anywhere) is None
 
@@ -75,8 +81,8 @@ def test_a_late_holder_cannot_publish_even_if_it_has_noticed_nothing(anywhere):
     with lease(anywhere, BOB):
         late.check()
         with pytest.raises(LeaseLost, match="taken over by bob"):
-            late.replace_guarded(b"of alice")
-    assert read_bytes(join(anywhere, POINTER)) != b"of alice"
+            late.replace_guarded({"by": "of alice"})
+    assert guarded(anywhere) is None
 
 
 def test_the_next_pod_of_the_same_job_takes_over_at_once(anywhere):
@@ -87,7 +93,7 @@ def test_the_next_pod_of_the_same_job_takes_over_at_once(anywhere):
         assert time.monotonic() - began < 2
         second.check()
         with pytest.raises(LeaseLost, match="taken over by job-7"):
-            first.replace_guarded(b"late")
+            first.replace_guarded({"by": "late"})
     forget(first)
 
 
@@ -128,11 +134,11 @@ def test_a_storage_that_breaks_requests_costs_nobody_the_lease(storage_server, b
         with lease(bucket, ALICE, 1.5) as held:
             for number in range(12):
                 time.sleep(0.25)
-                held.replace_guarded(str(number).encode())
+                held.replace_guarded({"by": str(number)})
         assert live_holder(bucket) is None
     proxy.close()
     assert sum(proxy.counts.values()) - proxy.counts["passed"] > 5
-    assert read_bytes(bucket + "/" + POINTER) == b"11"
+    assert guarded(bucket) == "11"
 
 
 def test_of_two_drivers_that_start_at_once_one_waits_and_neither_publishes_over_the_other(anywhere):
@@ -145,7 +151,7 @@ def test_of_two_drivers_that_start_at_once_one_waits_and_neither_publishes_over_
                 assert len(inside) == 1
                 time.sleep(0.2)
                 inside.remove(holder.run)
-                held.replace_guarded(holder.run.encode())
+                held.replace_guarded({"by": holder.run})
                 published.append(holder.run)
         except LeaseHeld:
             refused.append(holder.run)
@@ -157,4 +163,75 @@ def test_of_two_drivers_that_start_at_once_one_waits_and_neither_publishes_over_
         thread.join()
     assert sorted(published + refused) == ["run-0", "run-1", "run-2", "run-3"]
     assert published
-    assert read_bytes(join(anywhere, POINTER)) == published[-1].encode()
+    assert guarded(anywhere) == published[-1]
+
+
+def test_equal_content_does_not_bring_a_late_holder_back(anywhere):
+    """Both would publish the same: the late one is not to take the write of the other for its own."""
+    late = lease(anywhere, ALICE, 1.5)
+    late.acquire()
+    late.replace_guarded({"by": "both"})
+    forget(late)
+    with lease(anywhere, BOB) as held:
+        held.replace_guarded({"by": "both"})
+        late._renewed = time.monotonic()
+        for body in ({"by": "both"}, {"by": "of alice"}):
+            with pytest.raises(LeaseLost, match="taken over by bob"):
+                late.replace_guarded(body)
+        assert guarded(anywhere) == "both"
+        held.replace_guarded({"by": "of bob"})
+    assert guarded(anywhere) == "of bob"
+
+
+def test_a_lease_that_is_removed_by_hand_is_written_again(anywhere):
+    with lease(anywhere, ALICE, 0.6) as held:
+        remove(join(anywhere, LEASE))
+        time.sleep(0.6)
+        assert live_holder(anywhere) == "alice"
+        held.replace_guarded({"by": "of alice"})
+    assert guarded(anywhere) == "of alice"
+
+
+def test_a_pointer_that_is_changed_by_hand_is_not_overwritten(anywhere):
+    with lease(anywhere, ALICE) as held:
+        held.replace_guarded({"by": "of alice"})
+        write_json(join(anywhere, POINTER), {"by": "somebody"})
+        with pytest.raises(LeaseLost, match=r"current\.json was changed by hand while this run was at work"):
+            held.replace_guarded({"by": "of alice, again"})
+        assert guarded(anywhere) == "somebody"
+
+
+def test_a_pointer_that_is_written_again_as_it_was_keeps_nobody_from_publishing(anywhere):
+    with lease(anywhere, ALICE) as held:
+        held.replace_guarded({"by": "of alice"})
+        write_json(join(anywhere, POINTER), {"by": "of alice"})
+        held.replace_guarded({"by": "of alice, again"})
+    assert guarded(anywhere) == "of alice, again"
+
+
+def test_a_damaged_lease_runs_out_like_any_other(anywhere, monkeypatch):
+    monkeypatch.setattr("deepprofile.lease.DURATION_SECONDS", 1.0)
+    write_bytes(join(anywhere, LEASE), b'{"run": "ali')
+    began = time.monotonic()
+    with lease(anywhere, BOB) as held:
+        assert 0.5 < time.monotonic() - began < 4
+        held.replace_guarded({"by": "of bob"})
+    assert guarded(anywhere) == "of bob"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "error", "message"),
+    [
+        (POINTER, b'{"profile": "a', DamagedDocument, r"current\.json is damaged: it holds 14 bytes that are not JSON"),
+        (POINTER, b'["profile"]', DamagedDocument, r"current\.json is damaged: it holds a JSON list instead of an object"),
+        (POINTER, b'{"@format": 99}', NewerDocument, r"current\.json has format 99, which a newer version of deepprofile"),
+        (LEASE, b'{"format": 99}', NewerDocument, r"lease\.json has format 99"),
+    ],
+)
+def test_what_cannot_be_read_is_refused_in_words_and_left_as_it_is(tmp_path, name, content, error, message):
+    write_bytes(join(str(tmp_path), name), content)
+    with pytest.raises(error, match=message):
+        lease(str(tmp_path), ALICE).acquire()
+    assert read_bytes(join(str(tmp_path), name)) == content
+    # Nobody has to wait for the one that was refused.
+    assert name == LEASE or live_holder(str(tmp_path)) is None

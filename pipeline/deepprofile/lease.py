@@ -2,26 +2,28 @@
 
 The lease is an object that only its holder rewrites, each time under the condition that nobody else has done so. It runs out
 when it was not renewed for its duration, by the clock of the storage; no clock of a driver counts. Who takes a lease over also
-moves the generation of the guarded object (the pointer), so that a holder who comes back late fails when it publishes, whatever
-it believes.
+writes its own name into the guarded object (the pointer), which gives it a new generation, so that a holder who comes back late
+fails when it publishes, whatever it believes. No two holders ever write the same bytes: where the answer to a write was lost,
+one look tells whether it was done.
 """
 
 from __future__ import annotations
 
-import json
+import hashlib
 import logging
 import os
 import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
+from deepprofile.documents import FORMAT, FORMAT_KEY, DamagedDocument, Kinds, parse
 from deepprofile.objects import Overtaken, Stamped, as_json, join, read_stamped, replace, retry_budget, storage_time
 
 log = logging.getLogger(__name__)
@@ -31,6 +33,18 @@ CLOCK: Final = "lease.clock"
 DURATION_SECONDS: Final = 60.0
 # Names the run across its pods: those of one Job take the lease over from each other at once.
 HOLDER: Final = "DEEPPROFILE_RUN"
+# Keys of the guarded object that are the lease's own.
+OURS: Final = "@"
+GUARDED_FORMAT_KEY: Final = "@format"
+HELD_BY_KEY: Final = "@lease"
+_FIELDS: Final[Mapping[str, Kinds]] = {
+    "run": str,
+    "process": str,
+    "incarnation": str,
+    "renewals": int,
+    "duration": (int, float),
+    "released": bool,
+}
 
 
 class LeaseHeld(Exception):
@@ -77,13 +91,16 @@ class Lease:
     root
         URL of the folder that the lease is on.
     guarded
-        Name, below the root, of the object that only the holder may replace.
+        Name, below the root, of the object that only the holder may replace: a JSON object, in which keys that begin with ``@``
+        are the lease's own.
     holder
         Who asks for it; this process by default.
     duration
         Seconds after which a lease that is not renewed runs out; it is renewed three times as often.
     on_wait
         Told, once, whom the lease is waited for.
+    clock
+        Seconds of this process, which need not be right, but go forwards.
     """
 
     def __init__(
@@ -93,16 +110,20 @@ class Lease:
         holder: Holder | None = None,
         duration: float = DURATION_SECONDS,
         on_wait: Callable[[str], None] | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.holder = holder or Holder.of_this_process()
-        self._url, self._clock, self._guarded = join(root, LEASE), join(root, CLOCK), join(root, guarded)
-        self._root, self._duration, self._on_wait = root, duration, on_wait
+        self._url, self._storage_clock, self._guarded = join(root, LEASE), join(root, CLOCK), join(root, guarded)
+        self._root, self._duration, self._on_wait, self._clock = root, duration, on_wait, clock
         self._incarnation = uuid.uuid4().hex
         self._renewals = 0
         self._latest: Stamped = Stamped(None, 0)
         self._fence: Stamped = Stamped(None, 0)
+        # What the guarded object holds, as far as this process knows.
+        self._body: dict[str, Any] = {}
         self._renewed = 0.0
         self._lost: str | None = None
+        self._seen: tuple[str, int] | None = None
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
@@ -123,44 +144,61 @@ class Lease:
         ------
         LeaseHeld
             Where its holder renews it meanwhile, and so is alive.
+        deepprofile.documents.DocumentError
+            Where the guarded object is damaged, or either object is of a newer format.
         """
-        first: tuple[str, int] | None = None
+        try:
+            while (left := self.attempt()) is not None:
+                time.sleep(min(left + 0.1, 1.0))
+        except BaseException:
+            with suppress(Exception):
+                self.release()
+            raise
+        self._thread = threading.Thread(target=self._keep, name="deepprofile-lease", daemon=True)
+        self._thread.start()
+
+    def attempt(self) -> float | None:
+        """Try to take the lease; None where it is ours now, otherwise the seconds after which its holder may have lost it.
+
+        Raises
+        ------
+        LeaseHeld, deepprofile.documents.DocumentError
+            See ``acquire``.
+        """
         while True:
             found = read_stamped(self._url)
-            held = _parse(found.content)
+            held = _parse(self._url, found.content)
             if held is not None and not self._may_take(held):
                 seen = (held["incarnation"], held["renewals"])
-                if first is not None and seen != first:
+                if self._seen is not None and seen != self._seen:
                     raise LeaseHeld(
                         f"{self._root} is in use by the run {held['run']} ({held['process']}), which has just renewed its "
                         "lease: wait until it has ended, or choose another root"
                     )
-                left = found.written + held["duration"] - storage_time(self._clock)
+                left = found.written + held["duration"] - storage_time(self._storage_clock)
                 if left > 0:
-                    if first is None and self._on_wait is not None:
+                    if self._seen is None and self._on_wait is not None:
                         self._on_wait(
                             f"{self._root} is held by the run {held['run']} ({held['process']}): waiting up to {left:.0f} s "
                             "for it to end or to prove that it is alive"
                         )
-                    first = seen
-                    time.sleep(min(left + 0.1, 1.0))
-                    continue
+                    self._seen = seen
+                    return float(left)
             try:
                 self._write(found, released=False)
-                break
             except Overtaken:
                 # Another run was faster: look again at who holds it now.
                 continue
-        self._move_fence()
-        self._thread = threading.Thread(target=self._keep, name="deepprofile-lease", daemon=True)
-        self._thread.start()
+            if self._move_fence():
+                return None
 
     def _may_take(self, held: dict[str, Any]) -> bool:
-        return held["released"] or held["run"] == self.holder.run or _has_ended(held["process"])
+        return bool(held["released"]) or held["run"] == self.holder.run or _has_ended(held["process"])
 
     def _write(self, before: Stamped, *, released: bool) -> None:
-        began = time.monotonic()
+        began = self._clock()
         document = {
+            FORMAT_KEY: FORMAT,
             "run": self.holder.run,
             "process": self.holder.process,
             "incarnation": self._incarnation,
@@ -172,54 +210,67 @@ class Lease:
         try:
             self._latest = replace(self._url, content, before.generation)
         except Overtaken:
-            # By ourselves, perhaps: by a write whose answer was given up.
+            # By ourselves, perhaps: by a write whose answer was given up. Or it was removed by hand: nobody has it then, and if
+            # somebody had it meanwhile, the fence has moved.
             found = read_stamped(self._url)
-            held = _parse(found.content)
-            if held is None or held["incarnation"] != self._incarnation:
+            held = _parse(self._url, found.content)
+            if held is not None and held["incarnation"] != self._incarnation:
+                raise
+            if held is None and before.content is None:
                 raise
             self._latest = replace(self._url, content, found.generation)
         self._renewed = began
 
-    def _move_fence(self) -> None:
-        """Rewrite the guarded object as it is: from now on a holder from before cannot replace it."""
+    def _move_fence(self) -> bool:
+        """Put our name into the guarded object: from now on a holder from before cannot replace it.
+
+        Whether the lease was still ours afterwards. Who takes it later moves the fence later too, and so past ours.
+        """
         while True:
             found = read_stamped(self._guarded)
+            body = {} if found.content is None else parse(self._guarded, found.content, key=GUARDED_FORMAT_KEY)
+            self._body = {name: value for name, value in body.items() if not name.startswith(OURS)}
             try:
-                self._fence = replace(
-                    self._guarded, found.content if found.content is not None else as_json({}), found.generation
-                )
+                self._fence = replace(self._guarded, self._signed(self._body), found.generation)
             except Overtaken:
-                self._confirm()
+                if not self._is_ours():
+                    return False
                 continue
-            return
+            return self._is_ours()
 
-    def _confirm(self) -> None:
-        """Make sure that the lease is ours, by looking."""
-        held = _parse(read_stamped(self._url).content)
-        if held is None or held["incarnation"] != self._incarnation:
-            self._lost = self._new_holder()
-            self.check()
+    def _signed(self, body: Mapping[str, Any]) -> bytes:
+        """The guarded object with the name of this incarnation: no other ever writes the same bytes."""
+        return as_json({**body, GUARDED_FORMAT_KEY: FORMAT, HELD_BY_KEY: self._incarnation})
+
+    def _is_ours(self) -> bool:
+        """Whether the lease is ours, by looking."""
+        held = _parse(self._url, read_stamped(self._url).content)
+        return held is not None and held["incarnation"] == self._incarnation
 
     def _new_holder(self) -> str:
-        held = _parse(read_stamped(self._url).content)
+        held = _parse(self._url, read_stamped(self._url).content)
         return str(held["run"]) if held is not None else "somebody who removed it"
 
     def _keep(self) -> None:
         while not self._over.wait(self._duration / 3):
             with self._lock:
-                if self._over.is_set():
+                if self._over.is_set() or not self.renew():
                     return
-                self._renewals += 1
-                try:
-                    with retry_budget(self._duration / 3):
-                        self._write(self._latest, released=False)
-                except Overtaken:
-                    self._lost = self._new_holder()
-                    log.error("the lease on %s was taken over by %s", self._root, self._lost)
-                    return
-                except Exception as error:
-                    # The storage does not answer: tried again until the lease has run out.
-                    log.warning("the lease on %s could not be renewed: %s", self._root, error)
+
+    def renew(self) -> bool:
+        """Renew the lease; whether it is to be renewed again."""
+        self._renewals += 1
+        try:
+            with retry_budget(self._duration / 3):
+                self._write(self._latest, released=False)
+        except Overtaken:
+            self._lost = self._new_holder()
+            log.error("the lease on %s was taken over by %s", self._root, self._lost)
+            return False
+        except Exception as error:
+            # The storage does not answer: tried again until the lease has run out.
+            log.warning("the lease on %s could not be renewed: %s", self._root, error)
+        return True
 
     def check(self) -> None:
         """Make sure that the lease is still ours, as far as this process knows.
@@ -229,7 +280,7 @@ class Lease:
         LeaseLost
             Where another run has taken it over, or could have by now.
         """
-        if self._lost is None and time.monotonic() - self._renewed > self._duration:
+        if self._lost is None and self._clock() - self._renewed > self._duration:
             # Perhaps nobody has wanted it; the storage knows.
             with self._lock:
                 try:
@@ -242,32 +293,64 @@ class Lease:
                 "published; run it again to go on from what is recorded"
             )
 
-    def replace_guarded(self, content: bytes) -> None:
+    def replace_guarded(self, body: Mapping[str, Any]) -> None:
         """Replace the guarded object.
 
         Raises
         ------
         LeaseLost
-            Where another run has taken the lease over, even if this process has not noticed yet.
+            Where another run has taken the lease over, even if this process has not noticed yet; or where the guarded object
+            was changed by hand.
         """
-        self.check()
-        try:
-            self._fence = replace(self._guarded, content, self._fence.generation)
-        except Overtaken:
-            self._lost = self._new_holder()
+        while True:
             self.check()
+            try:
+                self._fence = replace(self._guarded, self._signed(body), self._fence.generation)
+                self._body = dict(body)
+                return
+            except Overtaken:
+                if not self._is_ours():
+                    self._lost = self._new_holder()
+                    continue
+            # Moved by a holder of before that came back late, and found that it had lost the lease; it has changed nothing.
+            known = self._body
+            if not self._move_fence():
+                self._lost = self._new_holder()
+            elif self._body == body:
+                # Our own write, whose answer was lost, before that holder came.
+                return
+            elif self._body != known:
+                raise LeaseLost(
+                    f"{self._guarded} was changed by hand while this run was at work: nothing was published; run it again to "
+                    "go on from what is recorded"
+                )
 
     def release(self) -> None:
         """Give the lease back, if it is still ours."""
         self._over.set()
         with self._lock, suppress(Overtaken):
-            if self._lost is None:
+            if self._lost is None and self._latest.content is not None:
                 self._renewals += 1
                 self._write(self._latest, released=True)
 
 
-def _parse(content: bytes | None) -> dict[str, Any] | None:
-    return None if content is None else dict(json.loads(content))
+def _parse(url: str, content: bytes | None) -> dict[str, Any] | None:
+    """The lease that some bytes are; a damaged one belongs to nobody who is known, and runs out like any other."""
+    if content is None:
+        return None
+    try:
+        return parse(url, content, _FIELDS)
+    except DamagedDocument as error:
+        log.warning("%s", error)
+        digest = hashlib.sha256(content).hexdigest()
+        return {
+            "run": "unknown",
+            "process": "",
+            "incarnation": digest,
+            "renewals": 0,
+            "duration": DURATION_SECONDS,
+            "released": False,
+        }
 
 
 def live_holder(root: str) -> str | None:
@@ -276,7 +359,7 @@ def live_holder(root: str) -> str | None:
     For people: it only reads, and so has to go by the clock of this machine.
     """
     found = read_stamped(join(root, LEASE))
-    held = _parse(found.content)
+    held = _parse(join(root, LEASE), found.content)
     if held is None or held["released"] or _has_ended(held["process"]):
         return None
     return str(held["run"]) if time.time() < found.written + held["duration"] else None

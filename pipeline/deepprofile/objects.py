@@ -18,9 +18,11 @@ import threading
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -39,6 +41,8 @@ CONNECT_SECONDS: Final = 10.0
 # Between two pieces of an answer, not for the whole of it.
 READ_SECONDS: Final = 60.0
 CREDENTIALS: Final = "DEEPPROFILE_STORAGE_CREDENTIALS"
+# Objects that are read at the same time.
+READERS: Final = 16
 # The project that pays where a bucket's readers do.
 REQUESTER_PAYS: Final = "DEEPPROFILE_REQUESTER_PAYS"
 _WILDCARDS: Final = "*?["
@@ -328,6 +332,14 @@ def read_bytes(url: str) -> bytes | None:
         return None
 
 
+def read_all(urls: Sequence[str]) -> list[bytes | None]:
+    """Several objects of one file system, read at the same time; None where there is none."""
+    with ThreadPoolExecutor(READERS) as readers:
+        # Each in the context of the caller: all share the budget of its requests.
+        calls = [readers.submit(copy_context().run, read_bytes, url) for url in urls]
+        return [call.result() for call in calls]
+
+
 def write_bytes(url: str, content: bytes) -> None:
     """Write an object whole: a reader sees the old one or the new one."""
     if not is_local(url):
@@ -600,6 +612,22 @@ def storage_time(url: str) -> float:
     return _conditional(url).time(url)
 
 
+class StorageClock:
+    """The clock of the storage, asked once: what all machines that write there agree on, whatever their own clocks say."""
+
+    def __init__(self, url: str) -> None:
+        self._asked = time.monotonic()
+        self._then = storage_time(url)
+
+    def now(self) -> float:
+        """Seconds since 1970 (UTC)."""
+        return self._then + time.monotonic() - self._asked
+
+    def text(self) -> str:
+        """The same as ISO 8601, to the second."""
+        return datetime.fromtimestamp(self.now(), UTC).isoformat(timespec="seconds")
+
+
 class _Local:
     """Files of this machine, or of a network disk; one lock for all objects of a folder."""
 
@@ -614,8 +642,9 @@ class _Local:
     def read(self, url: str) -> Stamped:
         try:
             with open(local_path(url), "rb") as file:
-                state = os.fstat(file.fileno())
-                return Stamped(file.read(), (state.st_ino, state.st_mtime_ns), state.st_mtime)
+                state, content = os.fstat(file.fileno()), file.read()
+                # Inodes are used again, and times have the step of the kernel's clock: what is written names its writer.
+                return Stamped(content, (state.st_ino, state.st_mtime_ns, content), state.st_mtime)
         except FileNotFoundError:
             return Stamped(None, 0)
 
@@ -643,7 +672,8 @@ class _Memory:
         fs, path = url_to_fs(url)
         try:
             written = fs.modified(path).timestamp()
-            return Stamped(fs.cat_file(path), (written, id(fs.store[path])), written)
+            content = fs.cat_file(path)
+            return Stamped(content, (written, id(fs.store[path]), content), written)
         except FileNotFoundError:
             return Stamped(None, 0)
 

@@ -3,7 +3,7 @@
 Knows nothing of soil moisture. A root is any URL; a store below it has versions, and a pointer says which one is current:
 
     <root>/<store>/<version>.zarr
-    <root>/current.json          {"<store>": "<version>", ...}
+    <root>/current.json          {"<store>": "<version>", ...}; keys that begin with @ are the lease's own
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ from numpy.typing import NDArray
 from zarr.codecs import ZstdCodec
 from zarr.errors import ContainsArrayError, ContainsGroupError
 
-from deepprofile.lease import DURATION_SECONDS, Lease
-from deepprofile.objects import as_json, filesystem, is_local, join, local_path, read_json, zarr_store
+from deepprofile.documents import DamagedDocument, read_document
+from deepprofile.lease import DURATION_SECONDS, GUARDED_FORMAT_KEY, OURS, Lease
 from deepprofile.objects import exists as object_exists
+from deepprofile.objects import filesystem, is_local, join, local_path, zarr_store
 
 POINTER: Final = "current.json"
 # Values are rounded to a power of two: exact in single precision, and the zeros compress.
@@ -202,8 +203,26 @@ class Root:
         return join(self.url, store, f"{version}.zarr")
 
     def current(self) -> dict[str, str]:
-        """The current version of each store."""
-        return dict(read_json(join(self.url, POINTER)) or {})
+        """The current version of each store.
+
+        Raises
+        ------
+        deepprofile.documents.DocumentError
+            Where the pointer is damaged, or of a newer format.
+        """
+        url = join(self.url, POINTER)
+        try:
+            found = read_document(url, key=GUARDED_FORMAT_KEY) or {}
+            versions = {store: version for store, version in found.items() if not store.startswith(OURS)}
+            for store, version in versions.items():
+                if not isinstance(version, str) or not version:
+                    raise DamagedDocument(f"{url} is damaged: the version of {store} is {version!r}")
+        except DamagedDocument as error:
+            raise DamagedDocument(
+                f"{error}; what was published last is said under 'current' in the newest file below "
+                f"{join(self.url, 'publications')}: write that into the pointer"
+            ) from error
+        return versions
 
     def open(self, store: str) -> str:
         """URL of the current version of a store.
@@ -246,7 +265,7 @@ class Root:
                 self._check_not_shorter(store, before[store], version)
         after = before | dict(versions)
         if after != before:
-            lease.replace_guarded(as_json(after))
+            lease.replace_guarded(after)
 
     def _check_not_shorter(self, store: str, old: str, new: str) -> None:
         days = [_days(self.version(store, version)) for version in (old, new)]
