@@ -34,6 +34,7 @@ from deepprofile.display import (
     summary_table,
     time_text,
 )
+from deepprofile.documents import DocumentError
 from deepprofile.engine import ClusterError, Job, JobFailed, Pool, PoolLost, Progress
 from deepprofile.lease import Lease, LeaseHeld, LeaseLost
 from deepprofile.logs import configure as configure_logs
@@ -98,7 +99,7 @@ def _explained() -> Iterator[None]:
     except FileNotFoundError as error:
         _complain(str(error))
         raise typer.Exit(WRONG_USE) from error
-    except (StoreError, JobFailed, ClusterError, LeaseHeld, LeaseLost, StorageUnavailable) as error:
+    except (StoreError, DocumentError, JobFailed, ClusterError, LeaseHeld, LeaseLost, StorageUnavailable) as error:
         _complain(str(error))
         if isinstance(error, (JobFailed, StorageUnavailable)):
             _say("What was done is recorded: run the same command again to go on.")
@@ -397,7 +398,7 @@ def run(
         bool,
         typer.Option(
             "--collocate",
-            help="Make a new error model now, whatever collocation.every_days says.",
+            help="Make a new error model now, whatever collocation.every_days says, and even of the same inputs.",
             envvar="DEEPPROFILE_COLLOCATE",
         ),
     ] = False,
@@ -421,7 +422,13 @@ def run(
     with _explained():
         moment = _moment(until, today)
         loaded = _load(config, [*set_, *_until(moment)])
-        request = Request(moment, True if collocate else None, _redone(loaded, first, last, redo), accept)
+        request = Request(
+            moment,
+            collocate=True if collocate else None,
+            remake=collocate,
+            redo=_redone(loaded, first, last, redo),
+            accepted_by=accept,
+        )
         code = _run(loaded, STAGES, cluster, request)
     raise typer.Exit(code)
 
@@ -436,14 +443,12 @@ def prune(
 
     The current versions, those of the latest publications, whatever is recent, and what a run is at work on stay.
     """
-    from deepprofile.stages.retention import remove, unneeded
+    from deepprofile.stages import retention
 
     with _explained():
         loaded = _load_published(config, set_)
-        found = unneeded(Root(loaded.root), loaded.retention)
-        if not dry_run:
-            for old in found:
-                remove(old)
+        root, rule = Root(loaded.root), loaded.retention
+        found = retention.unneeded(root, rule) if dry_run else retention.prune(root, rule, _say)
     if wants_json():
         for old in found:
             _say(f"{'would remove' if dry_run else 'removed'} {old.store} {old.version}: {old.bytes} bytes")

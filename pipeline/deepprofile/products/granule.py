@@ -183,6 +183,8 @@ class Product(ABC):
     outages: ClassVar[tuple[Outage, ...]] = ()
     # Whether no value is exactly 0: then zeros are holes in a file.
     never_zero: ClassVar[bool] = False
+    # Raised whenever the reader makes other values of the same file.
+    algorithm: ClassVar[int] = 1
 
     @abstractmethod
     def parse(self, name: str) -> GranuleName | None:

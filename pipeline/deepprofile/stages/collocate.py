@@ -26,9 +26,13 @@ from deepprofile.layers import OBSERVATION, Layout
 from deepprofile.objects import zarr_store
 from deepprofile.prior import KERNELS
 from deepprofile.stages import ingest
+from deepprofile.stages.schedule import remade_mark
 from deepprofile.stages.stage import Source, StagePlan, days_of, grid_attributes, space_time_coordinates
 from deepprofile.stores import Root, Template, Variable, exists, read_region, write_shards
 
+# The versions of what turns daily means into moments, and moments into the error model.
+MOMENTS_ALGORITHM: Final = 1
+WEIGHTS_ALGORITHM: Final = 1
 MOMENTS_STORE: Final = "moments"
 STORE: Final = "weights"
 # Moments are summed over stretches of so many days, whatever the shards, so that their rounding is always the same.
@@ -314,7 +318,7 @@ def plan_moments(config: Config, root: Root, versions: Mapping[str, str]) -> Sta
     made, comparison = moments_template(config), Comparison.of(config)
     inputs = {ingest.store_name(name): versions[ingest.store_name(name)] for name in config.products}
     setting = [dict(made.attrs), made.variables["moments"].shards, made.variables["moments"].chunks, comparison, inputs]
-    version = fingerprint("moments", setting)
+    version = fingerprint("moments", MOMENTS_ALGORITHM, setting, *remade_mark(root))
     task = MomentsBlock(
         config.grid.grid(),
         sources(config, root, versions),
@@ -334,7 +338,7 @@ def plan_weights(config: Config, root: Root, versions: Mapping[str, str]) -> Sta
     made, comparison = weights_template(config), Comparison.of(config)
     inputs = {MOMENTS_STORE: versions[MOMENTS_STORE]}
     shards = {name: (v.shards, v.chunks) for name, v in made.variables.items()}
-    version = fingerprint("weights", dict(made.attrs), shards, comparison, inputs)
+    version = fingerprint("weights", WEIGHTS_ALGORITHM, dict(made.attrs), shards, comparison, inputs)
     task = WeightsBlock(
         config.grid.grid(),
         root.version(MOMENTS_STORE, versions[MOMENTS_STORE]),

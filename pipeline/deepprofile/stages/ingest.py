@@ -14,25 +14,25 @@ from numpy.typing import NDArray
 from deepprofile.config import Config
 from deepprofile.engine import Block, Job, Outcome, Record, fingerprint, grid_blocks
 from deepprofile.grids import Grid
-from deepprofile.objects import join, read_json
 from deepprofile.products import DayNotHeld, GranuleError, Latency, Outage, Product
 from deepprofile.stages.granules import Cache, Catalogue, Granule, find_granules, read_granule, read_together
 from deepprofile.stages.schedule import Moment, Redone
 from deepprofile.stages.stage import (
-    DAYS,
     DayMarks,
     Earlier,
     Given,
     Source,
     StagePlan,
+    days_document,
     days_of,
     grid_attributes,
-    run_url,
     space_time_coordinates,
     spans,
 )
 from deepprofile.stores import Root, Template, Variable, read_region, write_shards
 
+# The version of what turns granules into daily means; each product has one more, of its own reader.
+ALGORITHM: Final = 1
 # 2^-15 m3 m-3: far below what any product resolves.
 PRECISION: Final = 2.0**-15
 
@@ -273,7 +273,9 @@ def plan(config: Config, root: Root, name: str, moment: Moment | None = None) ->
     product, days, made = config.product(name), days_of(config), template(config, name)
     cache = Cache(config.ingest.cache, config.ingest.cache_limit_bytes)
     catalogue = find_granules(product, config.products[name].granules, days, cache)
+    algorithm = [ALGORITHM, product.algorithm]
     setting: dict[str, Any] = {
+        "algorithm": algorithm,
         "attrs": dict(made.attrs),
         "shards": made.variables["soil_moisture"].shards,
         "chunks": made.variables["soil_moisture"].chunks,
@@ -282,7 +284,9 @@ def plan(config: Config, root: Root, name: str, moment: Moment | None = None) ->
         setting["require_screens"] = True
     redone = Redone.read(root, name)
     identities = [[g.identity for g in catalogue.by_day.get(str(day), ())] for day in days]
-    marks = tuple(fingerprint(of_day, *redone.of(day)) for of_day, day in zip(identities, days, strict=True))
+    # All that the values of a day depend on: the stages after this one take over the days whose marks are the same.
+    how = [algorithm, config.ingest.min_day_fraction, config.ingest.require_screens]
+    marks = tuple(fingerprint(how, of_day, *redone.of(day)) for of_day, day in zip(identities, days, strict=True))
     # The bytes do not depend on how many shards a block has, but the names of its blocks do.
     version = fingerprint("ingest", name, str(days[0]), str(days[-1]), setting, marks, config.ingest.tiles)
     task = IngestBlock(
@@ -352,7 +356,7 @@ def day_states(config: Config, root: Root, name: str, moment: Moment) -> dict[st
     nothing) and ``not due``.
     """
     version = root.current().get(store_name(name))
-    known = read_json(join(run_url(root, stage_name(name), version), DAYS)) if version is not None else None
+    known = days_document(root, stage_name(name), version) if version is not None else None
     known = known if known and "first" in known else {"first": str(config.period.start), "steps": []}
     first, steps = np.datetime64(known["first"], "D"), known["steps"]
     provisional, broken = set(known.get("provisional", ())), set(known.get("broken", ()))

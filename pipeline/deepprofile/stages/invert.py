@@ -35,6 +35,8 @@ from deepprofile.stages.stage import (
 )
 from deepprofile.stores import Root, Template, Variable, quantize, read_region, write_shards
 
+# The version of what turns daily means and the error model into profiles.
+ALGORITHM: Final = 1
 STORE: Final = "profile"
 # Six coefficients, each off by half of this at most, move theta by less than 1e-4.
 PRECISION: Final = 2.0**-16
@@ -279,7 +281,7 @@ def plan(config: Config, root: Root, versions: Mapping[str, str], *, solve: bool
     inputs = {name: versions[name] for name in (*map(ingest.store_name, config.products), collocate.STORE)}
     shards = {name: (v.shards, v.chunks) for name, v in made.variables.items()}
     first = days_of(config)[0]
-    setting = [dict(made.attrs), shards, comparison, config.inversion.model_dump(mode="json"), str(first), solve]
+    setting = [ALGORITHM, dict(made.attrs), shards, comparison, config.inversion.model_dump(mode="json"), str(first), solve]
     version = fingerprint("invert", setting, inputs, days_of(config).size)
     weights = versions[collocate.STORE]
     sources = collocate.sources(config, root, versions)

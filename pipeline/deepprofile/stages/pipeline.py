@@ -12,14 +12,16 @@ import numpy as np
 import zarr
 
 from deepprofile.config import Config
+from deepprofile.documents import read_sound, write_document
 from deepprofile.engine import COPIED, Job, Ledger, Pool, Progress
 from deepprofile.engine import DONE as ENGINE_DONE
 from deepprofile.lease import Lease, live_holder
-from deepprofile.objects import join, names_below, read_json, write_json, zarr_store
+from deepprofile.objects import join, names_below, zarr_store
 from deepprofile.stages import checks, collocate, download, ingest, invert, schedule, validate
 from deepprofile.stages.retention import PUBLISHED, record_publication
 from deepprofile.stages.schedule import Moment
 from deepprofile.stages.stage import (
+    MANIFEST,
     WORKER_BASE_BYTES,
     PlanError,
     StagePlan,
@@ -27,6 +29,7 @@ from deepprofile.stages.stage import (
     days_of,
     execute,
     ledger_url,
+    manifest_of,
     run_url,
 )
 from deepprofile.stores import Root, exists, read_region
@@ -53,7 +56,9 @@ class Request:
     moment
         When it takes place, and up to which day it goes; the period of the configuration holds where that is not given.
     collocate
-        Whether to make a new error model: None leaves that to ``collocation.every_days``.
+        Whether to bring the error model up to date: None leaves that to ``collocation.every_days``.
+    remake
+        Make a new error model even where its inputs are the same.
     redo
         Products of which days are done again although their granules are the same, and the first and last of these days.
     accepted_by
@@ -62,6 +67,7 @@ class Request:
 
     moment: Moment = field(default_factory=Moment.now)
     collocate: bool | None = True
+    remake: bool = False
     redo: tuple[tuple[str, ...], np.datetime64, np.datetime64] | None = None
     accepted_by: str | None = None
 
@@ -168,12 +174,15 @@ def run_stages(
     if request.redo is not None:
         products, first, last = request.redo
         schedule.redo(root, products, first, last, lease.holder.run)
+    if request.remake:
+        schedule.remake(root, lease.holder.run)
     results = _downloaded(config, root, stages, pool, on_stage, lease, request.moment)
     if request.moment.until is not None:
         stores = (*map(ingest.store_name, config.products), invert.STORE)
         config = schedule.extended(config, root, request.moment.until, stores)
         log.info("the record goes to %s", config.period.end)
-    if not (collocate.is_due(config, root) if request.collocate is None else request.collocate):
+    wanted = request.collocate or request.remake
+    if not (collocate.is_due(config, root) if wanted is None else wanted):
         log.info("the error model stays as it is")
         stages = [stage for stage in stages if stage != "collocate"]
     versions = root.current()
@@ -187,6 +196,8 @@ def run_stages(
         made[store] = plan.version
         results.append(result)
     _check_result(config, root, results, request.accepted_by)
+    if collocate.STORE in made:
+        schedule.remade(root)
     root.publish(made, lease)
     log.info("published: %s", ", ".join(f"{store} {version}" for store, version in sorted(made.items())))
     record_publication(root, lease.holder.run, made, request.accepted_by)
@@ -230,11 +241,11 @@ def _check_result(config: Config, root: Root, results: Sequence[StageResult], ac
     failed = [check for check in found if not check.passed]
     about = profiles or scores
     assert about is not None
-    url = join(run_url(root, about.stage, about.version), "manifest.json")
+    url = join(run_url(root, about.stage, about.version), MANIFEST)
     said: dict[str, Any] = {"checks": [check.as_json() for check in found]}
     if failed and accepted_by is not None:
         said["accepted_by"] = accepted_by
-    write_json(url, (read_json(url) or {}) | said)
+    write_document(url, (manifest_of(run_url(root, about.stage, about.version)) or {}) | said)
     for check in found:
         log.info("check of %s %s: %s", check.name, "passed" if check.passed else "failed", check)
     if failed and accepted_by is None:
@@ -285,22 +296,20 @@ def _check_period(config: Config, url: str, before: str) -> None:
 def passed_over(config: Config, root: Root, name: str) -> list[dict[str, str]]:
     """Files that the published ingest of a product did not use, each with its name and the reason."""
     version = root.current().get(ingest.store_name(name))
-    manifest = (
-        read_json(join(run_url(root, ingest.stage_name(name), version), "manifest.json")) if version is not None else None
-    )
+    manifest = manifest_of(run_url(root, ingest.stage_name(name), version)) if version is not None else None
     return list(((manifest or {}).get("inputs") or {}).get("files_passed_over", ()))
 
 
 def status_of(config: Config, moment: Moment | None = None) -> dict[str, Any]:
     """What is published, what is there of each product and day, who is at work, and the manifests of all runs in order."""
     root, runs, moment = Root(config.root), join(config.root, "runs"), moment or Moment.now()
-    manifests = [read_json(join(runs, name, "manifest.json")) for name in names_below(runs)]
+    manifests = [manifest_of(join(runs, name)) for name in names_below(runs)]
     return {
         "root": config.root,
         "current": root.current(),
         "days": {name: ingest.day_states(config, root, name, moment) for name in config.products},
         "lease": live_holder(config.root),
-        "published": read_json(join(config.root, PUBLISHED)),
+        "published": read_sound(join(config.root, PUBLISHED)),
         "passed_over": {name: passed_over(config, root, name) for name in config.products},
         "runs": sorted((m for m in manifests if m), key=lambda m: str(m["started"])),
     }

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import datetime as dt
-import time
-from collections.abc import Iterator, Mapping
+import logging
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 from deepprofile.config import Retention
-from deepprofile.lease import live_holder
-from deepprofile.objects import join, listing, names_below, read_json, remove_below, write_json
+from deepprofile.documents import Kinds, parse, write_document
+from deepprofile.lease import CLOCK, live_holder
+from deepprofile.objects import join, listing, names_below, read_all, remove_below, storage_time
+from deepprofile.stages.stage import MANIFEST, manifest_of
 from deepprofile.stores import Root
+
+log = logging.getLogger(__name__)
 
 # Who has published last, and when: beside the pointer, which holds nothing but versions.
 PUBLISHED: Final = "published.json"
@@ -19,24 +23,32 @@ PUBLISHED: Final = "published.json"
 PUBLICATIONS: Final = "publications"
 RUNS: Final = "runs"
 _DAY_SECONDS: Final = 86400.0
+_PUBLICATION: Final[Mapping[str, Kinds]] = {"seconds": (int, float), "current": dict}
 
 
 def record_publication(root: Root, run: str, made: Mapping[str, str], accepted_by: str | None = None) -> None:
     """Write down that a run has published, and what readers see since."""
-    now = time.time()
+    now = storage_time(join(root.url, CLOCK))
     said: dict[str, Any] = {"run": run, "seconds": now, "versions": dict(made)}
     if accepted_by is not None:
         said["accepted_by"] = accepted_by
-    write_json(join(root.url, PUBLISHED), said)
+    write_document(join(root.url, PUBLISHED), said)
     moment = dt.datetime.fromtimestamp(now, dt.UTC).strftime("%Y%m%dT%H%M%S.%fZ")
-    write_json(join(root.url, PUBLICATIONS, f"{moment}.json"), said | {"current": root.current()})
+    write_document(join(root.url, PUBLICATIONS, f"{moment}.json"), said | {"current": root.current()})
 
 
 def publications(root: Root) -> list[dict[str, Any]]:
-    """All publications, the oldest first."""
+    """All publications, the oldest first.
+
+    Raises
+    ------
+    deepprofile.documents.DocumentError
+        Where one cannot be read: what readers saw then is not known.
+    """
     folder = join(root.url, PUBLICATIONS)
-    found = [read_json(join(folder, name)) for name in sorted(names_below(folder))]
-    return [each for each in found if each]
+    urls = [join(folder, name) for name in sorted(names_below(folder)) if name.endswith(".json")]
+    contents = zip(urls, read_all(urls), strict=True)
+    return [parse(url, content, _PUBLICATION) for url, content in contents if content is not None]
 
 
 @dataclass(frozen=True)
@@ -50,12 +62,17 @@ class Old:
 
 
 def unneeded(root: Root, rule: Retention, now: float | None = None) -> list[Old]:
-    """The versions that the rule lets go.
+    """The versions that the rule lets go at a moment: now by the clock of the storage, by which all these times were written.
 
     It spares the current versions, those of the latest ``rule.versions`` publications and of all within ``rule.days``, those
-    that were begun within ``rule.days``, and whatever a run is at work on now.
+    that were begun within ``rule.days``, those whose manifest cannot be read, and whatever a run is at work on now.
+
+    Raises
+    ------
+    deepprofile.documents.DocumentError
+        Where the pointer or a publication cannot be read.
     """
-    now = time.time() if now is None else now
+    now = storage_time(join(root.url, CLOCK)) if now is None else now
     spared = set(root.current().items())
     history = publications(root)
     for place, each in enumerate(reversed(history)):
@@ -64,9 +81,13 @@ def unneeded(root: Root, rule: Retention, now: float | None = None) -> list[Old]
     at_work = live_holder(root.url)
     found = []
     for manifest, folder in _manifests(root):
-        key = (str(manifest["store"]), str(manifest["version"]))
-        latest = manifest.get("drivers", [{}])[-1]
-        begun = dt.datetime.fromisoformat(str(latest.get("started", manifest["started"]))).timestamp()
+        key = (manifest["store"], manifest["version"])
+        try:
+            latest = manifest.get("drivers", [{}])[-1]
+            begun = dt.datetime.fromisoformat(latest.get("started", manifest["started"])).timestamp()
+        except (ValueError, TypeError, AttributeError, LookupError):
+            log.warning("%s does not say when the run began: its version stays", join(folder, MANIFEST))
+            continue
         if key in spared or now - begun < rule.days * _DAY_SECONDS or (at_work and latest.get("run") == at_work):
             continue
         urls = (root.version(*key), join(folder, "blocks"))
@@ -79,9 +100,27 @@ def unneeded(root: Root, rule: Retention, now: float | None = None) -> list[Old]
 def _manifests(root: Root) -> Iterator[tuple[dict[str, Any], str]]:
     folder = join(root.url, RUNS)
     for name in sorted(names_below(folder)):
-        manifest = read_json(join(folder, name, "manifest.json"))
+        manifest = manifest_of(join(folder, name))
         if manifest:
             yield manifest, join(folder, name)
+
+
+def prune(root: Root, rule: Retention, on_wait: Callable[[str], None] | None = None) -> list[Old]:
+    """Remove the versions that the rule lets go, under the lease on the root; returns them.
+
+    Raises
+    ------
+    deepprofile.lease.LeaseHeld, deepprofile.lease.LeaseLost
+        Where a run is at work on the root, or has begun to be.
+    deepprofile.documents.DocumentError
+        See ``unneeded``.
+    """
+    with root.lease(on_wait) as lease:
+        found = unneeded(root, rule)
+        for old in found:
+            lease.check()
+            remove(old)
+    return found
 
 
 def remove(old: Old) -> None:

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 
 from deepprofile.config import Config, Period
+from deepprofile.documents import FORMAT_KEY, DamagedDocument, Kinds, read_document, write_document
 from deepprofile.engine import fingerprint
-from deepprofile.objects import join, read_json, write_json
+from deepprofile.objects import join
 from deepprofile.stages.granules import Cache, find_granules
 from deepprofile.stages.stage import PlanError
 from deepprofile.stores import Root, exists, read_region
 
 # Days that are to be done again although their granules are the same: by product, first and last day and a mark.
 REDONE: Final = "redone.json"
+# The error model that somebody has asked for, whatever there is already: its mark, and whether it is still to be made.
+REMADE: Final = "remade.json"
+_REMADE: Final[Mapping[str, Kinds]] = {"mark": str, "wanted": bool}
 
 
 @dataclass(frozen=True)
@@ -42,8 +46,12 @@ class Redone:
     @classmethod
     def read(cls, root: Root, product: str) -> Redone:
         """Of a root."""
-        found = (read_json(join(root.url, REDONE)) or {}).get(product, ())
-        return cls(tuple((np.datetime64(a, "D"), np.datetime64(b, "D"), str(mark)) for a, b, mark in found))
+        url = join(root.url, REDONE)
+        found = (read_document(url) or {}).get(product, ())
+        try:
+            return cls(tuple((np.datetime64(a, "D"), np.datetime64(b, "D"), str(mark)) for a, b, mark in found))
+        except (ValueError, TypeError) as error:
+            raise DamagedDocument(f"{url} is damaged: its {product!r} is no list of first day, last day and mark") from error
 
     def of(self, day: np.datetime64) -> tuple[str, ...]:
         """Marks of the requests that concern a day."""
@@ -52,11 +60,33 @@ class Redone:
 
 def redo(root: Root, products: Iterable[str], first: np.datetime64, last: np.datetime64, mark: str) -> None:
     """Have days of some products done again by the next run; ``mark`` tells this request from others."""
-    found: dict[str, Any] = read_json(join(root.url, REDONE)) or {}
+    found: dict[str, Any] = read_document(join(root.url, REDONE)) or {}
     for name in products:
         request = [str(first), str(last), fingerprint(mark)]
         found[name] = [r for r in found.get(name, []) if r != request] + [request]
-    write_json(join(root.url, REDONE), found)
+    write_document(join(root.url, REDONE), {name: each for name, each in found.items() if name != FORMAT_KEY})
+
+
+def remake(root: Root, mark: str) -> None:
+    """Have the next run make a new error model, even where its inputs are the same; ``mark`` tells this request from others.
+
+    A request that no run has carried out yet stays as it is: a run that was stopped goes on where it was.
+    """
+    if not (read_document(join(root.url, REMADE), _REMADE) or {}).get("wanted"):
+        write_document(join(root.url, REMADE), {"mark": fingerprint(mark), "wanted": True})
+
+
+def remade(root: Root) -> None:
+    """The error model that was asked for has been made."""
+    found = read_document(join(root.url, REMADE), _REMADE)
+    if found is not None and found["wanted"]:
+        write_document(join(root.url, REMADE), {"mark": found["mark"], "wanted": False})
+
+
+def remade_mark(root: Root) -> tuple[str, ...]:
+    """What tells the error model that was asked for last from one of the same inputs; nothing where none ever was."""
+    found = read_document(join(root.url, REMADE), _REMADE)
+    return () if found is None else (found["mark"],)
 
 
 def published_days(root: Root, store: str) -> tuple[np.datetime64, np.datetime64] | None:

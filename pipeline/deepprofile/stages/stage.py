@@ -7,7 +7,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from functools import lru_cache
 from importlib.metadata import version as package_version
 from typing import Any, Final
@@ -17,10 +16,11 @@ import zarr
 from numpy.typing import NDArray
 
 from deepprofile.config import Config
+from deepprofile.documents import Kinds, read_sound, write_document
 from deepprofile.engine import FAILED, Block, Job, Ledger, Pool, Progress, Record, Retry, fingerprint, run_job
 from deepprofile.grids import Grid, Overlap, overlaps, regrid
-from deepprofile.lease import Holder
-from deepprofile.objects import copy_objects, join, read_json, write_json, zarr_store
+from deepprofile.lease import CLOCK, Holder
+from deepprofile.objects import StorageClock, copy_objects, join, zarr_store
 from deepprofile.stores import (
     Root,
     StoreError,
@@ -35,8 +35,11 @@ from deepprofile.stores import (
 )
 
 CF_CALENDAR: Final = "proleptic_gregorian"
+MANIFEST: Final = "manifest.json"
 # Beside a manifest: what the days of the store depend on.
 DAYS: Final = "days.json"
+_MANIFEST: Final[Mapping[str, Kinds]] = {"stage": str, "store": str, "version": str, "started": str, "inputs": dict}
+_DAYS: Final[Mapping[str, Kinds]] = {"marks": list}
 PACKAGES: Final = ("deepprofile", "numpy", "xarray", "zarr", "numba", "dask", "distributed")
 # What an interpreter with all libraries needs before it computes anything.
 WORKER_BASE_BYTES: Final = 300 * 2**20
@@ -248,9 +251,31 @@ def ledger_url(root: Root, stage: str, version: str) -> str:
     return join(run_url(root, stage, version), "blocks")
 
 
+def manifest_of(folder: str) -> dict[str, Any] | None:
+    """The manifest in a run's folder; None where there is none, or a damaged one, which is said in the log.
+
+    Raises
+    ------
+    deepprofile.documents.NewerDocument
+        Where a newer version of this software has written it.
+    """
+    return read_sound(join(folder, MANIFEST), _MANIFEST)
+
+
+def days_document(root: Root, stage: str, version: str) -> dict[str, Any] | None:
+    """What is known of the days of a version: their marks, and what its stage has to say of them.
+
+    Raises
+    ------
+    deepprofile.documents.NewerDocument
+        Where a newer version of this software has written it.
+    """
+    return read_sound(join(run_url(root, stage, version), DAYS), _DAYS)
+
+
 def day_marks_of(root: Root, stage: str, version: str) -> tuple[str, ...]:
     """The marks of the days of a version; none where it was made before there were any."""
-    return tuple((read_json(join(run_url(root, stage, version), DAYS)) or {}).get("marks", ()))
+    return tuple((days_document(root, stage, version) or {}).get("marks", ()))
 
 
 def with_earlier(plan: StagePlan, root: Root, version: str, previous: Mapping[str, Record]) -> Job:
@@ -300,15 +325,14 @@ def execute(
     """
     check_writable(root.url)
     create(plan.url, plan.template)
-    folder = run_url(root, plan.stage, plan.version)
-    manifest = _manifest(plan, config)
-    before = read_json(join(folder, "manifest.json")) or {}
-    manifest["started"] = before.get("started", manifest["started"])
+    folder, clock = run_url(root, plan.stage, plan.version), StorageClock(join(root.url, CLOCK))
+    before = manifest_of(folder) or {}
+    manifest = _manifest(plan, config) | {"started": before.get("started", clock.text())}
     # Each driver that worked on it: what it found done, and what it did.
     holder = Holder.of_this_process()
-    drivers = [*before.get("drivers", []), {"run": holder.run, "process": holder.process, "started": _now()}]
+    drivers = [*before.get("drivers", []), {"run": holder.run, "process": holder.process, "started": clock.text()}]
     manifest["drivers"] = drivers
-    write_json(join(folder, "manifest.json"), manifest)
+    write_document(join(folder, MANIFEST), manifest)
     latest: list[Progress] = []
 
     def remember(progress: Progress) -> None:
@@ -325,7 +349,7 @@ def execute(
         if copy is not None:
             previous, job = known, replace(job, copy=copy)
     if plan.marks is not None:
-        write_json(join(folder, DAYS), {"marks": list(plan.marks.days)})
+        write_document(join(folder, DAYS), {"marks": list(plan.marks.days)})
     began = time.monotonic()
     records = run_job(
         job,
@@ -342,7 +366,7 @@ def execute(
         problems += plan.finish(records)
     notes = plan.notes(records) if plan.notes is not None else []
     if plan.marks is not None and plan.summary is not None:
-        write_json(join(folder, DAYS), {"marks": list(plan.marks.days), **plan.summary(records)})
+        write_document(join(folder, DAYS), {"marks": list(plan.marks.days), **plan.summary(records)})
     sweep(plan.url)
     progress = latest[-1]
     counts = {
@@ -353,12 +377,12 @@ def execute(
         "incomplete": progress.incomplete,
         "retried": progress.retried,
     }
-    drivers[-1] |= {"ended": _now(), **counts}
+    drivers[-1] |= {"ended": clock.text(), **counts}
     losses: Counter[str] = Counter()
     for record in records.values():
         losses.update(record.losses)
     manifest |= {
-        "ended": _now(),
+        "ended": clock.text(),
         "seconds": round(time.monotonic() - began, 3),
         "blocks": counts,
         "losses": dict(losses),
@@ -368,7 +392,7 @@ def execute(
         "problems": problems,
         "notes": notes,
     }
-    write_json(join(folder, "manifest.json"), manifest)
+    write_document(join(folder, MANIFEST), manifest)
     return StageResult(plan.stage, plan.store, plan.version, progress, tuple(problems), records, tuple(notes))
 
 
@@ -377,14 +401,9 @@ def _manifest(plan: StagePlan, config: Config) -> dict[str, Any]:
         "stage": plan.stage,
         "store": plan.store,
         "version": plan.version,
-        "started": _now(),
         "configuration": config.model_dump(mode="json"),
         "inputs": dict(plan.inputs),
         "packages": {name: package_version(name) for name in PACKAGES},
         "python": platform.python_version(),
         "machine": platform.machine(),
     }
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

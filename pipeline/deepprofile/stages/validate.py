@@ -52,6 +52,9 @@ from deepprofile.stations import (
 )
 from deepprofile.stores import Root, Template, Variable, read_region, write_shards
 
+# The versions of what turns profiles into matchups (with the reading of stations), and those into scores.
+MATCHUPS_ALGORITHM: Final = 1
+SCORES_ALGORITHM: Final = 1
 MATCHUPS_STORE: Final = "matchups"
 STORE: Final = "validation"
 SENSORS_PER_BLOCK: Final = 8
@@ -441,7 +444,10 @@ def plan_matchups(config: Config, root: Root, versions: Mapping[str, str], found
     stores = (*map(ingest.store_name, config.products), collocate.MOMENTS_STORE, invert.STORE)
     inputs = {name: versions[name] for name in stores}
     places = [sensor.place for sensor in sensors]
-    setting = fingerprint("matchups", dict(made.attrs), matched(config), str(days_of(config)[0]), versions[stores[-2]])
+    algorithms = [MATCHUPS_ALGORITHM, invert.ALGORITHM]
+    setting = fingerprint(
+        "matchups", algorithms, dict(made.attrs), matched(config), str(days_of(config)[0]), versions[stores[-2]]
+    )
     version = fingerprint(setting, inputs, places)
     compute = MatchupBlock(
         config.grid.grid(),
@@ -484,7 +490,7 @@ def plan(config: Config, root: Root, versions: Mapping[str, str], found: Found) 
     stations, sensors, _ = found
     made = template(config, stations)
     inputs = {MATCHUPS_STORE: versions[MATCHUPS_STORE]}
-    version = fingerprint("validate", dict(made.attrs), inputs, [fingerprint(sensor) for sensor in sensors])
+    version = fingerprint("validate", SCORES_ALGORITHM, dict(made.attrs), inputs, [fingerprint(sensor) for sensor in sensors])
 
     def mark(block: Block) -> str:
         return fingerprint("validate", version, block.region)

@@ -1,0 +1,101 @@
+"""Stores of one version hold the same values, whoever computes them: a change of an algorithm is a new version."""
+
+import numpy as np
+import pytest
+import yaml
+from deepprofile import config as configuration
+from deepprofile.engine import ThreadPool
+from deepprofile.products import PRODUCTS
+from deepprofile.stages import collocate, ingest, invert, validate
+from deepprofile.stages.pipeline import STAGES, Request, run_stages
+from deepprofile.stores import Root
+
+from tests.granules import document, tree
+from tests.stages import reference
+
+
+def test_the_values_of_every_step_are_those_that_its_version_stands_for(world, finished):
+    assert reference.complaint(world, finished.root) is None
+
+
+@pytest.mark.parametrize("store", ["ard/gldas_noah", "weights", "profile"])
+def test_values_that_change_are_found_and_named(world, finished, monkeypatch, store):
+    found = reference.samples(world, finished.root)
+    key = next(key for key in found if reference.store_of(key) == store and found[key].dtype.kind == "f")
+    noise = np.random.default_rng(1).uniform(0.99, 1.01, found[key].shape)
+    monkeypatch.setattr(reference, "samples", lambda *_: found | {key: (found[key] * noise).astype(np.float32)})
+    assert f"the values of {store} have changed: raise the ALGORITHM" in reference.complaint(world, finished.root)
+    # A raised version allows it, of this step and of those after it.
+    module, name = {
+        "ard/gldas_noah": (type(PRODUCTS["gldas_noah"]), "algorithm"),
+        "weights": (collocate, "WEIGHTS_ALGORITHM"),
+        "profile": (invert, "ALGORITHM"),
+    }[store]
+    monkeypatch.setattr(module, name, 2, raising=False)
+    assert reference.complaint(world, finished.root).startswith("write the reference anew")
+
+
+def test_a_step_of_rounding_is_no_change():
+    values = np.linspace(0.05, 0.45, 500).astype(np.float32)
+    assert not reference.differ(values, values + np.float32(2.0**-15))
+    assert reference.differ(values, values + np.float32(0.003))
+    assert reference.differ(values, np.where(np.arange(500) % 50 == 0, np.nan, values).astype(np.float32))
+
+
+UPGRADES = {
+    "a reader": (type(PRODUCTS["era5_land"]), "algorithm", "ard/era5_land"),
+    "ingest": (ingest, "ALGORITHM", "ard/smap_l4"),
+    "moments": (collocate, "MOMENTS_ALGORITHM", "moments"),
+    "weights": (collocate, "WEIGHTS_ALGORITHM", "weights"),
+    "inversion": (invert, "ALGORITHM", "profile"),
+    "matchups": (validate, "MATCHUPS_ALGORITHM", "matchups"),
+    "scores": (validate, "SCORES_ALGORITHM", "validation"),
+}
+
+
+@pytest.fixture(scope="module")
+def upgraded(world, granules, tmp_path_factory):
+    """A finished run of a small record, for upgrades."""
+    folder = tmp_path_factory.mktemp("upgraded")
+    (folder / "c.yaml").write_text(yaml.safe_dump(document(world, granules, folder / "root", period__end="2015-05-18")))
+    config = configuration.load(folder / "c.yaml")
+    run_stages(config, STAGES, ThreadPool(2))
+    return config
+
+
+@pytest.mark.parametrize("step", UPGRADES)
+def test_after_an_upgrade_no_block_is_taken_over(upgraded, monkeypatch, step):
+    """Everything of the step and of those after it is computed anew, although no granule has changed."""
+    module, name, store = UPGRADES[step]
+    monkeypatch.setattr(module, name, getattr(module, name) + 1, raising=False)
+    before = Root(upgraded.root).current()
+    results = {result.store: result for result in run_stages(upgraded, STAGES, ThreadPool(2))}
+    after = Root(upgraded.root).current()
+    made = results[store]
+    assert made.progress.done == made.progress.blocks, made.progress
+    assert made.progress.bytes_read > 0
+    assert after[store] != before[store]
+    following = [s for s in reference.STORES[reference.STORES.index(store) :] if not s.startswith("ard/")]
+    assert all(after[s] != before[s] for s in following)
+    if store.startswith("ard/"):
+        # The days of the profiles too: their marks hold the algorithm of the days that they were made of.
+        profiles = results["profile"]
+        assert profiles.progress.done == profiles.progress.blocks
+        days = sum(record.details["computed"] for record in profiles.records.values())
+        assert days == sum(record.details["profiles"] for record in profiles.records.values()) > 0
+
+
+def test_an_error_model_is_made_anew_on_request_although_nothing_has_changed(upgraded):
+    before, content = Root(upgraded.root).current(), tree(upgraded.root)
+    results = {r.store: r for r in run_stages(upgraded, STAGES, ThreadPool(2), request=Request(remake=True))}
+    after = Root(upgraded.root).current()
+    for store in ("moments", "weights"):
+        assert results[store].progress.done == results[store].progress.blocks
+        assert after[store] != before[store]
+    assert {k: v for k, v in tree(upgraded.root).items() if not k.endswith("zarr.json")} == {
+        k: v for k, v in content.items() if not k.endswith("zarr.json")
+    }
+    # Once: the runs after it keep what was made, and another request makes another.
+    again = {r.store: r for r in run_stages(upgraded, STAGES, ThreadPool(2))}
+    assert Root(upgraded.root).current() == after
+    assert again["weights"].progress.done == 0
