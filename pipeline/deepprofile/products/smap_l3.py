@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepprofile.grids import EASE2_M09, EASE2_M36, Grid
+from deepprofile.products.decoding import Floats
 from deepprofile.products.fields import FieldReader
 from deepprofile.products.files import GranuleError, GranuleFile
 from deepprofile.products.granule import (
@@ -109,6 +110,10 @@ class SmapL3(Product):
         return cells_of(part.file, self.grid, moisture.shape, ("", f"{group}|{end}", f"{group}|"))
 
     def _read(self, part: Part, window: Grid) -> Steps:
+        values, recorded = self._values(part, window)
+        return Steps(part.axis.times[part.chosen], values, recorded, np.array([True]))
+
+    def _values(self, part: Part, window: Grid, reader: FieldReader | None = None) -> tuple[Floats, NDArray[np.int64]]:
         file, steps = part.file, part.chosen
         value = np.full((steps.size, *window.shape), np.nan, np.float32)
         recorded: NDArray[np.int64] = np.zeros(steps.size, np.int64)
@@ -131,7 +136,7 @@ class SmapL3(Product):
             good = (quality < _NO_FLAG) & (quality >= 0) & (quality.astype(np.int64) & _NOT_RECOMMENDED == 0)
             seen = self.keep_valid(np.where(good, seen, np.float32(np.nan)))
             value = np.where(np.isnan(value), seen, value)
-        return Steps(part.axis.times[steps], value[:, None], recorded, np.array([True]))
+        return value[:, None], recorded
 
 
 M36: Final = SmapL3(EASE2_M36)
