@@ -311,7 +311,6 @@ def test_a_flag_that_recommends_what_is_not_there_is_a_hole(tmp_path, empty):
     moisture[:, 15:], flag[:, 15:] = -9999.0, 65534
     flag[:2, :10] = 8
     flag[3, 5:15] = 0
-    flag[4:9, 15:].flat[:empty] = 0
     flag[4:9, 15:] = np.where(np.arange(25).reshape(5, 5) < empty, 0, 65534)
     with h5py.File(path, "w") as file:
         file["x"], file["y"] = window.x, window.y
@@ -341,11 +340,9 @@ def test_a_hole_that_begins_within_a_number_is_noticed(tmp_path, variable, lost)
                 content = bytearray(numbers.tobytes())
                 content[4 * 4 + 4 - lost : 5 * 4] = bytes(lost)
                 numbers = np.frombuffer(content, "<f4")
-                assert 0.0 < numbers[4] < 0.01 or lost == 1
+                assert 0.0 < numbers[4] < 3e-38
             file[name] = numbers.reshape(1, 3, 3)
             file[name].attrs["units"] = "kg m-2" if "Moi" in name else "K"
-    if lost == 1:
-        return
     with pytest.raises(GranuleError, match=rf"^{path.name} is damaged: .* a hole in the file"):
         product.read(path, window, DAY)
 
