@@ -215,9 +215,19 @@ def test_an_archive_with_a_password_costs_its_day_alone(tmp_path, ingested):
 def test_a_folder_with_the_name_of_a_granule_is_none(tmp_path, ingested):
     era5(tmp_path / "granules/era5_20200301.nc", ["2020-03-01"])
     (tmp_path / "granules/era5_20200302.nc").mkdir()
-    result, means, _ = ingested("era5_land", "2020-03-01", "2020-03-02")
-    assert result.problems == ("2020-03-02: 24 of 24 time steps of era5_land are missing",)
-    np.testing.assert_allclose(means, [0.25, np.nan], atol=1e-4)
+    (tmp_path / "granules/era5_20200303.nc/c").mkdir(parents=True)
+    (tmp_path / "granules/era5_20200303.nc/zarr.json").write_text("{}")
+    # A folder with granules in it may be called as one likes; a pattern that names it does not go into it.
+    era5(tmp_path / "granules/era5_20200304.nc/hours_20200304.nc", ["2020-03-04"], 0.3)
+    for pattern, others in (("", " was"), ("/*.nc", " and 1 more files were")):
+        source = {"granules": f"{tmp_path}/granules{pattern}"}
+        result, means, _ = ingested("era5_land", "2020-03-01", "2020-03-03", root=f"root{len(pattern)}", source=source)
+        assert result.problems == tuple(f"2020-03-0{day}: 24 of 24 time steps of era5_land are missing" for day in (2, 3))
+        np.testing.assert_allclose(means, [0.25, np.nan, np.nan], atol=1e-4)
+        assert result.notes == (
+            f"era5_land: era5_20200302.nc{others} passed over: it is a folder, not a file, and no granule is in it",
+            "era5_land: era5_20200303.nc was passed over: it is a store in Zarr: name it as 'zarr+' and its path",
+        )
 
 
 def test_a_file_removed_after_the_listing_costs_its_day_alone(tmp_path, ingested, monkeypatch):
