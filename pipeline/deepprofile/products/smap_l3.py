@@ -120,11 +120,11 @@ class SmapL3(Product):
             return None
         try:
             stated = np.datetime64(str(stamp).strip().rstrip("Z"), "m")
+            if not np.isnat(stated):
+                return stated
         except ValueError:
-            stated = np.datetime64("NaT", "m")
-        if np.isnat(stated):
-            raise GranuleError(f"{file.name} has the rangeBeginningDateTime {str(stamp)[:80]!r}, which is no time")
-        return stated
+            pass
+        raise GranuleError(f"{file.name} has the rangeBeginningDateTime {str(stamp)[:80]!r}, which is no time")
 
     def _locate(self, part: Part) -> Cells:
         if part.cells is None:

@@ -15,8 +15,7 @@ from deepprofile.config import Config
 from deepprofile.engine import Block, Job, Outcome, Record, fingerprint, grid_blocks
 from deepprofile.grids import Grid
 from deepprofile.objects import join, read_json
-from deepprofile.products import DayNotHeld, GranuleError, Latency, Outage, Product
-from deepprofile.products.granule import are_alike
+from deepprofile.products import DayNotHeld, GranuleError, Latency, Outage, Product, are_alike
 from deepprofile.stages.granules import Cache, Catalogue, Granule, find_granules, read_granule, read_together
 from deepprofile.stages.schedule import Moment, Redone
 from deepprofile.stages.stage import (
