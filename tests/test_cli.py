@@ -1,3 +1,4 @@
+import importlib.metadata
 import json
 import re
 import shutil
@@ -48,6 +49,12 @@ def test_help_names_every_command_and_the_exit_codes(call):
     for command in ("demo", "plan", "ingest", "collocate", "invert", "validate", "run", "status", "prune", "report", "config"):
         assert re.search(rf"^\s+{command}\s", printed, re.MULTILINE)
     assert "3 done, but inputs were" in printed
+
+
+def test_the_version_is_that_of_the_package(call):
+    code, printed, _ = call("--version")
+    assert code == 0
+    assert printed == f"deepprofile {importlib.metadata.version('deepprofile')}\n"
 
 
 def test_the_globe_is_planned_in_one_table(call, tmp_path):

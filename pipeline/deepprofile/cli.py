@@ -65,6 +65,7 @@ _WIDE: Final = 140
 out = Console(width=None if sys.stdout.isatty() else _WIDE)
 err = Console(stderr=True, width=None if sys.stderr.isatty() else _WIDE)
 
+
 DEFAULT_CONFIG: Final = Path("deepprofile.yaml")
 ConfigPath = Annotated[Path, typer.Option("--config", "-c", help="The configuration, a YAML file.", metavar="FILE")]
 Overrides = Annotated[
@@ -368,6 +369,23 @@ def _redone(
     if not period[0] <= days[0] <= days[1] <= period[1]:
         raise ConfigError(f"{days[0]} to {days[1]} cannot be done again: the period is {period[0]} to {period[1]}")
     return (tuple(products) or tuple(config.products), *days)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from deepprofile import __version__
+
+        out.print(f"deepprofile {__version__}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def _program(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print name and version, and exit.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    """Fuse root-zone soil-moisture products into one profile, 0 to 1 m, for every cell and day."""
 
 
 @app.command()

@@ -524,7 +524,7 @@ def listing(url: str) -> list[dict[str, Any]]:
         elif os.path.isfile(path):
             names = [path]
         else:
-            names = list(_walk(path))
+            names = [os.path.join(folder, name) for folder, _, files in _walk(path) for name in files]
         entries = []
         for name in names:
             # A link that leads nowhere or to itself, or a file that was removed while the folder was listed.
@@ -534,14 +534,24 @@ def listing(url: str) -> list[dict[str, Any]]:
     return sorted(entries, key=lambda entry: str(entry["url"]))
 
 
-def _walk(path: str) -> Iterator[str]:
-    """Every file below a folder; a folder that links lead to again is gone through once."""
+def folders(url: str) -> list[str]:
+    """Every folder below a URL of a local disk (or matching it, where it has wildcards); buckets have none."""
+    if not is_local(url):
+        return []
+    fs, path = filesystem(url)
+    if is_pattern(url):
+        return sorted(name for name in fs.glob(_escaped(fs, path)) if os.path.isdir(name))
+    return sorted(os.path.join(folder, name) for folder, below, _ in _walk(path) for name in below)
+
+
+def _walk(path: str) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Each folder with the names of the folders and files in it; one that links lead to again is gone through once."""
     seen = {os.path.realpath(path)}
     for folder, below, files in os.walk(path, followlinks=True):
         new = {name: os.path.realpath(os.path.join(folder, name)) for name in sorted(below)}
         below[:] = [name for name, real in new.items() if real not in seen]
         seen.update(new.values())
-        yield from (os.path.join(folder, name) for name in files)
+        yield folder, below, files
 
 
 @contextmanager

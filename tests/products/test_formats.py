@@ -1,5 +1,7 @@
 """Forms in which granules come and of which there is no real sample: GRIB, experiment versions, 36 km, 2-D indices."""
 
+import gzip
+
 import eccodes
 import h5py
 import numpy as np
@@ -254,6 +256,164 @@ def test_limits_of_another_type_than_the_packed_one_are_unpacked(tmp_path):
         file["swvl1"] = np.full((24, *WINDOW.shape), 3000, np.int16)
         file["swvl1"].attrs.update({"scale_factor": 1e-4, "valid_range": np.array([0, 1], np.int32)})
     np.testing.assert_allclose(ERA5.read(path, WINDOW, DAY).values[:, 0], 0.3, rtol=1e-6)
+
+
+L3_NAME = "SMAP_L3_SM_P_20150424_R12170_001.h5"
+L3_DAY = np.array(["2015-04-24"], "datetime64[D]")
+ABSTRACT = "Composite of half-orbits of SMAP travelling from North to South at approximately 6:00 AM local time."
+
+
+def write_one_pass(path, **attributes):
+    """As SPL3SMP was before R14: one group, without the name of a pass."""
+    with h5py.File(path, "w") as file:
+        group = file.create_group("Soil_Moisture_Retrieval_Data")
+        group["soil_moisture"] = np.full((406, 964), -9999.0, np.float32)
+        group["retrieval_qual_flag"] = np.full((406, 964), 65534, np.uint16)
+        group["soil_moisture"][200, 500:502], group["retrieval_qual_flag"][200, 500:502] = (0.21, 0.31), (0, 1)
+        file.create_group("Metadata/DatasetIdentification").attrs.update(attributes)
+
+
+@pytest.mark.parametrize(
+    "said", [{"ECSVersionID": "003"}, {"ECSVersionID": "003", "abstract": ABSTRACT}, {"abstract": ABSTRACT}]
+)
+def test_smap_l3_of_one_pass_is_the_mornings_where_its_attributes_say_so(tmp_path, said):
+    product = VARIANTS["smap_l3", "ease2_m36"]
+    write_one_pass(tmp_path / L3_NAME, shortName="SPL3SMP", **said)
+    found = product.read(tmp_path / L3_NAME, product.grid.window(199, 499, 3, 4), L3_DAY).values[0, 0]
+    assert found[1, 1] == np.float32(0.21)
+    assert np.isfinite(found).sum() == 1
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {},
+        {"shortName": "SPL3SMP"},
+        {"shortName": "SPL3SMP", "ECSVersionID": "009"},
+        {"shortName": "SPL3SMA", "ECSVersionID": "003"},
+        {"shortName": "SPL3SMP", "abstract": "Half-orbits travelling from South to North at approximately 6:00 PM local time."},
+    ],
+)
+def test_smap_l3_of_one_pass_that_does_not_say_which_is_refused(tmp_path, said):
+    product = VARIANTS["smap_l3", "ease2_m36"]
+    write_one_pass(tmp_path / L3_NAME, **said)
+    with pytest.raises(GranuleError, match=rf"^{L3_NAME} holds one pass .* do not say that it is the morning's of SPL3SMP"):
+        product.read(tmp_path / L3_NAME, product.grid.window(199, 499, 3, 4), L3_DAY)
+
+
+@pytest.mark.parametrize("empty", [15, 16])
+def test_a_flag_that_recommends_what_is_not_there_is_a_hole(tmp_path, empty):
+    product = PRODUCTS["smap_l3"]
+    window = product.grid.window(400, 880, 10, 20)
+    path = tmp_path / "SMAP_L3_SM_P_E_20200102_R18290_001.h5"
+    moisture, flag = np.full((10, 20), 0.2, np.float32), np.full((10, 20), 9, np.uint16)
+    # Outside of the swath, and the cells whose flag was lost: some in the swath, which were not recommended, and some not.
+    moisture[:, 15:], flag[:, 15:] = -9999.0, 65534
+    flag[:2, :10] = 8
+    flag[3, 5:15] = 0
+    flag[4:9, 15:] = np.where(np.arange(25).reshape(5, 5) < empty, 0, 65534)
+    with h5py.File(path, "w") as file:
+        file["x"], file["y"] = window.x, window.y
+        group = file.create_group("Soil_Moisture_Retrieval_Data_AM")
+        group["soil_moisture"], group["retrieval_qual_flag"] = moisture, flag
+        group["soil_moisture"].attrs["_FillValue"] = np.float32(-9999)
+    if empty == 15:
+        assert np.isfinite(product.read(path, window, DAY).values).sum() == 30
+        return
+    with pytest.raises(GranuleError, match=r"retrieval_qual_flag recommends 16 cells that hold no soil moisture"):
+        product.read(path, window, DAY)
+
+
+@pytest.mark.parametrize("lost", [1, 2, 3])
+@pytest.mark.parametrize("variable", ["SoilMoi0_10cm_inst", "SoilTMP0_10cm_inst"])
+def test_a_hole_that_begins_within_a_number_is_noticed(tmp_path, variable, lost):
+    product = PRODUCTS["gldas_noah"]
+    path = tmp_path / "GLDAS_NOAH025_3H.A20200102.0000.021.nc4"
+    window = product.grid.window(100, 100, 3, 3)
+    fields = {"SoilMoi0_10cm_inst": 31.7, "SoilTMP0_10cm_inst": 290.3}
+    with h5py.File(path, "w") as file:
+        file["lat"], file["lon"] = window.lat.astype(np.float32), window.lon.astype(np.float32)
+        for name, value in fields.items():
+            numbers = np.full(9, value, "<f4")
+            if name == variable:
+                # The first bytes of a number of this order are its last digits.
+                content = bytearray(numbers.tobytes())
+                content[4 * 4 + 4 - lost : 5 * 4] = bytes(lost)
+                numbers = np.frombuffer(content, "<f4")
+                assert 0.0 < numbers[4] < 3e-38
+            file[name] = numbers.reshape(1, 3, 3)
+            file[name].attrs["units"] = "kg m-2" if "Moi" in name else "K"
+    with pytest.raises(GranuleError, match=rf"^{path.name} is damaged: .* a hole in the file"):
+        product.read(path, window, DAY)
+
+
+def test_the_last_bytes_of_a_number_are_a_hole_and_dry_soil_is_none(tmp_path):
+    path = tmp_path / "e_20200102.nc"
+    fields = {"swvl1": np.full((24, *WINDOW.shape), 0.2, np.float32)}
+    # What is left of 0.2 where its upper half was lost; and a desert, where packing leaves residues.
+    fields["swvl1"][5, 0, 0] = np.frombuffer(np.float32(0.2).tobytes()[:2] + b"\0\0", "<f4")[0]
+    fields["swvl1"][:, 1, 1] = -1e-20
+    fields["swvl1"][12:, 1, 1] = 0.02
+    assert 0.0 < fields["swvl1"][5, 0, 0] < 1e-38
+    write_netcdf(path, fields, DAY[0].astype("datetime64[h]") + np.arange(24))
+    found = ERA5.read(path, WINDOW, DAY).values[:, 0]
+    assert np.isnan(found[5, 0, 0])
+    assert np.isfinite(found).sum() == found.size - 1
+    np.testing.assert_array_equal(found[:, 1, 1], np.repeat(np.float32([0.0, 0.02]), 12))
+
+
+@pytest.mark.parametrize("northwards", [False, True])
+def test_smap_l4_is_placed_by_the_latitude_and_longitude_of_its_cells(tmp_path, northwards):
+    product = PRODUCTS["smap_l4"]
+    window = product.grid.window(400, 880, 4, 5)
+    rows = slice(None, None, -1 if northwards else 1)
+    lat, lon = np.meshgrid(window.lat[rows], window.lon, indexing="ij")
+    path = tmp_path / "SMAP_L4_SM_gph_20200102T013000_Vv8011_001.h5"
+    with h5py.File(path, "w") as file:
+        file["cell_lat"], file["cell_lon"] = lat.astype(np.float32), lon.astype(np.float32)
+        file["Geophysical_Data/sm_surface"] = (0.1 + 0.01 * np.arange(20, dtype=np.float32)).reshape(4, 5)[rows]
+    found = product.read(path, product.grid.window(401, 879, 2, 4), DAY).values[0, 0]
+    np.testing.assert_allclose(found, [[np.nan, 0.15, 0.16, 0.17], [np.nan, 0.2, 0.21, 0.22]], rtol=1e-6)
+
+
+def test_two_scales_of_one_variable_are_said(tmp_path):
+    path = tmp_path / "e_20200102.nc"
+    write_netcdf(path, {}, DAY[0].astype("datetime64[h]") + np.arange(24))
+    with h5py.File(path, "a") as file:
+        file["swvl1"] = np.full((24, *WINDOW.shape), 3000, np.int16)
+        file["swvl1"].attrs["scale_factor"] = np.array([1e-4, 1e-3])
+    with pytest.raises(GranuleError, match=r"e_20200102.nc: swvl1 has 2 values of scale_factor .*: there can be one"):
+        ERA5.read(path, WINDOW, DAY)
+
+
+@pytest.mark.parametrize("stamp", ["yesterday", "2020-13-45T00:00:00.000Z", "NaT", "20200102 nine"])
+def test_a_time_of_smap_that_is_none_is_said(tmp_path, stamp):
+    product = PRODUCTS["smap_l3"]
+    path = tmp_path / "SMAP_L3_SM_P_E_20200102_R18290_001.h5"
+    write_smap_l3(path, product, (0, 0), (4, 5))
+    with h5py.File(path, "a") as file:
+        file.create_group("Metadata/Extent").attrs["rangeBeginningDateTime"] = stamp
+    with pytest.raises(GranuleError, match=rf"^{path.name} has the rangeBeginningDateTime '{stamp}', which is no time$"):
+        product.read(path, product.grid.window(0, 0, 4, 5), DAY)
+
+
+def test_archives_that_hold_nothing_or_too_much_are_called_so(tmp_path):
+    path = tmp_path / "era5_20200102.nc"
+    write_netcdf(path, hourly_fields(), DAY[0].astype("datetime64[h]") + np.arange(24))
+    whole = gzip.compress(path.read_bytes())
+    path.write_bytes(whole)
+    assert np.isfinite(ERA5.read(path, WINDOW, DAY).values).any()
+    causes = {
+        "it is an empty ZIP, which holds no file": b"PK\x05\x06" + bytes(18),
+        "it is a part of a ZIP that was split": b"PK\x07\x08PK\x03\x04" + bytes(60),
+        "it is gzip, and after its end other bytes follow": whole + b"</html>",
+        "it is truncated": whole[:-100],
+        "it is a damaged archive": whole[:200] + bytes(200) + whole[400:],
+    }
+    for cause, content in causes.items():
+        path.write_bytes(content)
+        with pytest.raises(GranuleError, match=rf"^era5_20200102.nc cannot be read: {cause}"):
+            ERA5.read(path, WINDOW, DAY)
 
 
 def test_a_field_of_grib_that_comes_twice_is_not_chosen_by_chance(tmp_path):

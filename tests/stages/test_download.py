@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import shutil
+import signal
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -157,6 +160,54 @@ def test_a_month_that_is_too_large_comes_in_parts(fetching, offered, granules, t
         for name in ("swvl1", "swvl2", "swvl3", "stl1"):
             np.testing.assert_array_equal(found[name].values, expected[name].values)
         np.testing.assert_array_equal(found.valid_time.values, expected.valid_time.values)
+
+
+FETCH = """
+import sys
+from pathlib import Path
+import numpy as np
+from deepprofile.providers.cds import Cds
+from deepprofile.stages.download import Folder
+days = np.arange("2015-05-01", "2015-06-01", dtype="datetime64[D]")
+url, folder, target = sys.argv[1:]
+provider = Cds("reanalysis-era5-land", "", url)
+(offer,) = provider.find(days, (-10.0, 40.0, -9.0, 41.0), days[-1])
+provider.fetch(offer, Path(target), Folder(folder).memory(offer.name))
+"""
+
+
+def test_a_download_in_parts_that_is_killed_takes_up_its_requests_again(offered, granules, tmp_path):
+    plain, made, running = offered.make, [], []
+    killed, again = (tmp_path / f"{when}.nc" for when in ("killed", "again"))
+
+    def fetch(target):
+        arguments = [sys.executable, "-c", FETCH, f"{offered.url}/cds", str(tmp_path / "fetched"), str(target)]
+        running.append(subprocess.Popen(arguments))
+        return running[-1]
+
+    def make(request):
+        made.append(request["day"])
+        if len(made) == 3:
+            # Two parts are there, and the third is being fetched.
+            running[0].kill()
+            running[0].wait()
+        return plain(request)
+
+    offered.make, offered.most_days = make, 8
+    assert fetch(killed).wait(120) == -signal.SIGKILL
+    assert not killed.exists()
+    assert [len(days) for days in made] == [8, 8, 8]
+    jobs = dict(offered.jobs)
+    assert fetch(again).wait(120) == 0
+    # All four requests stood in the queue before the first part came: none of them is made a second time.
+    assert offered.jobs.keys() == jobs.keys()
+    assert [len(request["day"]) for request in offered.submitted] == [8, 8, 8, 7]
+    expected = together(sorted((granules / "era5_land").glob("*_201505*.nc")))
+    with xr.open_dataset(again, engine="h5netcdf") as found:
+        for name in ("swvl1", "swvl2", "swvl3", "stl1"):
+            np.testing.assert_array_equal(found[name].values, expected[name].values)
+        np.testing.assert_array_equal(found.valid_time.values, expected.valid_time.values)
+    assert Folder(str(tmp_path / "fetched")).memory("era5_land_201505.nc").recall() is None
 
 
 def test_what_is_too_large_in_every_part_is_said_in_the_words_of_the_store(fetching, offered):

@@ -14,7 +14,7 @@ from deepprofile import open_store
 from deepprofile.cli import app
 from deepprofile.engine import ThreadPool
 from deepprofile.grids import EASE2_M09, ERA5_LAND_01, GLDAS_025
-from deepprofile.products import PRODUCTS
+from deepprofile.products import PRODUCTS, GranuleError
 from deepprofile.stages import ingest
 from deepprofile.stages.granules import Cache, find_granules
 from deepprofile.stages.pipeline import run_stages, status_of
@@ -319,6 +319,29 @@ def test_members_of_different_hours_and_areas_make_one_day(tmp_path):
     assert np.isfinite(steps.values[:, 0]).all()
     assert np.isnan(steps.values[0, 1]).all()
     np.testing.assert_allclose(steps.values[1:, 1], 0.25, rtol=1e-6)
+
+
+@pytest.mark.parametrize("change", [0.0, 0.02])
+def test_areas_that_share_a_border_agree_there_or_are_refused(tmp_path, change):
+    whole = era5(tmp_path / "whole.nc", ["2020-03-01"])
+    path = tmp_path / "era5_20200301.zip"
+    with xr.open_dataset(whole, engine="h5netcdf") as data, zipfile.ZipFile(path, "w") as archive:
+        for name, columns in (("west", slice(None, 9)), ("east", slice(8, None))):
+            part = data.isel(longitude=columns).load()
+            if name == "east":
+                part["swvl3"][23, 4, 0] += change
+            part.to_netcdf(tmp_path / f"{name}.nc", engine="h5netcdf")
+            archive.write(tmp_path / f"{name}.nc", f"{name}.nc")
+    day = np.array(["2020-03-01"], "datetime64[D]")
+    if change:
+        with pytest.raises(GranuleError, match=r"west.nc in .* and east.nc in .* hold different values for the same layers"):
+            PRODUCTS["era5_land"].read(path, ERA5, day)
+        return
+    steps = PRODUCTS["era5_land"].read(path, ERA5, day)
+    np.testing.assert_allclose(steps.values, 0.25, rtol=1e-6)
+    assert not steps.doubled
+    # Every cell is counted once: 24 steps of 3 layers.
+    assert steps.recorded.tolist() == [3 * ERA5.rows * ERA5.columns] * 24
 
 
 @pytest.mark.parametrize("names", [("swvl1_20200301", "swvl2_20200301", "swvl3_20200301", "stl1_20200301"), "abcd"])

@@ -1,19 +1,22 @@
 """Which files of a folder are found as granules, and what is said where one is not there, twice there, or not readable."""
 
 import os
+import shutil
 import zipfile
 from pathlib import Path
 
 import fsspec
+import h5py
 import numpy as np
 import pytest
+import xarray as xr
 import yaml
-from deepprofile import objects
+from deepprofile import objects, open_store
 from deepprofile.products import PRODUCTS
 from deepprofile.stages import granules, ingest
 from deepprofile.stages.granules import Cache, find_granules
 
-from tests.stages.test_forms import BOX, deepprofile, era5, gldas, ingested, smap_l3
+from tests.stages.test_forms import BOX, ERA5, deepprofile, era5, gldas, ingested, smap_l3
 
 __all__ = ["ingested"]
 
@@ -52,7 +55,7 @@ def test_a_query_after_the_ending_is_no_part_of_it(tmp_path, ingested):
     np.testing.assert_allclose(means, [0.2], atol=1e-4)
 
 
-def test_of_two_equal_granules_none_is_used(tmp_path, ingested):
+def test_of_two_granules_of_one_time_that_differ_none_is_used(tmp_path, ingested):
     smap_l3(tmp_path / "granules/a", "2019-11-10", 0.2)
     smap_l3(tmp_path / "granules/b", "2019-11-10", 0.4)
     smap_l3(tmp_path / "granules/b", "2019-11-11", 0.3)
@@ -62,6 +65,108 @@ def test_of_two_equal_granules_none_is_used(tmp_path, ingested):
     assert "/a/SMAP" in problem
     assert "/b/SMAP" in problem
     assert "none of them is used" in problem
+
+
+COPIES = {
+    "a browser's copy": lambda path: path.with_name(f"{path.stem} (1){path.suffix}"),
+    "a copy in a folder below": lambda path: path.parent / "below" / path.name,
+    "a subset's name": lambda path: path.with_name(f"{path.name}.SUB.nc4"),
+}
+
+
+@pytest.mark.parametrize("form", list(COPIES))
+@pytest.mark.parametrize("product", ["smap_l3", "gldas_noah", "era5_land"])
+def test_a_copy_beside_its_granule_is_used_once_and_said(tmp_path, ingested, product, form):
+    folder, day = tmp_path / "granules", "2020-03-01"
+    write = {"smap_l3": smap_l3, "gldas_noah": gldas}.get(product)
+    if write is None:
+        era5(folder / "era5_20200301.nc", [day], 0.2)
+    else:
+        write(folder, day, 0.2)
+    originals = sorted(folder.iterdir())
+    (folder / "below").mkdir()
+    for path in originals:
+        shutil.copyfile(path, COPIES[form](path))
+    result, means, _ = ingested(product, day, day)
+    assert result.problems == ()
+    np.testing.assert_allclose(means, [0.2], atol=1e-4)
+    (note,) = result.notes
+    assert f"{product}: files that hold the same values are used once: " in note
+    assert str(originals[0]) in note
+    assert str(COPIES[form](originals[0])) in note
+    assert ("and 7 more such groups of files" in note) == (product == "gldas_noah")
+    assert deepprofile(tmp_path, "ingest")[0] == 0
+
+
+def test_a_copy_that_differs_in_one_cell_is_refused(tmp_path, ingested):
+    path = era5(tmp_path / "granules/era5_20200301.nc", ["2020-03-01"])
+    copy = tmp_path / "granules/era5_20200301 (1).nc"
+    for variable, change in (("swvl2", 0.01), ("stl1", -20.0)):
+        shutil.copyfile(path, copy)
+        with h5py.File(copy, "a") as file:
+            file[variable][7, 10, 10] += np.float32(change)
+        result, means, _ = ingested("era5_land", "2020-03-01", "2020-03-01", root=variable)
+        assert np.isnan(means).all()
+        (problem,) = result.problems
+        assert str(copy) in problem
+        assert "none of them is used" in problem
+        assert "hold different values for the same layers, time steps and cells" in problem
+
+
+@pytest.mark.parametrize("also_screens", [True, False])
+def test_a_subset_beside_its_granule_takes_nothing_of_its_screens(tmp_path, ingested, also_screens):
+    whole = era5(tmp_path / "granules/era5_20200301.nc", ["2020-03-01"])
+    with h5py.File(whole, "a") as file:
+        # Frozen in the southern half.
+        file["stl1"][:, 10:] = 260.0
+    with xr.open_dataset(whole, engine="h5netcdf") as data:
+        names = ["swvl1", "swvl2", "swvl3", *(["stl1"] if also_screens else [])]
+        data[names].isel(latitude=slice(4, 16)).to_netcdf(tmp_path / "granules/era5_20200301.nc.SUB.nc4", engine="h5netcdf")
+    result, _, config = ingested("era5_land", "2020-03-01", "2020-03-01")
+    assert result.problems == ()
+    (note,) = result.notes
+    assert "used once" in note
+    there = np.isfinite(open_store(config.root, "ard/era5_land").soil_moisture.values[0])
+    window = ingest.window(config, "era5_land")
+    frozen = window.lat < ERA5.lat[9] - 0.05
+    assert there[:, ~frozen].all()
+    assert not there[:, frozen].any()
+
+
+def test_a_month_beside_its_days_is_used_once(tmp_path, ingested):
+    era5(tmp_path / "granules/era5_202003.nc", ["2020-03-01", "2020-03-02"])
+    era5(tmp_path / "granules/era5_20200301.nc", ["2020-03-01"])
+    era5(tmp_path / "granules/era5_20200302.nc", ["2020-03-02"], 0.3)
+    result, means, _ = ingested("era5_land", "2020-03-01", "2020-03-02")
+    (note,) = result.notes
+    assert "era5_202003.nc" in note
+    assert "era5_20200301.nc (2020-03-01)" in note
+    assert {problem.split(":")[0] for problem in result.problems} == {"2020-03-02"}
+    np.testing.assert_allclose(means, [0.25, 0.26], atol=1e-4)
+
+
+def test_copies_of_files_of_one_variable_each_are_used_once(tmp_path, ingested):
+    whole = era5(tmp_path / "whole.nc", ["2020-03-01"])
+    (tmp_path / "granules/again").mkdir(parents=True)
+    with xr.open_dataset(whole, engine="h5netcdf") as data:
+        for name in ("swvl1", "swvl2", "swvl3", "stl1"):
+            path = tmp_path / "granules" / f"{name}_20200301.nc"
+            data[[name]].to_netcdf(path, engine="h5netcdf")
+            shutil.copyfile(path, tmp_path / "granules/again" / path.name)
+    result, means, _ = ingested("era5_land", "2020-03-01", "2020-03-01")
+    assert result.problems == ()
+    assert "used once" in result.notes[0]
+    np.testing.assert_allclose(means, [0.25], atol=1e-4)
+
+
+def test_days_of_copies_stay_said_when_days_are_added(tmp_path, ingested):
+    path = era5(tmp_path / "granules/era5_20200301.nc", ["2020-03-01"])
+    shutil.copyfile(path, COPIES["a browser's copy"](path))
+    first, _, _ = ingested("era5_land", "2020-03-01", "2020-03-01")
+    era5(tmp_path / "granules/era5_20200302.nc", ["2020-03-02"])
+    second, means, _ = ingested("era5_land", "2020-03-01", "2020-03-02")
+    assert first.notes == second.notes
+    np.testing.assert_allclose(means, [0.25, 0.25], atol=1e-4)
 
 
 def test_notes_alone_end_well(tmp_path, ingested):
@@ -110,9 +215,19 @@ def test_an_archive_with_a_password_costs_its_day_alone(tmp_path, ingested):
 def test_a_folder_with_the_name_of_a_granule_is_none(tmp_path, ingested):
     era5(tmp_path / "granules/era5_20200301.nc", ["2020-03-01"])
     (tmp_path / "granules/era5_20200302.nc").mkdir()
-    result, means, _ = ingested("era5_land", "2020-03-01", "2020-03-02")
-    assert result.problems == ("2020-03-02: 24 of 24 time steps of era5_land are missing",)
-    np.testing.assert_allclose(means, [0.25, np.nan], atol=1e-4)
+    (tmp_path / "granules/era5_20200303.nc/c").mkdir(parents=True)
+    (tmp_path / "granules/era5_20200303.nc/zarr.json").write_text("{}")
+    # A folder with granules in it may be called as one likes; a pattern that names it does not go into it.
+    era5(tmp_path / "granules/era5_20200304.nc/hours_20200304.nc", ["2020-03-04"], 0.3)
+    for pattern, others in (("", " was"), ("/*.nc", " and 1 more files were")):
+        source = {"granules": f"{tmp_path}/granules{pattern}"}
+        result, means, _ = ingested("era5_land", "2020-03-01", "2020-03-03", root=f"root{len(pattern)}", source=source)
+        assert result.problems == tuple(f"2020-03-0{day}: 24 of 24 time steps of era5_land are missing" for day in (2, 3))
+        np.testing.assert_allclose(means, [0.25, np.nan, np.nan], atol=1e-4)
+        assert result.notes == (
+            f"era5_land: era5_20200302.nc{others} passed over: it is a folder, not a file, and no granule is in it",
+            "era5_land: era5_20200303.nc was passed over: it is a store in Zarr: name it as 'zarr+' and its path",
+        )
 
 
 def test_a_file_removed_after_the_listing_costs_its_day_alone(tmp_path, ingested, monkeypatch):

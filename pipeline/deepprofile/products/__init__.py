@@ -5,7 +5,7 @@ from typing import Final
 from deepprofile.products.era5_land import Era5Land
 from deepprofile.products.files import DayNotHeld, GranuleError
 from deepprofile.products.gldas_noah import GldasNoah
-from deepprofile.products.granule import GranuleName, Latency, Layer, Outage, Product, Steps
+from deepprofile.products.granule import GranuleName, Latency, Layer, Outage, Product, Steps, are_alike
 from deepprofile.products.smap_l3 import M36, SmapL3
 from deepprofile.products.smap_l4 import SmapL4
 
@@ -24,4 +24,5 @@ __all__ = [
     "Outage",
     "Product",
     "Steps",
+    "are_alike",
 ]

@@ -101,11 +101,13 @@ def is_packed(variable: Variable) -> bool:
 
 
 def _number(variable: Variable, key: str) -> Any:
+    value = variable.attrs[key]
+    if np.size(value) != 1:
+        raise GranuleError(f"{variable.name} has {np.size(value)} values of {key} ({value!r}): there can be one")
     try:
-        value = variable.attrs[key]
         return float(value) if isinstance(value, str) else np.asarray(value).dtype.type(value)
     except (TypeError, ValueError) as error:
-        raise GranuleError(f"{variable.name} has the {key} {variable.attrs[key]!r}, which is no number") from error
+        raise GranuleError(f"{variable.name} has the {key} {value!r}, which is no number") from error
 
 
 def _numbers(value: Any) -> NDArray[Any]:

@@ -13,6 +13,7 @@ import shutil
 import tempfile
 import threading
 import zipfile
+import zlib
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -39,6 +40,8 @@ HDF5, NETCDF3, NETCDF3_64BIT_DATA, GRIB, ZIP, GZIP = (
     b"PK\x03\x04",
     b"\x1f\x8b",
 )
+# An archive without a member, and one that is in several parts (APPNOTE.TXT of ZIP, sections 4.3.16 and 8.5.3).
+ZIP_OF_NOTHING, ZIP_SPLIT = b"PK\x05\x06", b"PK\x07\x08"
 # Attributes that say how numbers are to be understood; HDF5 files have many others, and each costs time.
 _CF_ATTRIBUTES: Final = frozenset(
     ("_FillValue", "missing_value", "scale_factor", "add_offset", "_Unsigned", "valid_min", "valid_max", "valid_range")
@@ -398,6 +401,10 @@ def _what_begins(begin: bytes, path: Path) -> str:
         return "it begins with zeros: it was not written, or not transferred, completely"
     if begin.startswith(b"version https://git-lfs"):
         return "it is a pointer of Git LFS, not the file itself"
+    if begin.startswith(ZIP_OF_NOTHING):
+        return "it is an empty ZIP, which holds no file"
+    if begin.startswith(ZIP_SPLIT):
+        return "it is a part of a ZIP that was split: put the parts together first"
     return f"it is no file of HDF5, netCDF, GRIB or ZIP: it begins with {begin[:16]!r}"
 
 
@@ -416,7 +423,7 @@ def _cause(error: Exception, path: Path | None) -> str:
         return f"it is truncated ({line})"
     if isinstance(error, MemoryError):
         return "it asks for more memory than there is; it may be damaged"
-    if isinstance(error, (zipfile.BadZipFile, gzip.BadGzipFile)):
+    if isinstance(error, (zipfile.BadZipFile, gzip.BadGzipFile, zlib.error)):
         return f"it is a damaged archive ({line})"
     if isinstance(error, (OSError, RuntimeError)):
         return f"it is damaged, or no file of this product ({line})"
@@ -498,7 +505,15 @@ def _unpack(path: Path, name: str, folder: Path) -> list[Path]:
     if not zipped:
         target = folder / (path.stem or "data")
         with gzip.open(path, "rb") as source, target.open("wb") as out:
-            shutil.copyfileobj(source, out)
+            try:
+                shutil.copyfileobj(source, out)
+            except gzip.BadGzipFile as error:
+                # It begins as gzip does: what is said to be none comes after the end of that.
+                if "Not a gzipped file" not in str(error):
+                    raise
+                raise GranuleError(
+                    f"{name} cannot be read: it is gzip, and after its end other bytes follow: fetch it again, or cut them off"
+                ) from error
         return [target]
     members = []
     with zipfile.ZipFile(path) as archive:

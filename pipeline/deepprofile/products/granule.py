@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -31,6 +32,11 @@ TEMPERATURE, SNOW = "soil temperature", "snow"
 _NEAR_MINUTES: Final = 5
 # More values outside of the valid range than this say that it is not soil moisture in the stated unit.
 _MAX_INVALID: Final = 0.1
+
+# What is as good as 0 where nothing is: a hole that begins within a number leaves its last bytes, which are very little.
+_NOTHING: Final = 1e-6
+# Less than any number of single precision whose first byte is not lost; ERA5-Land has residues of packing near 1e-20.
+_PARTLY_ZERO: Final = 2.0**-125
 
 Days = NDArray[np.datetime64]
 _Read = Callable[[Variable], Floats]
@@ -118,6 +124,8 @@ class Steps:
         Whether the provider will replace these values.
     unscreened
         What the product is screened by and the granule lacks: ``soil temperature``, ``snow``.
+    doubled
+        Whether a file was not needed, since others hold the same values.
     """
 
     times: NDArray[np.datetime64]
@@ -126,6 +134,7 @@ class Steps:
     layers: NDArray[np.bool_]
     provisional: bool = False
     unscreened: tuple[str, ...] = ()
+    doubled: bool = False
 
 
 @dataclass(frozen=True)
@@ -213,10 +222,12 @@ class Product(ABC):
     def read_together(self, paths: Sequence[Path], window: Grid, days: Days) -> Steps:
         """As ``read``, from files that hold different variables, hours or areas of the same days, as the members of an archive.
 
+        What several of them hold alike is taken once.
+
         Raises
         ------
         GranuleError
-            As ``read``, and for files that hold the same layers of the same steps and cells.
+            As ``read``, and for files that hold different values of a layer for the same steps and cells.
         """
         with ExitStack() as stack:
             files = [file for path in paths for file in stack.enter_context(opened(path))]
@@ -315,30 +326,33 @@ class Product(ABC):
     def _parts(self, files: Sequence[GranuleFile]) -> list[Part]:
         """The files with something of this product, each with its time steps; such as differ in variables alone are one."""
         several = len(files) > 1
-        parts: dict[object, Part] = {}
+        parts: list[Part] = []
+        alike: dict[object, list[int]] = defaultdict(list)
         for file in files:
-            useful = self._present(file).any() or any(
-                file.find(*names) is not None for names in (self.temperature, self.snow) if names
-            )
-            if not useful:
+            holds = self._holds(file)
+            if not holds.any():
                 # An archive may hold other things beside; a file that holds nothing of the product is told below.
                 continue
             self._check_collection(file)
             part = Part(file, self._time_axis(file))
-            key: object = None
             if several:
-                key = (part.axis.times.tobytes(), self._locate(part).key)
-                if key in parts:
-                    known = parts[key].file
-                    if (self._present(known) & self._present(file)).any():
-                        raise GranuleError(f"{known.name} and {file.name} hold the same layers of the same time steps")
+                numbers = alike[part.axis.times.tobytes(), self._locate(part).key]
+                number = next((n for n in numbers if not (self._holds(parts[n].file) & holds).any()), None)
+                if number is not None:
+                    known = parts[number].file
                     members = known.files if isinstance(known, JoinedFile) else [known]
-                    parts[key] = replace(parts[key], file=JoinedFile([*members, file]))
+                    parts[number] = replace(parts[number], file=JoinedFile([*members, file]))
                     continue
-            parts[key] = part
+                numbers.append(len(parts))
+            parts.append(part)
         if not parts:
             self._require_layers(files[0].name.rsplit(" in ", 1)[-1], [False])
-        return list(parts.values())
+        return parts
+
+    def _holds(self, file: GranuleFile) -> NDArray[np.bool_]:
+        """Which layers a file has, whether it has temperature, and whether snow; shape (layer + 2,)."""
+        screens = [bool(names) and file.find(*names) is not None for names in (self.temperature, self.snow)]
+        return np.concatenate([self._present(file), screens])
 
     def _check_collection(self, file: GranuleFile) -> None:  # noqa: B027
         """Raise a GranuleError where a file's attributes say that it is of another collection."""
@@ -406,17 +420,80 @@ class Product(ABC):
             known = every[~np.isnat(every)].astype("datetime64[D]")
             held = f"{known.min()} to {known.max()}" if known.size else "no day"
             raise DayNotHeld(f"{name} is for {days[0]} to {days[-1]} by its name, but holds {held}")
-        found = [self._read(part, window) for part in some]
-        if len(found) == 1:
-            return found[0]
-        return _joined_steps(found)
+        return self._read(some[0], window) if len(some) == 1 else self._read_joined(some, window)
+
+    def _read_joined(self, parts: Sequence[Part], window: Grid) -> Steps:
+        """The chosen steps of several parts, in the order of time; each value from the first part that has it.
+
+        Of parts that have the same values the one with more screens comes first.
+        """
+        count = len(self.layers)
+        # Stable: parts with the same screens stay in the order of their names.
+        ordered = sorted(parts, key=lambda part: -int(self._holds(part.file)[count:].sum()))
+        times = np.unique(np.concatenate([part.axis.times[part.chosen] for part in parts]))
+        # What is stored: layers, temperature and snow, and from which part it comes.
+        stored = np.full((times.size, count + 2, *window.shape), np.nan, np.float32)
+        owner = np.full(stored.shape, -1, np.int16)
+        values, recorded = stored[:, :count].copy(), np.zeros(times.size, np.int64)
+        needed: list[Steps] = []
+        for number, part in enumerate(ordered):
+            steps, own = self._read(part, window), self._stored(part, window)
+            places = np.searchsorted(times, steps.times)
+            before, owners = stored[places], owner[places]
+            there, known = np.isfinite(own), np.isfinite(before)
+            both, new = there & known, there & ~known
+            unlike = both & ~are_alike(own, before)
+            if unlike.any():
+                first = owners[unlike][0]
+                raise GranuleError(
+                    f"{ordered[first].file.name} and {part.file.name} hold different values for the same layers, time "
+                    "steps and cells"
+                )
+            values[places] = np.where(new[:, :count], steps.values, values[places])
+            stored[places], owner[places] = np.where(new, own, before), np.where(new, number, owners)
+            if new.any() or not both.any():
+                needed.append(steps)
+                recorded[places] += new[:, :count].sum(axis=(1, 2, 3)) if both[:, :count].any() else steps.recorded
+        return Steps(
+            times,
+            values,
+            recorded,
+            np.any([self._present(part.file) for part in parts], axis=0),
+            any(steps.provisional for steps in needed),
+            tuple(dict.fromkeys(what for steps in needed if steps.layers.any() for what in steps.unscreened)),
+            len(needed) < len(parts),
+        )
+
+    def _stored(self, part: Part, window: Grid) -> Floats:
+        """The chosen steps on the window before they are screened: layers, m3 m-3, temperature, K, and snow, kg m-2."""
+        cells = self._locate(part)
+        where, reader = placement(cells, self.grid, window), FieldReader(part.file, part.axis, cells)
+        values, _ = self._values(part, window, reader)
+        amounts = self._amounts(part.file, lambda variable: reader.window(variable, part.chosen, where))
+        nothing = np.full_like(values[:, 0], np.nan)
+        screens = np.stack([amounts.get(what, nothing) for what in (TEMPERATURE, SNOW)], axis=1)
+        return np.concatenate([values, screens], axis=1)
 
     def _read(self, part: Part, window: Grid) -> Steps:
         """The chosen steps of a part on the window."""
-        file, present = part.file, self._present(part.file)
+        file, steps = part.file, part.chosen
         cells = self._locate(part)
         where, reader = placement(cells, self.grid, window), FieldReader(file, part.axis, cells)
-        steps = part.chosen
+        values, recorded = self._values(part, window, reader)
+        unscreened = self._screen(file, values, lambda variable: reader.window(variable, steps, where))
+        return Steps(
+            part.axis.times[steps],
+            self.keep_valid(values),
+            recorded,
+            self._present(file),
+            reader.is_provisional(steps),
+            unscreened,
+        )
+
+    def _values(self, part: Part, window: Grid, reader: FieldReader | None = None) -> tuple[Floats, NDArray[np.int64]]:
+        """The chosen steps on the window, not screened, (step, layer, row, column), and how many values of each are no fill."""
+        file, steps, cells = part.file, part.chosen, self._locate(part)
+        where, reader = placement(cells, self.grid, window), reader or FieldReader(file, part.axis, cells)
         values = np.full((steps.size, len(self.layers), *window.shape), np.nan, np.float32)
         for k, names in enumerate(self.variables):
             variable = file.find(*names)
@@ -427,10 +504,7 @@ class Product(ABC):
                 )
         recorded = np.isfinite(values).sum(axis=(1, 2, 3))
         self._check_values(file, values)
-        unscreened = self._screen(file, values, lambda variable: reader.window(variable, steps, where))
-        return Steps(
-            part.axis.times[steps], self.keep_valid(values), recorded, present, reader.is_provisional(steps), unscreened
-        )
+        return values, recorded
 
     def _factor(self, file: GranuleFile, variable: Variable, layer: Layer) -> np.float32:
         """By what a variable's values are divided to be in m3 m-3."""
@@ -443,13 +517,19 @@ class Product(ABC):
 
     def _screen(self, file: GranuleFile, values: Floats, read: _Read) -> tuple[str, ...]:
         """Values of frozen and of snow-covered ground become NaN, in place; what the file lacks for that is returned."""
-        lacking = []
+        amounts, screens = self._amounts(file, read), ((TEMPERATURE, self.temperature), (SNOW, self.snow))
+        for what, found in amounts.items():
+            with np.errstate(invalid="ignore"):
+                hidden = ~(found > FROZEN_K) if what == TEMPERATURE else ~(found < MAX_SNOW_KG_M2)
+            values[np.broadcast_to(hidden[:, None], values.shape)] = np.nan
+        return tuple(what for what, names in screens if names and what not in amounts)
+
+    def _amounts(self, file: GranuleFile, read: _Read) -> dict[str, Floats]:
+        """What a file has of its product's screens: temperature, K, and snow, kg m-2."""
+        found = {}
         for what, names in ((TEMPERATURE, self.temperature), (SNOW, self.snow)):
-            if not names:
-                continue
-            variable = file.find(*names)
+            variable = file.find(*names) if names else None
             if variable is None:
-                lacking.append(what)
                 continue
             convert = in_kelvin if what == TEMPERATURE else in_kg_m2
             amounts = convert(read(variable), variable.attrs.get("units", ""))
@@ -457,12 +537,10 @@ class Product(ABC):
                 raise GranuleError(
                     f"{file.name} gives {variable.name} in {variable.attrs.get('units')!r}, which is no unit of {what}"
                 )
-            with np.errstate(invalid="ignore"):
-                if what == TEMPERATURE and (amounts == 0.0).any():
-                    raise GranuleError(f"{file.name} is damaged: {variable.name} is 0 K in places, a hole in the file")
-                hidden = ~(amounts > FROZEN_K) if what == TEMPERATURE else ~(amounts < MAX_SNOW_KG_M2)
-            values[np.broadcast_to(hidden[:, None], values.shape)] = np.nan
-        return tuple(lacking)
+            if what == TEMPERATURE and (np.abs(amounts) < _NOTHING).any():
+                raise GranuleError(f"{file.name} is damaged: {variable.name} is 0 K in places, a hole in the file")
+            found[what] = amounts
+        return found
 
     def _check_values(self, file: GranuleFile, values: Floats) -> None:
         """Raise where values cannot be soil moisture: many of a layer outside of the valid range, or holes of zeros.
@@ -476,7 +554,8 @@ class Product(ABC):
         low, high = self.valid_range
         with np.errstate(invalid="ignore"):
             outside, there = (values < low - 0.01) | (values > high), np.isfinite(values)
-            zero, moist = values == 0.0, values > 0.01
+            zero, moist = np.abs(values) < _PARTLY_ZERO, values > 0.01
+            nothing = np.abs(values) < _NOTHING
         for k, layer in enumerate(self.layers):
             count = int(outside[:, k].sum())
             if count > _MAX_INVALID * there[:, k].sum():
@@ -485,7 +564,7 @@ class Product(ABC):
                     f"{file.name} holds values from {least:.4g} to {most:.4g} for {layer}, which are no soil moisture "
                     f"in m3 m-3 ({low:g} to {high:g}): it is damaged, or packed in another way than it says"
                 )
-        if self.never_zero and zero.any():
+        if self.never_zero and nothing.any():
             raise GranuleError(f"{file.name} is damaged: soil moisture is exactly 0 in places, a hole in the file")
         holes = zero & (moist | ~there).any(axis=0)
         holes[:, 1:] |= zero[:, 1:] & moist[:, :1]
@@ -538,23 +617,12 @@ def _counts_time(variable: Variable) -> bool:
     return len(variable.shape) == 1 and " since " in str(variable.attrs.get("units", ""))
 
 
-def _joined_steps(found: Sequence[Steps]) -> Steps:
-    """Steps of several files of one archive, in the order of time; what the first lacks of a step is taken from the next."""
-    times = np.unique(np.concatenate([steps.times for steps in found]))
-    values = np.full((times.size, *found[0].values.shape[1:]), np.nan, np.float32)
-    recorded: NDArray[np.int64] = np.zeros(times.size, np.int64)
-    for steps in found:
-        places = np.searchsorted(times, steps.times)
-        values[places] = np.where(np.isnan(values[places]), steps.values, values[places])
-        recorded[places] += steps.recorded
-    return Steps(
-        times,
-        values,
-        recorded,
-        np.any([steps.layers for steps in found], axis=0),
-        any(steps.provisional for steps in found),
-        tuple(dict.fromkeys(what for steps in found if steps.layers.any() for what in steps.unscreened)),
-    )
+def are_alike(one: Floats, other: Floats) -> NDArray[np.bool_]:
+    """Where two arrays have the same values, or are both missing.
+
+    Values that differ by less than a store resolves are the same: two files may be packed in different ways.
+    """
+    return np.asarray(np.isclose(one, other, rtol=1e-4, atol=3e-5, equal_nan=True))
 
 
 # --- names ----------------------------------------------------------------------------------------------------------

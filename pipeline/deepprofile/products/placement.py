@@ -13,8 +13,8 @@ from deepprofile.grids import GEOGRAPHIC, Grid
 from deepprofile.products.decoding import Floats, decode_numbers
 from deepprofile.products.files import GranuleError, GranuleFile, Variable
 
-_LATITUDES: Final = ("latitude", "lat", "nav_lat")
-_LONGITUDES: Final = ("longitude", "lon", "long", "nav_lon")
+_LATITUDES: Final = ("latitude", "lat", "nav_lat", "cell_lat")
+_LONGITUDES: Final = ("longitude", "lon", "long", "nav_lon", "cell_lon")
 _EASTINGS, _NORTHINGS = ("x", "xdim", "easting"), ("y", "ydim", "northing")
 # Rows and columns of the whole grid, cell by cell, as SMAP's files have them.
 _ROWS: Final = ("cell_row", "EASE_row_index")

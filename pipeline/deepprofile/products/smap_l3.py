@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepprofile.grids import EASE2_M09, EASE2_M36, Grid
+from deepprofile.products.decoding import Floats
 from deepprofile.products.fields import FieldReader
 from deepprofile.products.files import GranuleError, GranuleFile
 from deepprofile.products.granule import (
@@ -33,8 +34,15 @@ _NAME: Final = re.compile(r"(?<![A-Za-z0-9])SMAP_L3_SM_P(_E)?_(\d{8})_([A-Z]\d+)
 _NOT_RECOMMENDED: Final = 1
 # Fill of the flag, also where no attribute says so.
 _NO_FLAG: Final = 65534
-# Names in the evening's group end in _pm.
-_PASSES: Final = (("Soil_Moisture_Retrieval_Data_AM", ""), ("Soil_Moisture_Retrieval_Data_PM", "_pm"))
+# Names in the evening's group end in _pm. The first versions of SPL3SMP have one group, of the morning.
+_ONE_PASS: Final = "Soil_Moisture_Retrieval_Data"
+_PASSES: Final = (("Soil_Moisture_Retrieval_Data_AM", ""), ("Soil_Moisture_Retrieval_Data_PM", "_pm"), (_ONE_PASS, ""))
+_MORNING: Final = re.compile(r"\b6(?::00)? ?a\.?m\b|\bdescending\b|\bnorth to south\b", re.IGNORECASE)
+_EVENING: Final = re.compile(r"\b6(?::00)? ?p\.?m\b|\bascending\b|\bsouth to north\b", re.IGNORECASE)
+# SPL3SMP has both passes since its version 4 (R14).
+_LAST_OF_ONE_PASS: Final = 3
+# So many cells, and this share of those that are recommended, that hold no value say that the flag was lost.
+_LOST_CELLS, _LOST_SHARE = 16, 0.05
 
 
 def _names(group: str, variable: str) -> tuple[str, str]:
@@ -88,11 +96,35 @@ class SmapL3(Product):
             return f"it is of {other}: the configuration's key 'grid' of the product chooses between the two"
         return None
 
+    def _check_collection(self, file: GranuleFile) -> None:
+        """A file with one pass has to say that it is the morning's of this product: others have such a group too."""
+        if all(group != _ONE_PASS for group, _ in self._passes(file)):
+            return
+        said = {
+            key: str(file.group_attribute("Metadata/DatasetIdentification", key) or file.attribute(key) or "").strip()
+            for key in ("shortName", "ECSVersionID", "abstract")
+        }
+        version = int(said["ECSVersionID"]) if said["ECSVersionID"].isdigit() else None
+        early = version is not None and version <= _LAST_OF_ONE_PASS
+        morning = early or _MORNING.search(said["abstract"]) is not None
+        if said["shortName"] != "SPL3SMP" or not morning or _EVENING.search(said["abstract"]):
+            raise GranuleError(
+                f"{file.name} holds one pass of the satellite, in the group {_ONE_PASS}, and its attributes do not say that "
+                f"it is the morning's of SPL3SMP (short name {said['shortName']!r}, version {said['ECSVersionID']!r} in "
+                "Metadata/DatasetIdentification): fetch version 4 or later, which tells morning and evening apart"
+            )
+
     def _stated_time(self, file: GranuleFile) -> np.datetime64 | None:
         stamp = file.group_attribute("Metadata/Extent", "rangeBeginningDateTime") or file.attribute("rangeBeginningDateTime")
         if not stamp:
             return None
-        return np.datetime64(str(stamp).strip().rstrip("Z"), "m")
+        try:
+            stated = np.datetime64(str(stamp).strip().rstrip("Z"), "m")
+            if not np.isnat(stated):
+                return stated
+        except ValueError:
+            pass
+        raise GranuleError(f"{file.name} has the rangeBeginningDateTime {str(stamp)[:80]!r}, which is no time")
 
     def _locate(self, part: Part) -> Cells:
         if part.cells is None:
@@ -109,6 +141,10 @@ class SmapL3(Product):
         return cells_of(part.file, self.grid, moisture.shape, ("", f"{group}|{end}", f"{group}|"))
 
     def _read(self, part: Part, window: Grid) -> Steps:
+        values, recorded = self._values(part, window)
+        return Steps(part.axis.times[part.chosen], values, recorded, np.array([True]))
+
+    def _values(self, part: Part, window: Grid, reader: FieldReader | None = None) -> tuple[Floats, NDArray[np.int64]]:
         file, steps = part.file, part.chosen
         value = np.full((steps.size, *window.shape), np.nan, np.float32)
         recorded: NDArray[np.int64] = np.zeros(steps.size, np.int64)
@@ -128,10 +164,26 @@ class SmapL3(Product):
             recorded += np.isfinite(seen).sum(axis=(1, 2))
             # Flags are whole numbers below 2^16, exact in single precision; outside of the swath there is none.
             quality = np.nan_to_num(reader.window(flag, steps, where), nan=_NO_FLAG)
+            self._refuse_lost_flags(file, flag.name, quality, seen)
             good = (quality < _NO_FLAG) & (quality >= 0) & (quality.astype(np.int64) & _NOT_RECOMMENDED == 0)
             seen = self.keep_valid(np.where(good, seen, np.float32(np.nan)))
             value = np.where(np.isnan(value), seen, value)
-        return Steps(part.axis.times[steps], value[:, None], recorded, np.array([True]))
+        return value[:, None], recorded
+
+    @staticmethod
+    def _refuse_lost_flags(file: GranuleFile, name: str, quality: Floats, seen: Floats) -> None:
+        """Raise where a flag is 0, which recommends, in many cells without a value: zeros that were written over it.
+
+        In sound files a value was retrieved wherever the flag recommends it (all 107 such cells of a year of SPL3SMP over
+        Hawaii); a few cells are let pass.
+        """
+        recommended = quality == 0
+        empty = int((recommended & np.isnan(seen)).sum())
+        if empty >= _LOST_CELLS and empty > _LOST_SHARE * recommended.sum():
+            raise GranuleError(
+                f"{file.name} is damaged: {name} recommends {empty} cells that hold no soil moisture, a hole in the file: "
+                "which retrievals are good is not known"
+            )
 
 
 M36: Final = SmapL3(EASE2_M36)

@@ -8,7 +8,7 @@ import tempfile
 import threading
 import uuid
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from deepprofile.config import MIRROR
 from deepprofile.engine import fingerprint
 from deepprofile.grids import Grid
-from deepprofile.objects import filesystem, is_local, is_pattern, listing, told
+from deepprofile.objects import filesystem, folders, is_local, is_pattern, listing, told
 from deepprofile.products import PRODUCTS, GranuleError, GranuleName, Product, Steps
 
 # A download that ends early is begun again so often.
@@ -62,6 +62,8 @@ _BESIDE: Final = frozenset(
         "aux",
     ]
 )
+# What a store in Zarr has at its top.
+_ZARR_MARKS: Final = ("zarr.json", ".zgroup", ".zmetadata")
 # So many files that were passed over are kept by name in a manifest.
 _KEPT_NAMES: Final = 200
 
@@ -164,6 +166,7 @@ def find_granules(product: Product, url: str, days: NDArray[np.datetime64], cach
     wanted = set(days.astype("datetime64[D]").astype(str).tolist())
     found: dict[str, list[tuple[Granule, GranuleName]]] = defaultdict(list)
     passed_over: list[PassedOver] = []
+    there: list[str] = []
     for entry in entries:
         granule = _granule(str(entry["url"]), entry)
         if "/." in granule.url.replace(path, "", 1):
@@ -176,9 +179,11 @@ def find_granules(product: Product, url: str, days: NDArray[np.datetime64], cach
                 continue
             name = known
         granule = Granule(granule.url, granule.size, granule.tag, name.key, name.provisional)
+        there.append(granule.url)
         for text in name.days.astype(str).tolist():
             if text in wanted:
                 found[text].append((granule, name))
+    passed_over += _folders_like_granules(product, url, path, there)
     kept, replaced = _standing({text: found[text] for text in sorted(found)})
     return Catalogue(kept, tuple(passed_over), tuple(f"{product.name}: {sentence}" for sentence in replaced))
 
@@ -224,6 +229,19 @@ def _why_not(product: Product, name: str) -> PassedOver | None:
         (p for p in PRODUCTS.values() if p.name != product.name and p.parse(name) is not None and _is_telling(p)), None
     )
     return PassedOver(name, f"it is a granule of {other.name}", False) if other is not None else None
+
+
+def _folders_like_granules(product: Product, url: str, path: str, granules: Sequence[str]) -> Iterator[PassedOver]:
+    """Folders whose names are those of granules, without a granule in them."""
+    for folder in folders(url):
+        name = folder.rsplit("/", 1)[-1]
+        hidden = "/." in folder.replace(path, "", 1)
+        if hidden or product.parse(name) is None or any(one.startswith(f"{folder}/") for one in granules):
+            continue
+        if any(os.path.exists(os.path.join(folder, mark)) for mark in _ZARR_MARKS):
+            yield PassedOver(name, f"it is a store in Zarr: name it as '{MIRROR}' and its path", True)
+        else:
+            yield PassedOver(name, "it is a folder, not a file, and no granule is in it", True)
 
 
 def _is_telling(product: Product) -> bool:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from deepprofile.config import Config
 from deepprofile.engine import Block, Job, Outcome, Record, fingerprint, grid_blocks
 from deepprofile.grids import Grid
-from deepprofile.products import DayNotHeld, GranuleError, Latency, Outage, Product
+from deepprofile.products import DayNotHeld, GranuleError, Latency, Outage, Product, are_alike
 from deepprofile.stages.granules import Cache, Catalogue, Granule, find_granules, read_granule, read_together
 from deepprofile.stages.schedule import Moment, Redone
 from deepprofile.stages.stage import (
@@ -116,7 +116,8 @@ def template(config: Config, name: str) -> Template:
 @dataclass
 class _Days:
     """What is known of the days of a block: values (day, layer, row, column), and of each day the time steps that were there,
-    the values that were not fill, whether any of them is provisional, and how many granules lacked what they are screened by.
+    the values that were not fill, whether any of them is provisional, how many granules lacked what they are screened by, and
+    which hold the same.
     """
 
     values: NDArray[np.float32]
@@ -125,6 +126,7 @@ class _Days:
     provisional: list[int]
     unscreened: list[int]
     lacking: set[str] = field(default_factory=set)
+    doubled: dict[int, list[str]] = field(default_factory=dict)
     broken: list[int] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     bytes_read: int = 0
@@ -162,6 +164,8 @@ class IngestBlock:
         }
         if any(found.unscreened):
             details |= {"unscreened": found.unscreened, "lacking": sorted(found.lacking)}
+        if found.doubled:
+            details["doubled"] = [[k, names] for k, names in sorted(found.doubled.items())]
         return Outcome(found.bytes_read, written, tuple(found.problems), details)
 
     def daily_means(self, block: Block, given: Given) -> _Days:
@@ -193,13 +197,14 @@ class IngestBlock:
             found.unscreened[k] = earlier.details["unscreened"][k] if "unscreened" in earlier.details else 0
         if any(found.unscreened):
             found.lacking |= set(earlier.details["lacking"])
+        found.doubled = {k: names for k, names in earlier.details.get("doubled", ()) if k in set(earlier.unchanged)}
 
     def _names_several_days(self, granule: Granule) -> bool:
         name = self.product.parse(granule.name)
         return name is not None and name.days.size > 1
 
     def _day(self, k: int, today: np.datetime64, granules: tuple[Granule, ...], part: Grid, found: _Days) -> None:
-        steps: dict[np.datetime64, tuple[NDArray[np.float32], int]] = {}
+        steps: dict[np.datetime64, tuple[NDArray[np.float32], int, str]] = {}
         problems: list[str] = []
         by_key: dict[str, list[Granule]] = defaultdict(list)
         for granule in granules:
@@ -234,11 +239,18 @@ class IngestBlock:
             found.provisional[k] |= int(read.provisional)
             found.unscreened[k] += int(bool(read.unscreened))
             found.lacking |= set(read.unscreened)
+            if read.doubled:
+                found.doubled.setdefault(k, []).append(", ".join(each.url for each in same))
+            again: set[str] = set()
             for time, values, count in zip(read.times, read.values, read.recorded, strict=True):
-                if time in steps:
-                    problems.append(f"{today}: {granule.name} holds {time}, which another granule has too; it is not used")
+                if time not in steps:
+                    steps[time] = values, int(count), granule.url
+                elif are_alike(values, steps[time][0]).all():
+                    again.add(steps[time][2])
                 else:
-                    steps[time] = values, int(count)
+                    problems.append(f"{today}: {granule.name} holds {time}, which another granule has too; it is not used")
+            if again:
+                found.doubled.setdefault(k, []).append(", ".join([*sorted(again), *(each.url for each in same)]))
         if len(steps) > self.product.steps_per_day:
             problems.append(
                 f"{today}: there are {len(steps)} time steps of {self.product.name}, which has {self.product.steps_per_day} a "
@@ -259,7 +271,7 @@ class IngestBlock:
             number += valid
         needed = max(int(np.ceil(self.min_day_fraction * self.product.steps_per_day - 1e-9)), 1)
         found.values[k] = np.where(number >= needed, total / np.maximum(number, 1), np.nan).astype(np.float32)
-        found.steps[k], found.recorded[k] = len(steps), sum(count for _, count in steps.values())
+        found.steps[k], found.recorded[k] = len(steps), sum(count for _, count, _ in steps.values())
 
 
 def plan(config: Config, root: Root, name: str, moment: Moment | None = None) -> StagePlan:
@@ -335,7 +347,7 @@ def _summary(days: NDArray[np.datetime64], records: Mapping[str, Record]) -> dic
 
 
 def _notes(name: str, days: NDArray[np.datetime64], catalogue: Catalogue, records: Mapping[str, Record]) -> list[str]:
-    """What was passed over and replaced, and which days were not screened."""
+    """What was passed over, replaced and there more than once, and which days were not screened."""
     found = DayCounts.of(days.size, records)
     places = np.flatnonzero(found.unscreened)
     notes = catalogue.notes(name)
@@ -346,6 +358,12 @@ def _notes(name: str, days: NDArray[np.datetime64], catalogue: Catalogue, record
             f"{name}: {int(found.unscreened.sum())} granules ({some}) lack {' and '.join(lacking)}: their values were not "
             "screened for frozen or snow-covered ground (ingest.require_screens refuses such granules)"
         )
+    if found.doubled:
+        first, *others = sorted(
+            {names: day for day, names in reversed(found.doubled)}.items(), key=lambda one: (one[1], one[0])
+        )
+        more = f", and {len(others)} more such groups of files" if others else ""
+        notes.append(f"{name}: files that hold the same values are used once: {first[0]} ({days[first[1]]}){more}")
     return notes
 
 
@@ -410,7 +428,8 @@ class DayCounts:
     """What is there of a product, day by day, over all blocks.
 
     ``steps``: time steps; ``recorded``: values that were not fill; ``provisional``, ``broken``: whether anything is;
-    ``unscreened``: granules that lacked what they are screened by.
+    ``unscreened``: granules that lacked what they are screened by; ``doubled``: number of the day and URLs of each group of
+    files that hold the same, by day.
     """
 
     steps: NDArray[np.int64]
@@ -418,6 +437,7 @@ class DayCounts:
     provisional: NDArray[np.bool_]
     broken: NDArray[np.bool_]
     unscreened: NDArray[np.int64]
+    doubled: tuple[tuple[int, str], ...] = ()
 
     @classmethod
     def of(cls, count: int, records: Mapping[str, Record]) -> DayCounts:
@@ -425,6 +445,7 @@ class DayCounts:
         steps, recorded = np.zeros(count, np.int64), np.zeros(count, np.int64)
         provisional, broken, unscreened = np.zeros(count, bool), np.zeros(count, bool), np.zeros(count, np.int64)
         length = max((len(r.details.get("steps", ())) for r in records.values()), default=0)
+        doubled: set[tuple[int, str]] = set()
         for record in records.values():
             first = int(record.block.split(".")[0]) * length
             part = slice(first, first + len(record.details.get("steps", ())))
@@ -434,7 +455,8 @@ class DayCounts:
                 unscreened[part] = np.maximum(unscreened[part], record.details["unscreened"])
             for into, name in ((provisional, "provisional"), (broken, "broken")):
                 into[[first + k for k in record.details.get(name, ())]] = True
-        return cls(steps, recorded, provisional, broken, unscreened)
+            doubled |= {(first + k, names) for k, of_day in record.details.get("doubled", ()) for names in of_day}
+        return cls(steps, recorded, provisional, broken, unscreened, tuple(sorted(doubled)))
 
 
 @dataclass(frozen=True)
