@@ -22,6 +22,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, Final, Protocol
 
 from deepprofile.objects import RETRY_SECONDS, join, names_below, read_bytes, retry_budget, write_bytes
+from deepprofile.redaction import redacted, without_secrets
 
 log = logging.getLogger(__name__)
 
@@ -394,7 +395,7 @@ class Ledger:
     def flush(self) -> None:
         """Write what is kept."""
         if self._pending:
-            lines = "".join(json.dumps(asdict(record), sort_keys=True) + "\n" for record in self._pending)
+            lines = "".join(json.dumps(redacted(asdict(record)), sort_keys=True) + "\n" for record in self._pending)
             write_bytes(join(self.url, f"{self._next:06d}-{self._writer}.jsonl"), lines.encode())
             self._next += 1
             self._pending = []
@@ -642,7 +643,7 @@ class _Run:
 
 
 def _sentence(error: BaseException) -> str:
-    text = str(error).strip().splitlines()
+    text = without_secrets(str(error)).strip().splitlines()
     if isinstance(error, WorkerLost) and text:
         return text[0]
     return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
