@@ -197,7 +197,12 @@ _BY_FORM: Final[tuple[tuple[re.Pattern[str], str], ...]] = (
     # User and password before the host of a URL, as it is and encoded in another one. A token alone stands there only on
     # the web: elsewhere the name of a container does.
     (re.compile(r"(?<=[A-Za-z0-9])(:(?:\\?/){2})[^\s/?#\"'<>:@]{0,256}:(?:[^\s/?#\"'<>@]{0,512}@)+"), rf"\1{LEFT_OUT}@"),
-    (re.compile(r"(?<=[A-Za-z0-9])(:(?:\\?/){2})[^\s/?#\"'<>:@]{1,256}:(?!\d{1,5}[/?#])[^\s@<>]{1,512}@(?:[^\s@<>/]{0,512}@)*"), rf"\1{LEFT_OUT}@"),
+    (
+        re.compile(
+            r"(?<=[A-Za-z0-9])(:(?:\\?/){2})[^\s/?#\"'<>:@]{1,256}:(?!\d{1,5}[/?#])[^\s@<>]{1,512}@(?:[^\s@<>/]{0,512}@)*"
+        ),
+        rf"\1{LEFT_OUT}@",
+    ),
     (
         re.compile(r"(?i)((?:(?<=http)|(?<=https)|(?<=ftp)|(?<=ftps)|(?<=git)):(?:\\?/){2})[^\s/?#\"'<>:@]{1,512}@"),
         rf"\1{LEFT_OUT}@",
