@@ -1,10 +1,15 @@
 """The engine on jobs that have nothing to do with soil moisture."""
 
+import datetime as dt
+import enum
+import json
 import threading
 from concurrent.futures import CancelledError
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
+import numpy as np
 import pytest
 from deepprofile import objects
 from deepprofile.documents import NewerDocument
@@ -345,3 +350,103 @@ def test_records_of_before_are_read_and_those_of_a_newer_version_refused(tmp_pat
     (tmp_path / "000005-00c0ffee.jsonl").write_text('{"format": 2, "block": "0.2", "state": 1}\n')
     with pytest.raises(NewerDocument, match=r"000005-00c0ffee\.jsonl has format 2, which a newer version of deepprofile"):
         Ledger(str(tmp_path)).read()
+
+
+@dataclass(frozen=True)
+class Plain:
+    name: str
+    layers: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Silent:
+    name: str
+    hidden: int = field(default=0, repr=False)
+
+
+@dataclass(frozen=True)
+class Own:
+    name: str
+    hidden: int = 0
+
+    def __repr__(self):
+        return self.name
+
+
+class Colour(enum.Enum):
+    RED = "red"
+
+
+class Shape(enum.Enum):
+    RED = "red"
+
+
+DIFFERENT = [
+    *("5", 5, 5.5, True, None, "None", "True", "red", "/a/b", "2015-04-01", "2015-04-01T00:00:00", "0:00:05"),
+    *([], [[]], [None], {}, {"a": 5}, {"a": "5"}, ("5", 5)),
+    *(np.datetime64("2015-04-01"), np.datetime64("2015-04-01", "s"), np.timedelta64(5, "D"), np.timedelta64(5, "s")),
+    *(dt.date(2015, 4, 1), dt.datetime(2015, 4, 1), dt.datetime(2015, 4, 1, tzinfo=dt.UTC), dt.timedelta(seconds=5)),
+    *(Path("/a/b"), Path("/a"), Colour.RED, Shape.RED, np.float32(0.1), 0.1, np.bool_(False)),
+    *(Plain("a"), Plain("a", (0.1,)), Plain("a", ("0.1",)), Silent("a"), Silent("a", 1), Own("a"), Own("a", 1), Own("b")),
+    *([Own("a")], Plain("a", (Own("a"),)), Plain("a", (Own("a", 1),)), Plain("a", (np.float32(0.1),))),
+]
+
+
+def test_values_that_differ_have_different_fingerprints():
+    marks = [fingerprint(value) for value in DIFFERENT]
+    assert len(set(marks)) == len(DIFFERENT)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ((1, (2, 3)), [1, [2, 3]]),
+        ({"a": 1, "b": 2}, {"b": 2, "a": 1}),
+        (MappingProxyType({"a": 1}), {"a": 1}),
+        (np.int64(5), 5),
+        (np.float64(0.1), 0.1),
+        (np.float32(0.5), 0.5),
+        (np.bool_(True), True),
+        (np.str_("a"), "a"),
+    ],
+)
+def test_the_same_value_has_the_same_fingerprint_in_another_type(one, other):
+    assert fingerprint(one) == fingerprint(other)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [object(), np.zeros(3), {1, 2}, frozenset([1]), b"a", 1j, Plain, len, {5: 1}, {"a": [object()]}, Plain("a", (b"",))],
+)
+def test_a_value_that_cannot_be_told_from_others_has_no_fingerprint(value):
+    with pytest.raises(TypeError, match="no fingerprint of a "):
+        fingerprint("stage", value)
+
+
+def test_fingerprints_of_stores_that_are_there_are_still_found():
+    # SHA-256, cut off, of '["x", 1, [2.5, null], "Plain(name=\'a\', layers=(0.05, nan))"]'.
+    assert fingerprint("x", 1, (2.5, None), Plain("a", (0.05, float("nan")))) == "c5b65e2347833a01"
+
+
+def test_no_secret_comes_into_the_records_of_blocks(tmp_path, caplog):
+    """A worker's error, problems that name a signed URL, and small values that hold a document of a service."""
+    secret = "hunter2Xy9-sesame"
+
+    def work(block, inputs):
+        if block.index[0] == 0:
+            raise OSError(f"403 for headers {{'Authorization': 'Homegrown {secret}'}}")
+        url = f"https://host.org/a.nc?day=3&X-Goog-Signature={secret}"
+        return Outcome(1, 1, (f"{url} is damaged",), {"answer": {"access_token": secret, "steps": [8, 8]}, "name": "a_1.nc"})
+
+    ledger = Ledger(str(tmp_path / "blocks"))
+    with pytest.raises(JobFailed) as failure:
+        run_job(make_job(work, 2), ThreadPool(1), ledger, retry=AT_ONCE)
+    written = "".join(path.read_text() for path in sorted((tmp_path / "blocks").iterdir()))
+    assert secret not in written
+    assert secret not in str(failure.value)
+    assert secret not in caplog.text
+    records = ledger.read()
+    assert records["0"].problems == ("OSError: 403 for headers {'Authorization': '...'}",)
+    assert records["1"].problems == ("https://host.org/a.nc?day=3&X-Goog-Signature=... is damaged",)
+    assert records["1"].details == {"answer": {"access_token": "...", "steps": [8, 8]}, "name": "a_1.nc"}
+    assert json.loads(written.splitlines()[-1])["block"] in records

@@ -21,7 +21,6 @@ from deepprofile.objects import (
     replace,
     retry_budget,
     storage_time,
-    without_secrets,
     write_bytes,
     write_json,
 )
@@ -169,12 +168,6 @@ def test_time_without_a_failing_request_costs_nothing(impatient):
         left = budget.left
         time.sleep(0.05)
         assert budget.left == left
-
-
-def test_what_may_be_a_secret_is_left_out_of_messages():
-    assert without_secrets("GET https://x?token=abc&a=1 Authorization: Bearer ya29.x") == (
-        "GET https://x?token=...&a=1 Authorization: Bearer ..."
-    )
 
 
 def test_a_storage_that_is_down_is_said_with_its_last_answer(storage_server, bucket, impatient):

@@ -1,4 +1,4 @@
-"""The command line. Only this module prints."""
+"""The command line. Only this module prints, through consoles that leave out secrets."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ import numpy as np
 import typer
 from prometheus_client import CollectorRegistry
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
 from deepprofile import config as configuration
@@ -26,6 +25,7 @@ from deepprofile.config import Config, ConfigError
 from deepprofile.display import (
     Display,
     LogDisplay,
+    PlainConsole,
     checks_table,
     days_table,
     describe,
@@ -38,8 +38,9 @@ from deepprofile.documents import DocumentError
 from deepprofile.engine import ClusterError, Job, JobFailed, Pool, PoolLost, Progress
 from deepprofile.lease import Lease, LeaseHeld, LeaseLost
 from deepprofile.logs import configure as configure_logs
-from deepprofile.logs import wants_json
-from deepprofile.objects import StorageUnavailable, join, read_json
+from deepprofile.logs import traceback_text, wants_json
+from deepprofile.objects import MissingPath, StorageUnavailable, join, read_json
+from deepprofile.redaction import redacted
 from deepprofile.stages.stage import StagePlan, StageResult
 from deepprofile.stores import Root, StoreError
 
@@ -62,8 +63,8 @@ app = typer.Typer(
 )
 # Where there is no terminal, tables are as wide as they need to be.
 _WIDE: Final = 140
-out = Console(width=None if sys.stdout.isatty() else _WIDE)
-err = Console(stderr=True, width=None if sys.stderr.isatty() else _WIDE)
+out = PlainConsole(width=None if sys.stdout.isatty() else _WIDE)
+err = PlainConsole(stderr=True, width=None if sys.stderr.isatty() else _WIDE)
 
 
 DEFAULT_CONFIG: Final = Path("deepprofile.yaml")
@@ -94,10 +95,7 @@ def _explained() -> Iterator[None]:
         _complain(str(error))
         _say("Readers see what they saw before. To publish all the same, run the same command with --accept YOUR_NAME.")
         raise typer.Exit(NOT_PUBLISHED) from error
-    except (ConfigError, PlanError, CredentialsError) as error:
-        _complain(str(error))
-        raise typer.Exit(WRONG_USE) from error
-    except FileNotFoundError as error:
+    except (ConfigError, PlanError, CredentialsError, MissingPath) as error:
         _complain(str(error))
         raise typer.Exit(WRONG_USE) from error
     except (StoreError, DocumentError, JobFailed, ClusterError, LeaseHeld, LeaseLost, StorageUnavailable) as error:
@@ -106,15 +104,25 @@ def _explained() -> Iterator[None]:
             _say("What was done is recorded: run the same command again to go on.")
         raise typer.Exit(FAILED) from error
     except OSError as error:
-        _complain(f"{error.filename or ''} {error.strerror or error}".strip())
+        _complain(_of_system(error))
         raise typer.Exit(FAILED) from error
+
+
+def _of_system(error: OSError) -> str:
+    """What an operating system or a library of storage says: which file, and what is wrong with it."""
+    if error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    if isinstance(error, FileNotFoundError):
+        # Libraries often give nothing but the name.
+        return f"{error}: there is no such file or object"
+    return f"{type(error).__name__}: {error}"
 
 
 def _complain(message: str) -> None:
     if wants_json():
         logging.getLogger("deepprofile.cli").error("%s", message)
         return
-    err.print(f"deepprofile: {message}", style="red" if err.is_terminal else "", highlight=False, soft_wrap=True, markup=False)
+    err.print(f"deepprofile: {message}", style="red" if err.is_terminal else "", soft_wrap=True)
 
 
 def _load(path: Path, overrides: Sequence[str] = ()) -> Config:
@@ -174,7 +182,7 @@ def _say(text: str) -> None:
     if wants_json():
         logging.getLogger("deepprofile.cli").info("%s", text.strip())
     else:
-        err.print(text, highlight=False, soft_wrap=True, markup=False)
+        err.print(text, soft_wrap=True)
 
 
 def _pools(config: Config, where: Where, listed: Sequence[Job]) -> Iterator[AbstractContextManager[Pool]]:
@@ -182,10 +190,12 @@ def _pools(config: Config, where: Where, listed: Sequence[Job]) -> Iterator[Abst
     if where is Where.LOCAL:
         from deepprofile.cluster.local import local_pool
 
+        configure_logs()
         yield local_pool(config.compute)
         return
     from deepprofile.cluster.kubernetes import kubernetes_pool
 
+    configure_logs()
     largest = max((job.memory_per_block for job in listed), default=0)
     for _ in range(config.compute.kubernetes.clusters):
         yield kubernetes_pool(config.compute, largest, _say)
@@ -473,11 +483,9 @@ def prune(
     elif found:
         out.print(sizes_table([(old.store, old.version, old.bytes) for old in found]))
         total = sum(old.bytes for old in found)
-        out.print(
-            f"{len(found)} versions {'would be' if dry_run else 'are'} removed, {total / 2**20:.1f} MiB.", highlight=False
-        )
+        out.print(f"{len(found)} versions {'would be' if dry_run else 'are'} removed, {total / 2**20:.1f} MiB.")
     else:
-        out.print("Nothing is old enough to be removed.", highlight=False)
+        out.print("Nothing is old enough to be removed.")
 
 
 @app.command()
@@ -492,11 +500,11 @@ def demo(
 
     with _explained():
         try:
-            code, written = run_demo(output, lambda config: _run(config, STAGES), lambda text: err.print(text, highlight=False))
+            code, written = run_demo(output, lambda config: _run(config, STAGES), lambda text: err.print(text))
         except KeyboardInterrupt:
-            err.print("\nStopped. Run the same command again to go on.", highlight=False)
+            err.print("\nStopped. Run the same command again to go on.")
             raise typer.Exit(STOPPED) from None
-    out.print(f"Report: {written[0]}", highlight=False, soft_wrap=True, markup=False)
+    out.print(f"Report: {written[0]}", soft_wrap=True)
     raise typer.Exit(code)
 
 
@@ -513,7 +521,7 @@ def simulate_twin(
 
     with _explained():
         written = write_twin(output, (rows, columns), days, seed)
-    out.print(f"Configuration: {written}", highlight=False, soft_wrap=True, markup=False)
+    out.print(f"Configuration: {written}", soft_wrap=True)
 
 
 @app.command()
@@ -527,7 +535,7 @@ def report(
 
     with _explained():
         written = write_report(_load_published(config, set_), output)
-    out.print(f"Report: {written[0]}", highlight=False, soft_wrap=True, markup=False)
+    out.print(f"Report: {written[0]}", soft_wrap=True)
 
 
 @app.command()
@@ -548,7 +556,6 @@ def plan(
         out.print(
             f"{grid.name}, {grid.rows} x {grid.columns} cells, {days:,} days, {checked.compute.workers} workers of "
             f"{checked.compute.memory_limit}",
-            highlight=False,
         )
         out.print(plan_table(listed, already_there(checked)))
         _check_plan(checked, cluster, listed)
@@ -569,20 +576,20 @@ def status(
         moment = _moment(until, today)
         found = status_of(_load_published(config, set_, moment), moment)
     if as_json:
-        sys.stdout.write(json.dumps(found, indent=1, sort_keys=True) + "\n")
+        sys.stdout.write(json.dumps(redacted(found), indent=1, sort_keys=True) + "\n")
         return
     current, runs = found["current"], found["runs"]
-    out.print(f"Root: {found['root']}", highlight=False, soft_wrap=True, markup=False)
+    out.print(f"Root: {found['root']}", soft_wrap=True)
     if found["lease"] is not None:
-        out.print(f"At work on it: {found['lease']}", highlight=False, soft_wrap=True, markup=False)
+        out.print(f"At work on it: {found['lease']}", soft_wrap=True)
     out.print(days_table(found["days"]))
     for product, files in found["passed_over"].items():
         if files:
-            out.print(f"Passed over in the granules of {product}:", highlight=False)
+            out.print(f"Passed over in the granules of {product}:")
             for file in files[:SHOWN_PROBLEMS]:
-                out.print(f"  {file['name']}: {file['reason']}", highlight=False, soft_wrap=True, markup=False)
+                out.print(f"  {file['name']}: {file['reason']}", soft_wrap=True)
             if len(files) > SHOWN_PROBLEMS:
-                out.print(f"  and {len(files) - SHOWN_PROBLEMS} more: see --json", highlight=False)
+                out.print(f"  and {len(files) - SHOWN_PROBLEMS} more: see --json")
     table = Table(box=SIMPLE_HEAD)
     for name in ("store", "version", "started", "state", "blocks", "missing", "time"):
         table.add_column(name, no_wrap=True)
@@ -618,8 +625,15 @@ def main() -> None:
     try:
         app()
     except KeyboardInterrupt:
-        err.print("\nStopped.", highlight=False)
+        err.print("\nStopped.")
         sys.exit(STOPPED)
+    except Exception as error:
+        # An error of the program itself: whoever mends it needs all of it.
+        if wants_json():
+            logging.getLogger("deepprofile.cli").critical("an error of the program", exc_info=error)
+        else:
+            sys.stderr.write(traceback_text(error))
+        sys.exit(FAILED)
 
 
 if __name__ == "__main__":

@@ -6,21 +6,45 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Final
+from typing import Any, Final
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Task, TaskID, TextColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
+from rich.text import Text
 
 from deepprofile.engine import Job, Progress
+from deepprofile.redaction import without_secrets
 from deepprofile.stages.checks import Check
 from deepprofile.stages.stage import StagePlan, StageResult
 
 log = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_LINES: Final = 10.0
+
+
+class PlainConsole(Console):
+    """A console that prints text as it is: paths and messages are others', and may hold anything that rich takes for its own.
+
+    Brackets are no markup, ``:names:`` no emoji, numbers and paths have no colours; and what may be a secret is left out.
+    """
+
+    def __init__(self, *, stderr: bool = False, width: int | None = None) -> None:
+        super().__init__(stderr=stderr, width=width, markup=False, emoji=False, highlight=False)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """See ``rich.console.Console``: every text passes here, that of the cells of tables included."""
+        return super().render_str(without_secrets(text), **(options | {"markup": False, "emoji": False, "highlight": False}))
+
+
+class _PlainColumn(TextColumn):
+    """Text beside a bar, as it is."""
+
+    def render(self, task: Task) -> Text:
+        """See ``rich.progress.ProgressColumn``."""
+        return Text(without_secrets(self.text_format.format(task=task)))
 
 
 def size_text(count: float) -> str:
@@ -48,11 +72,11 @@ class Display:
         self._bars: Bars | None = None
         if console.is_terminal:
             self._bars = Bars(
-                TextColumn("{task.description:<20}"),
+                _PlainColumn("{task.description:<20}"),
                 BarColumn(bar_width=30),
                 MofNCompleteColumn(),
-                TextColumn("{task.fields[rate]:>12}"),
-                TextColumn("{task.fields[left]}"),
+                _PlainColumn("{task.fields[rate]:>12}"),
+                _PlainColumn("{task.fields[left]}"),
                 console=console,
             )
         self.latest: Progress | None = None
@@ -71,12 +95,12 @@ class Display:
         if self._bars is not None:
             task = self._bars.add_task(plan.job.name, total=len(plan.job.blocks), rate="", left="")
             return lambda progress: self._update(task, progress)
-        self._console.print(f"{plan.job.name}: {len(plan.job.blocks)} blocks", highlight=False)
+        self._console.print(f"{plan.job.name}: {len(plan.job.blocks)} blocks", soft_wrap=True)
 
         def show(progress: Progress, due: bool) -> None:
             self.latest = progress
             if due:
-                self._console.print(f"{progress.job}: {describe(progress)}", highlight=False)
+                self._console.print(f"{progress.job}: {describe(progress)}", soft_wrap=True)
 
         return _now_and_then(show)
 

@@ -11,7 +11,6 @@ import fcntl
 import json
 import os
 import random
-import re
 import shutil
 import tempfile
 import threading
@@ -31,6 +30,8 @@ import fsspec
 from fsspec.core import url_to_fs
 from zarr.storage import FsspecStore, LocalStore, StoreLike
 
+from deepprofile.redaction import redacted, without_secrets
+
 T = TypeVar("T")
 _SEPARATOR: Final = "/"
 # How long the requests of one block may fail before the block does.
@@ -47,11 +48,14 @@ READERS: Final = 16
 REQUESTER_PAYS: Final = "DEEPPROFILE_REQUESTER_PAYS"
 _WILDCARDS: Final = "*?["
 _TRANSIENT_CODES: Final = {408, 429, 500, 502, 503, 504}
-_SECRETS: Final = re.compile(r"(?i)(bearer\s+|token=|signature=|key=)[^\s&'\"]+")
 
 
 class StorageUnavailable(Exception):
     """Object storage did not answer within the budget of the block; the message says what it said last."""
+
+
+class MissingPath(FileNotFoundError):
+    """There is nothing at a path or URL that the user has named; the message says where, and what it is for."""
 
 
 class Overtaken(Exception):
@@ -193,11 +197,6 @@ def _unavailable(budget: RetryBudget, error: BaseException) -> StorageUnavailabl
         f"object storage has not answered for {budget.seconds:.0f} s ({budget.retries} repeated requests); the last answer: "
         f"{type(error).__name__}: {without_secrets(str(error))[:300]}"
     )
-
-
-def without_secrets(text: str) -> str:
-    """A message without what may be a token."""
-    return _SECRETS.sub(r"\1...", text)
 
 
 class _Patience:
@@ -368,8 +367,8 @@ def read_json(url: str) -> Any:
 
 
 def as_json(document: Any) -> bytes:
-    """A document as it is written."""
-    return (json.dumps(document, indent=1, sort_keys=True) + "\n").encode()
+    """A document as it is written: without secrets."""
+    return (json.dumps(redacted(document), indent=1, sort_keys=True) + "\n").encode()
 
 
 def write_json(url: str, document: Any) -> None:
@@ -560,7 +559,7 @@ def as_local(url: str) -> Iterator[Path]:
 
     Raises
     ------
-    FileNotFoundError
+    MissingPath
         Where there is nothing at the URL.
     """
     if is_local(url):
@@ -568,7 +567,7 @@ def as_local(url: str) -> Iterator[Path]:
         return
     fs, path = filesystem(url)
     if not fs.exists(path):
-        raise FileNotFoundError(f"there is nothing at {url}")
+        raise MissingPath(f"there is nothing at {url}")
     with tempfile.TemporaryDirectory(prefix="deepprofile-") as folder:
         if fs.isdir(path):
             fs.get(path.rstrip(_SEPARATOR) + _SEPARATOR, folder + _SEPARATOR, recursive=True)

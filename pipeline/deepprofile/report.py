@@ -19,6 +19,7 @@ from deepprofile.config import Config
 from deepprofile.figures import maps_figure, profiles_figure, series_figure
 from deepprofile.metrics import summarise
 from deepprofile.objects import zarr_store
+from deepprofile.redaction import without_secrets
 from deepprofile.stages import collocate, ingest, invert, validate
 from deepprofile.stages.stage import days_of
 from deepprofile.stores import Root
@@ -165,9 +166,25 @@ def _write(
             path = folder / f"{name.replace('/', '_')}.png"
             figure.savefig(path, dpi=130)
             written.append(path)
-            figures.append({"caption": caption, "data": base64.b64encode(path.read_bytes()).decode()})
-        shown.append({"title": section.title, "text": section.text, "figures": figures, "table": _Safe(section.table)})
-    page = Environment(autoescape=True).from_string(_PAGE).render(title=title, subtitle=subtitle, facts=facts, sections=shown)
+            figures.append({"caption": without_secrets(caption), "data": base64.b64encode(path.read_bytes()).decode()})
+        shown.append(
+            {
+                "title": without_secrets(section.title),
+                "text": without_secrets(section.text),
+                "figures": figures,
+                "table": _Safe(section.table),
+            }
+        )
+    page = (
+        Environment(autoescape=True)
+        .from_string(_PAGE)
+        .render(
+            title=without_secrets(title),
+            subtitle=subtitle,
+            facts=[(name, without_secrets(value)) for name, value in facts],
+            sections=shown,
+        )
+    )
     path = folder / "index.html"
     path.write_text(page)
     return [path, *written]
@@ -261,13 +278,13 @@ def _weights(stores: Published) -> Section:
 
 def html_table(frame: pd.DataFrame) -> str:
     """A table; rows whose second column says ``fused`` stand out, and groups of the first column are set apart."""
-    head = "".join(f"<th>{html.escape(str(name))}</th>" for name in frame.columns)
+    head = "".join(f"<th>{html.escape(without_secrets(str(name)))}</th>" for name in frame.columns)
     body, before = [], None
     for values in frame.itertuples(index=False):
         classes = ["fused"] if len(values) > 1 and values[1] == validate.FUSED else []
         classes += ["first"] if before is not None and values[0] != before else []
         shown = ["" if values[0] == before else values[0], *values[1:]]
-        cells = "".join(f"<td>{html.escape(str(value))}</td>" for value in shown)
+        cells = "".join(f"<td>{html.escape(without_secrets(str(value)))}</td>" for value in shown)
         body.append(f'<tr class="{" ".join(classes)}">{cells}</tr>')
         before = values[0]
     return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"

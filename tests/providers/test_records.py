@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from deepprofile.grids import ERA5_LAND_01, by_name
@@ -102,3 +104,23 @@ def test_the_request_covers_just_the_window(west, south, width, height, name):
     np.testing.assert_allclose(whole.lat[rows], window.lat)
     assert west < 180.0
     assert all(abs(10 * edge - round(10 * edge)) < 1e-6 for edge in (west, south, east, north))
+
+
+SECRET = "hunter2Xy9-sesame"
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        f"<html><title>Sign-on</title><message>go on at https://x.org/?access_token={SECRET}</message></html>",
+        f"<Error><Code>403</Code><Message>Authorization: Homegrown {SECRET}</Message></Error>",
+        json.dumps({"title": "refused", "detail": json.dumps({"password": SECRET})}),
+        json.dumps({"client_secret": SECRET}),
+        json.dumps({"title": "x" * 480 + f" PRIVATE-TOKEN: {SECRET}"}),
+    ],
+)
+def test_what_a_service_says_is_told_without_secrets(page):
+    document = Document.read(page.encode())
+    assert document.text
+    # Nor is a part of one left where the text is cut off.
+    assert SECRET[:6] not in document.text

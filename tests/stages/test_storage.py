@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -9,11 +10,13 @@ import time
 
 import pytest
 import yaml
+from deepprofile import cli
 from deepprofile import config as configuration
 from deepprofile.engine import ThreadPool
 from deepprofile.lease import LEASE
 from deepprofile.objects import filesystem, join, names_below, read_json
 from deepprofile.stages.pipeline import STAGES, run_stages, status_of
+from typer.testing import CliRunner
 
 from tests.granules import NAMES, document, tree
 from tests.storage import Proxy, emulator
@@ -162,6 +165,40 @@ def test_a_driver_that_was_taken_over_ends_without_publishing(written, bucket, f
     assert "nothing was published" in outputs["old"]
     assert not [text for text in outputs.values() if "Traceback" in text or "Error" in text]
     assert tree(bucket) == tree(finished.root)
+
+
+def test_no_file_of_a_root_and_no_line_of_a_run_holds_a_secret(written, granules, tmp_path, monkeypatch, capfd):
+    """A signed folder of granules, a damaged granule in it, a password for workers, and one that the environment holds."""
+    secrets = {"signature": "0a1b2c3d4e5f6071", "password": "hunter2Xy9-sesame", "held": "open-sesame-7"}
+    monkeypatch.setenv("SOME_API_KEY", secrets["held"])
+    monkeypatch.setenv("DEEPPROFILE_RUN", f"job of {secrets['held']}")
+    folder = tmp_path / f"granules?day=1&X-Goog-Signature={secrets['signature']}"
+    shutil.copytree(granules / "smap_l4", folder)
+    damaged = sorted(folder.iterdir())[0]
+    damaged.write_bytes(f"<html><title>token={secrets['password']}</title></html>".encode())
+    (folder / f"notes token={secrets['password']}").write_text("no granule")
+    root = tmp_path / "root"
+    pod = {"containers": [{"env": [{"name": "EARTHDATA_PASSWORD", "value": secrets["password"]}]}]}
+    path = written(
+        str(root),
+        products={"smap_l4": {"granules": str(folder)}},
+        compute={"processes": False, "kubernetes": {"worker_pod": pod}},
+    )
+    code = CliRunner().invoke(cli.app, ["ingest", "-c", str(path)])
+    shown = CliRunner().invoke(cli.app, ["status", "-c", str(path)])
+    listed = CliRunner().invoke(cli.app, ["status", "-c", str(path), "--json"])
+    assert (code.exit_code, shown.exit_code, listed.exit_code) == (3, 0, 0), code.output
+    printed = "".join(result.output for result in (code, shown, listed)) + "".join(capfd.readouterr())
+    files = {file: file.read_bytes() for file in root.rglob("*") if file.is_file()}
+    assert len(files) > 10
+    for secret in secrets.values():
+        assert secret not in printed
+        assert not [file for file, content in files.items() if secret.encode() in content]
+    # What is beside the secrets is still there.
+    (manifest,) = [json.loads(content) for file, content in files.items() if file.name == "manifest.json"]
+    assert manifest["inputs"]["folder"] == f"{tmp_path}/granules?day=1&X-Goog-Signature=..."
+    assert [damaged.name in problem for problem in manifest["problems"]].count(True) == 1
+    assert manifest["configuration"]["compute"]["kubernetes"]["worker_pod"]["containers"][0]["env"][0]["value"] == "..."
 
 
 def test_manifests_hold_no_credentials(written, bucket):

@@ -21,6 +21,9 @@ from deepprofile.engine import DaskPool
 # Linear algebra on one thread: the same bytes on any number of cores, and blocks are parallel already.
 ONE_THREAD: Final = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
+# The module that sets up the logs of a process; workers that are processes of their own load it when they start.
+LOGS: Final = "deepprofile.logs"
+
 
 def memory_limit_bytes(compute: Compute) -> int:
     """The configured limit of a worker.
@@ -57,6 +60,8 @@ def local_pool(compute: Compute) -> Iterator[DaskPool]:
                 dashboard_address="127.0.0.1:0",
                 worker_dashboard_address="127.0.0.1:0",
                 silence_logs=logging.CRITICAL,
+                # What a process of its own writes is without secrets, and JSON where that is asked for.
+                **({"preload": [LOGS]} if compute.processes else {}),
             )
         try:
             with Client(cluster, set_as_default=False) as client:

@@ -27,6 +27,7 @@ import numpy as np
 import requests
 
 from deepprofile.providers.provider import Box, CredentialsError, Document, DownloadError, Memory, Offer, Provider, check
+from deepprofile.redaction import hold, without_secrets
 
 log = logging.getLogger(__name__)
 
@@ -131,6 +132,7 @@ class Cds(Provider):
                 url, key, verify = get_url_key_verify(self.url or URL, None, None)
             except Exception as error:
                 raise CredentialsError(f"there are no credentials for the Climate Data Store: {CREDENTIALS}") from error
+        hold(str(key))
         options = {"quiet": True, "progress": False, "wait_until_complete": False, "delete": False}
         with warnings.catch_warnings():
             # What the service has to announce to people is nothing for a log.
@@ -398,5 +400,5 @@ def _chunks(variable: Any) -> tuple[int, ...]:
 
 
 def _first_line(error: BaseException) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
+    lines = [line for line in without_secrets(str(error)).splitlines() if line.strip()]
     return "; ".join(lines[:2]) if lines else type(error).__name__

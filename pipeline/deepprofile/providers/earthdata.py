@@ -27,6 +27,7 @@ from deepprofile.providers.provider import (
     download,
     patient,
 )
+from deepprofile.redaction import hold
 
 CREDENTIALS: Final = (
     "set EARTHDATA_TOKEN (or EARTHDATA_USERNAME and EARTHDATA_PASSWORD, or a .netrc for urs.earthdata.nasa.gov) in the "
@@ -156,6 +157,9 @@ def _login() -> requests.Session:
             raise CredentialsError(f"Earthdata Login refuses the credentials: {CREDENTIALS}") from error
         except requests.RequestException as error:
             raise DownloadError(f"Earthdata Login does not answer: {error}") from error
+        # Of a .netrc, perhaps, which the environment does not show.
+        hold(str(auth.password or ""))
+        hold(str((auth.token or {}).get("access_token", "")))
         session: requests.Session = auth.get_session()
         return session
     raise CredentialsError(f"there are no credentials for Earthdata Login: {CREDENTIALS}")

@@ -19,6 +19,7 @@ from requests.adapters import HTTPAdapter
 from urllib3.util import Retry
 
 from deepprofile.engine import Hopeless
+from deepprofile.redaction import without_secrets
 
 # West, south, east, north in degrees.
 Box = tuple[float, float, float, float]
@@ -209,7 +210,7 @@ class Document:
         for found in _SAYING_ELEMENTS.finditer(text):
             words = html.unescape(re.sub(r"<[^>]*>", " ", found[2]))
             said.setdefault(" ".join(words.split()))
-        line = ": ".join(one for one in said if one)[:500]
+        line = without_secrets(": ".join(one for one in said if one))[:500]
         if re.match(r"<(?:!doctype\s+html|html|head|body)\b", text, re.IGNORECASE) or "<html" in text[:1000].lower():
             return cls("a page in HTML", line, bool(_LOGIN.search(text)))
         return cls("a message in XML", line)
@@ -230,7 +231,9 @@ def _said_in_json(text: str) -> str:
     except ValueError:
         said = []
     # A detail often repeats the title.
-    return ": ".join(dict.fromkeys(line for line in said if line))[:500] or " ".join(text.split())[:200]
+    # Cut only when what may be a secret is out of it: half of one is not recognised.
+    line = without_secrets(": ".join(dict.fromkeys(line for line in said if line)))[:500]
+    return line or without_secrets(" ".join(text.split()))[:200]
 
 
 def check(offer: Offer, target: Path) -> None:
@@ -264,5 +267,5 @@ def _host(url: str) -> str:
 
 
 def _reason(error: BaseException) -> str:
-    text = str(error).splitlines()
+    text = without_secrets(str(error)).splitlines()
     return f"{type(error).__name__} ({text[0][:200]})" if text else type(error).__name__

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from deepprofile.config import MIRROR
 from deepprofile.engine import fingerprint
 from deepprofile.grids import Grid
-from deepprofile.objects import filesystem, folders, is_local, is_pattern, listing, told
+from deepprofile.objects import MissingPath, filesystem, folders, is_local, is_pattern, listing, told
 from deepprofile.products import PRODUCTS, GranuleError, GranuleName, Product, Steps
 
 # A download that ends early is begun again so often.
@@ -153,7 +153,7 @@ def find_granules(product: Product, url: str, days: NDArray[np.datetime64], cach
 
     Raises
     ------
-    FileNotFoundError
+    deepprofile.objects.MissingPath
         Where there is no such folder.
     """
     if url.startswith(MIRROR):
@@ -161,7 +161,7 @@ def find_granules(product: Product, url: str, days: NDArray[np.datetime64], cach
     with told(url):
         fs, path = filesystem(url)
         if not is_pattern(url) and not fs.exists(path):
-            raise FileNotFoundError(f"there is no folder {url} for the granules of {product.name}")
+            raise MissingPath(f"there is no folder {url} for the granules of {product.name}")
         entries = listing(url)
     wanted = set(days.astype("datetime64[D]").astype(str).tolist())
     found: dict[str, list[tuple[Granule, GranuleName]]] = defaultdict(list)
@@ -310,7 +310,7 @@ def _mirrored(product: Product, url: str, days: NDArray[np.datetime64]) -> Catal
     try:
         there = product.mirror_days(url.removeprefix(MIRROR))
     except GranuleError as error:
-        raise FileNotFoundError(str(error)) from error
+        raise MissingPath(str(error)) from error
     return Catalogue({str(day): (Granule(url, 0, tag, str(day)),) for day, tag in there if str(day) in wanted})
 
 

@@ -279,7 +279,7 @@ def plan(config: Config, root: Root, name: str, moment: Moment | None = None) ->
 
     Raises
     ------
-    FileNotFoundError
+    deepprofile.objects.MissingPath
         Where the folder of its granules is not there.
     """
     product, days, made = config.product(name), days_of(config), template(config, name)

@@ -296,7 +296,10 @@ def plan(config: Config, root: Root, versions: Mapping[str, str], *, solve: bool
         solve,
     )
     of_products = [day_marks_of(root, ingest.stage_name(name), versions[ingest.store_name(name)]) for name in config.products]
-    marks = tuple(map(fingerprint, *of_products)) if all(of_products) else (version,) * days_of(config).size
+    count = days_of(config).size
+    # Of a version that was made before there were any there are none.
+    of_days = all(len(each) == count for each in of_products)
+    marks = tuple(fingerprint(*of_day) for of_day in zip(*of_products, strict=True)) if of_days else (version,) * count
     broken = [_Broken.of(config, root, source, versions[ingest.store_name(source.name)]) for source in sources]
 
     settled = fingerprint(setting, weights)

@@ -16,7 +16,7 @@ from deepprofile.documents import read_sound, write_document
 from deepprofile.engine import COPIED, Job, Ledger, Pool, Progress
 from deepprofile.engine import DONE as ENGINE_DONE
 from deepprofile.lease import Lease, live_holder
-from deepprofile.objects import join, names_below, zarr_store
+from deepprofile.objects import MissingPath, join, names_below, zarr_store
 from deepprofile.stages import checks, collocate, download, ingest, invert, schedule, validate
 from deepprofile.stages.retention import PUBLISHED, record_publication
 from deepprofile.stages.schedule import Moment
@@ -117,7 +117,7 @@ def already_there(config: Config) -> dict[str, int]:
     for name in config.products:
         try:
             plan = ingest.plan(config, root, name)
-        except FileNotFoundError:
+        except MissingPath:
             continue
         known = Ledger(ledger_url(root, plan.stage, plan.version)).read()
         if plan.store in current:

@@ -11,6 +11,7 @@ from typing import Any
 
 from pangeo_forge_recipes.patterns import ConcatDim, FilePattern
 
+from deepprofile.objects import MissingPath
 from deepprofile.stages.stage import StagePlan
 from deepprofile.stores import create
 
@@ -20,12 +21,12 @@ def granule_pattern(plan: StagePlan) -> FilePattern:
 
     Raises
     ------
-    FileNotFoundError
+    deepprofile.objects.MissingPath
         Where there is no granule of the configured period.
     """
     urls = list(dict.fromkeys(url for granules in _granules(plan).values() for url in granules))
     if not urls:
-        raise FileNotFoundError(f"{plan.inputs['folder']} holds no granule of the configured period for {plan.stage}")
+        raise MissingPath(f"{plan.inputs['folder']} holds no granule of the configured period for {plan.stage}")
     return FilePattern(_url_of, ConcatDim("time", keys=urls))
 
 

@@ -107,7 +107,7 @@ def extended(config: Config, root: Root, until: np.datetime64, stores: Iterable[
     ------
     deepprofile.stages.stage.PlanError
         Where there is no granule yet.
-    FileNotFoundError
+    deepprofile.objects.MissingPath
         Where a folder of granules is not there.
     """
     start = np.datetime64(config.period.start, "D")

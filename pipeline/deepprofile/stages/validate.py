@@ -68,7 +68,7 @@ def read_stations(stations: Sequence[Stations], report: Report | None = None) ->
 
     Raises
     ------
-    FileNotFoundError
+    deepprofile.objects.MissingPath
         If there is nothing at a path.
     StationError
         Without ``report``, which otherwise is told: if any file cannot be used.
@@ -417,7 +417,7 @@ def sensors_of(config: Config) -> Found:
 
     Raises
     ------
-    FileNotFoundError
+    deepprofile.objects.MissingPath
         If there is nothing at the path of some stations.
     """
     report = Report()

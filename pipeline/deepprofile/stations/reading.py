@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Final
 
+from deepprofile.objects import MissingPath
+
 _GZIP: Final = b"\x1f\x8b"
 _UTF_16: Final = (b"\xff\xfe", b"\xfe\xff")
 # What archivers of some systems put beside the files.
@@ -142,14 +144,14 @@ def files_in(places: Iterable[StationPath], what: str, report: Report, opened: E
 
     Raises
     ------
-    FileNotFoundError
+    deepprofile.objects.MissingPath
         If there is nothing at one of the places.
     """
     for place in places:
         if place.path.is_dir():
             yield from _folder(place, report, opened)
         elif not place.path.exists():
-            raise FileNotFoundError(f"no {what} at {place.name}: there is no such file or folder")
+            raise MissingPath(f"no {what} at {place.name}: there is no such file or folder")
         elif place.path.suffix.lower() == ".zip" or zipfile.is_zipfile(place.path):
             yield from _zip(lambda path=place.path: path.open("rb"), place.name, report, opened)  # type: ignore[misc]
         else:
