@@ -6,9 +6,20 @@ import threading
 import time
 
 import pytest
+from deepprofile import objects
 from deepprofile.documents import DamagedDocument, NewerDocument
 from deepprofile.lease import LEASE, Holder, Lease, LeaseHeld, LeaseLost, live_holder
-from deepprofile.objects import join, read_bytes, read_json, read_stamped, remove, replace, write_bytes, write_json
+from deepprofile.objects import (
+    StorageUnavailable,
+    join,
+    read_bytes,
+    read_json,
+    read_stamped,
+    remove,
+    replace,
+    write_bytes,
+    write_json,
+)
 
 from .storage import Proxy, emulator
 
@@ -235,3 +246,20 @@ def test_what_cannot_be_read_is_refused_in_words_and_left_as_it_is(tmp_path, nam
     assert read_bytes(join(str(tmp_path), name)) == content
     # Nobody has to wait for the one that was refused.
     assert name == LEASE or live_holder(str(tmp_path)) is None
+
+
+def test_a_publication_whose_answer_was_lost_keeps_nobody_from_the_next(anywhere, monkeypatch):
+    real = objects.replace
+    with lease(anywhere, ALICE) as held:
+
+        def deaf(url, content, generation):
+            real(url, content, generation)
+            raise StorageUnavailable("the answer was lost")
+
+        monkeypatch.setattr("deepprofile.lease.replace", deaf)
+        with pytest.raises(StorageUnavailable):
+            held.replace_guarded({"by": "of alice"})
+        monkeypatch.undo()
+        assert guarded(anywhere) == "of alice"
+        held.replace_guarded({"by": "of alice, again"})
+    assert guarded(anywhere) == "of alice, again"

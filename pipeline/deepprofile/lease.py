@@ -121,6 +121,8 @@ class Lease:
         self._fence: Stamped = Stamped(None, 0)
         # What the guarded object holds, as far as this process knows.
         self._body: dict[str, Any] = {}
+        # What was to be written to it without an answer yet.
+        self._sent: list[dict[str, Any]] = []
         self._renewed = 0.0
         self._lost: str | None = None
         self._seen: tuple[str, int] | None = None
@@ -304,22 +306,21 @@ class Lease:
         """
         while True:
             self.check()
+            self._sent.append(dict(body))
             try:
                 self._fence = replace(self._guarded, self._signed(body), self._fence.generation)
-                self._body = dict(body)
+                self._body, self._sent = dict(body), []
                 return
             except Overtaken:
                 if not self._is_ours():
                     self._lost = self._new_holder()
                     continue
-            # Moved by a holder of before that came back late, and found that it had lost the lease; it has changed nothing.
-            known = self._body
+            # A write of ours was done, and its answer lost; or a holder of before came back late, moved the fence, and found that
+            # it had lost the lease: it has changed nothing.
+            ours = (self._body, *self._sent)
             if not self._move_fence():
                 self._lost = self._new_holder()
-            elif self._body == body:
-                # Our own write, whose answer was lost, before that holder came.
-                return
-            elif self._body != known:
+            elif self._body not in ours:
                 raise LeaseLost(
                     f"{self._guarded} was changed by hand while this run was at work: nothing was published; run it again to "
                     "go on from what is recorded"

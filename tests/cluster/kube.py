@@ -24,6 +24,10 @@ from tests.storage import emulator
 CONTEXT = "DEEPPROFILE_TEST_CONTEXT"
 REPOSITORY = Path(__file__).resolve().parents[2]
 PIPELINE, OPERATOR = "deepprofile", "deepprofile-operator"
+# A label of the namespaces of one process's tests.
+OF_TESTS = "deepprofile.io/tests"
+# Set where the network enforces NetworkPolicy.
+POLICIES = "DEEPPROFILE_TEST_POLICIES"
 # Where the API has what the tests look at.
 APIS = {
     "/api/v1": ("pods", "services", "namespaces", "nodes"),
@@ -179,6 +183,8 @@ class Operator(Kubectl):
         text = yaml.safe_dump_all(documents)
         text = re.sub(rf"\b{OPERATOR}(?=[\s\"']|$)", self.namespace, text)
         text = re.sub(rf"namespace: {PIPELINE}(?=\s|$)", f"namespace: {namespace}", text)
+        # The policy of the operator names the namespace that it acts in: here, all of this process's tests.
+        text = re.sub(rf"kubernetes\.io/metadata\.name: {PIPELINE}(?=\s|$)", f"{OF_TESTS}: {self.mark}", text)
         # Each test has its own namespace, and the operator a pattern of their names.
         text = re.sub(rf"--namespace={PIPELINE}\b", f"--namespace=dp-{self.mark}-t*", text)
         # Of objects without a namespace, which other tests have too.
@@ -227,6 +233,7 @@ class Kube(Kubectl):
         for document in documents:
             if document["kind"] == "Namespace":
                 document["metadata"]["name"] = self.namespace
+                document["metadata"].setdefault("labels", {})[OF_TESTS] = self.operator.mark
         self.apply(self.operator.renamed(documents, self.namespace))
 
     def up(self, seeds=None, twin=False):
@@ -259,6 +266,25 @@ class Kube(Kubectl):
         self.ctl("delete", "jobs,cronjobs", "--all", "--wait=false", check=False)
         self.ctl("delete", "daskclusters", "--all", "--timeout=60s", check=False, timeout=90)
         self.ctl("delete", "namespace", self.namespace, "--wait=false", check=False)
+
+    def stranger(self):
+        """A pod that is nobody's; returns its name once it runs."""
+        (driver,) = [d for d in render("base") if d["kind"] == "CronJob"]
+        template = driver["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+        spec = {key: template[key] for key in ("securityContext",) if key in template}
+        (container,) = template["containers"]
+        kept = {key: container[key] for key in ("image", "imagePullPolicy", "securityContext") if key in container}
+        kept |= {"name": "stranger", "command": ["sleep", "3600"]}
+        spec |= {"containers": [kept], "restartPolicy": "Never", "automountServiceAccountToken": False}
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "stranger"}, "spec": spec}
+        self.ctl("apply", "-f", "-", given=json.dumps(pod))
+        self.ctl("wait", "--for=condition=ready", "pod/stranger", "--timeout=90s")
+        return "stranger"
+
+    def reaches(self, pod, address, port, seconds=4):
+        """Whether a connection can be opened from within a pod."""
+        code = f"import socket; socket.create_connection(({address!r}, {port}), {seconds}).close(); print('reached')"
+        return "reached" in self.ctl("exec", pod, "--", "python", "-c", code, check=False)
 
     # --- runs
 

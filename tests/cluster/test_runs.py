@@ -1,6 +1,7 @@
 """Whole runs on a cluster, undisturbed and struck, and what they leave."""
 
 import base64
+import os
 import re
 import subprocess
 import threading
@@ -9,8 +10,9 @@ import time
 import pytest
 from deepprofile.lease import live_holder
 from deepprofile.objects import read_json
+from deepprofile.stores import Root
 
-from tests.cluster.kube import manifests, namespace, until
+from tests.cluster.kube import POLICIES, manifests, namespace, until
 from tests.granules import tree
 
 pytestmark = pytest.mark.cluster
@@ -80,9 +82,14 @@ def _endpoint(text):
 @pytest.fixture(scope="module")
 def undisturbed(operator, seeds, tmp_path_factory):
     """A run through the CronJob, triggered by hand, whose connections are looked at meanwhile; the tests below look at it."""
-    with namespace(operator) as place:
+    with namespace(operator) as place, namespace(operator) as other:
         place.up(seeds[0])
-        yield {"place": place, **watched(place, tmp_path_factory.mktemp("flows"))}
+        stranger = None
+        if os.environ.get(POLICIES):
+            other.apply_bare()
+            other.stranger()
+            stranger = other
+        yield {"place": place, **watched(place, tmp_path_factory.mktemp("flows"), stranger)}
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +98,29 @@ def place(undisturbed):
     return undisturbed["place"]
 
 
-def watched(place, folder):
+def tried(place, stranger, driver, scheduler, worker):
+    """What a pod of another namespace, the driver and a worker can open connections to, while the run is at work."""
+    (operator,) = place.pods("app.kubernetes.io/name=dask-operator", namespace=place.operators)
+    (storage,) = place.pods("app.kubernetes.io/name=storage")
+    api = place.get("services", "kubernetes", namespace="default")["spec"]["clusterIP"]
+    addresses = {
+        "storage": (storage["status"]["podIP"], 4443),
+        "scheduler": (scheduler["status"]["podIP"], 8786),
+        "scheduler's page": (scheduler["status"]["podIP"], 8787),
+        "worker": (worker["status"]["podIP"], 8790),
+        "worker's page": (worker["status"]["podIP"], 8789),
+        "operator": (operator["status"]["podIP"], 8080),
+        "api": (api, 443),
+        "metadata": ("169.254.169.254", 80),
+    }
+    worker = worker["metadata"]["name"]
+    asked = [(stranger, stranger.pods()[0]["metadata"]["name"], "stranger", list(addresses))]
+    asked += [(place, driver, "driver", ["storage", "scheduler", "api", "worker", "operator"])]
+    asked += [(place, worker, "worker", ["storage", "scheduler", "api", "metadata", "operator", "scheduler's page"])]
+    return {(name, to): kube.reaches(pod, *addresses[to]) for kube, pod, name, targets in asked for to in targets}
+
+
+def watched(place, folder, stranger=None):
     sampler = Sampler(place, folder)
     began = time.monotonic()
     place.job("undisturbed", root="stores")
@@ -107,11 +136,12 @@ def watched(place, folder):
         read = f"import urllib.request as r; print(r.urlopen('http://127.0.0.1:{port}/metrics').read().decode())"
         metrics[name] = place.ctl("exec", pod, "--", "python", "-c", read, check=False)
     specs = place.pods("app.kubernetes.io/name=deepprofile")
+    reached = tried(place, stranger, driver, scheduler, worker) if stranger is not None else {}
     state, log = place.finish("undisturbed")
     sampler.close()
     assert state == "Complete", log
     print(f"a run takes {time.monotonic() - began:.0f} s")
-    return {"log": log, "metrics": metrics, "sampler": sampler, "pods": specs}
+    return {"log": log, "metrics": metrics, "sampler": sampler, "pods": specs, "reached": reached}
 
 
 def test_a_scheduled_run_equals_one_on_a_single_machine(place, undisturbed, expected):
@@ -155,7 +185,7 @@ def test_pods_are_restricted_and_workers_have_no_token(place, undisturbed):
 
 
 def test_the_connections_of_a_run_are_those_that_the_policies_allow(place, undisturbed):
-    """This network enforces no policy: what was seen is compared with what is written."""
+    """Also on a network that enforces no policy: what was seen is compared with what is written."""
     sampler = undisturbed["sampler"]
     services = {s["spec"]["clusterIP"]: s for s in place.get("services")["items"]}
     kubernetes = place.get("services", "kubernetes", namespace="default")["spec"]["clusterIP"]
@@ -199,6 +229,22 @@ def test_the_connections_of_a_run_are_those_that_the_policies_allow(place, undis
     assert _written_rules(place) == {
         *((part, "*", port) for part in ("driver", "operator") for port in (443, 6443)),
         *(flow for flow in allowed if flow[1] != "api"),
+    }
+
+
+def test_what_the_policies_do_not_allow_cannot_be_reached(undisturbed):
+    """Each in the same run as a connection that the policies do allow, and that came about."""
+    if not os.environ.get(POLICIES):
+        pytest.skip(f"set {POLICIES}=1 where the network enforces NetworkPolicy")
+    reached = undisturbed["reached"]
+    assert {pair for pair, there in reached.items() if there} == {
+        # Nothing keeps a stranger from the API server, which asks who it is: so its way to other pods is open too.
+        ("stranger", "api"),
+        ("driver", "storage"),
+        ("driver", "scheduler"),
+        ("driver", "api"),
+        ("worker", "storage"),
+        ("worker", "scheduler"),
     }
 
 
@@ -267,5 +313,5 @@ def test_the_accounts_can_do_nothing_beyond_their_role(place):
 def test_the_published_versions_are_those_of_the_pointer(place, undisturbed):
     with place.storage():
         published = read_json(f"{ROOT}/stores/published.json")
-        assert published["versions"] == read_json(f"{ROOT}/stores/current.json")
+        assert published["versions"] == Root(f"{ROOT}/stores").current()
         assert published["run"].startswith("undisturbed.")

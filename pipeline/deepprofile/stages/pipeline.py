@@ -181,8 +181,8 @@ def run_stages(
         stores = (*map(ingest.store_name, config.products), invert.STORE)
         config = schedule.extended(config, root, request.moment.until, stores)
         log.info("the record goes to %s", config.period.end)
-    wanted = request.collocate or request.remake
-    if not (collocate.is_due(config, root) if wanted is None else wanted):
+    asked = True if request.remake else request.collocate
+    if not (collocate.is_due(config, root) if asked is None else asked):
         log.info("the error model stays as it is")
         stages = [stage for stage in stages if stage != "collocate"]
     versions = root.current()

@@ -1,0 +1,196 @@
+"""What a run makes of documents that are damaged, old, newer, or changed by hand: it goes on, or says what is wrong."""
+
+import json
+import os
+import re
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from deepprofile import cli, objects
+from deepprofile import config as configuration
+from deepprofile.engine import ThreadPool
+from deepprofile.lease import LEASE
+from deepprofile.stages.pipeline import STAGES, Request, run_stages
+from deepprofile.stages.retention import PUBLICATIONS, unneeded
+from deepprofile.stores import Root
+from typer.testing import CliRunner
+
+from tests.granules import document, tree
+
+# One of each kind of document that a run keeps, as a pattern below the root.
+KINDS = {
+    "pointer": "current.json",
+    "lease": LEASE,
+    "last publication": "published.json",
+    "publication": f"{PUBLICATIONS}/*.json",
+    "request": "remade.json",
+    "manifest of an ingest": "runs/ingest-smap_l4-*/manifest.json",
+    "manifest of an inversion": "runs/invert-*/manifest.json",
+    "days of an ingest": "runs/ingest-era5_land-*/days.json",
+    "days of an inversion": "runs/invert-*/days.json",
+    "records of an ingest": "runs/ingest-gldas_noah-*/blocks/*.jsonl",
+    "records of an inversion": "runs/invert-*/blocks/*.jsonl",
+}
+DAMAGES = {
+    "cut": lambda text: text[: len(text) // 2],
+    "a list": lambda text: "[1, 2]\n",
+    "without its fields": lambda text: "{}\n",
+    "other types": lambda text: re.sub(r'": ("[^"]*"|\d+(\.\d+)?)', '": [null]', text),
+}
+
+
+@pytest.fixture(scope="module")
+def made(world, granules, tmp_path_factory):
+    """A finished root, small and asked for a new error model; its files, and the configuration as YAML."""
+    folder = tmp_path_factory.mktemp("made")
+    described = document(
+        world, granules, folder / "root", period__end="2015-05-18", blocks__days=48, blocks__cells=16, blocks__chunk_cells=16
+    )
+    described["compute"] = {"workers": 1, "processes": False}
+    path = folder / "deepprofile.yaml"
+    path.write_text(yaml.safe_dump(described, sort_keys=False))
+    run_stages(configuration.load(path), STAGES, ThreadPool(2), request=Request(remake=True))
+    return folder, described
+
+
+@pytest.fixture
+def root(made, tmp_path):
+    """A copy of it, and how to call the command line on it."""
+    folder, described = made
+    shutil.copytree(folder / "root", tmp_path / "root", copy_function=os.link)
+    path = tmp_path / "deepprofile.yaml"
+    path.write_text(yaml.safe_dump(described | {"root": str(tmp_path / "root")}, sort_keys=False))
+
+    def call(command, *arguments):
+        result = CliRunner().invoke(cli.app, [command, "-c", str(path), *arguments])
+        assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+        assert "Traceback" not in result.stderr
+        return result.exit_code, " ".join((result.stdout + result.stderr).split())
+
+    return tmp_path / "root", call
+
+
+def rewritten(root, kind, change):
+    """Change a document of this kind; returns its path."""
+    (path, *_) = sorted(root.glob(KINDS[kind]))
+    text = change(path.read_text())
+    # A new file: the copies share their files by links.
+    path.unlink()
+    path.write_bytes(text.encode(errors="surrogateescape"))
+    return path
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_document_is_made_anew_or_refused_in_words(root, made, kind, damage, monkeypatch):
+    monkeypatch.setattr("deepprofile.lease.DURATION_SECONDS", 0.5)
+    folder, call = root
+    path = rewritten(folder, kind, DAMAGES[damage])
+    content = path.read_bytes()
+    for command, *arguments in (("status",), ("status", "--json"), ("plan",), ("prune", "--dry-run")):
+        code, said = call(command, *arguments)
+        assert code == 0 or (code == 1 and str(path) in said), (command, said)
+    code, said = call("run")
+    if code == 1:
+        # It is said which document it is; and nothing was done.
+        assert kind in ("pointer", "request"), said
+        assert f"{path} is damaged" in said
+        assert path.read_bytes() == content
+    else:
+        assert code == 0, said
+        assert tree(str(folder)) == tree(str(made[0] / "root"))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_a_newer_version_has_written_is_left_to_it(root, kind):
+    """As after a downgrade, or where two versions of the image share a root."""
+    folder, call = root
+    key = '"@format"' if kind == "pointer" else '"format"'
+    path = rewritten(folder, kind, lambda text: re.sub(f"{key}: 1", f"{key}: 2", text))
+    before = {file: file.read_bytes() for file in folder.rglob("*.json*") if file.name != "lease.json"}
+    code, said = call("run")
+    if kind in ("last publication", "publication"):
+        # Nothing that a run goes by.
+        assert code == 0, said
+        return
+    assert code == 1, said
+    assert f"{path} has format 2, which a newer version of deepprofile has written" in said
+    after = {file: file.read_bytes() for file in folder.rglob("*.json*") if file.name != "lease.json"}
+    # Only the name of who has the lease changes in the pointer, and what the stages before had to say.
+    unchanged = [file for file in before if not re.search(r"current\.json$|manifest\.json$|days\.json$", file.name)]
+    assert {file: before[file] for file in unchanged} == {file: after.get(file) for file in unchanged}
+    assert path.read_bytes() == before.get(path, path.read_bytes())
+
+
+def test_a_root_of_before_formats_had_versions_is_read(root, made):
+    folder, call = root
+    for path in folder.rglob("*.json*"):
+        if path.name == "zarr.json":
+            continue
+        text = path.read_text()
+        each = [json.loads(part) for part in (text.splitlines() if path.suffix == ".jsonl" else [text])]
+        plain = [{key: v for key, v in one.items() if key != "format" and not key.startswith("@")} for one in each]
+        path.unlink()
+        path.write_text("\n".join(map(json.dumps, plain)) + "\n")
+    assert call("status")[0] == 0
+    assert call("prune", "--dry-run")[0] == 0
+    code, said = call("run")
+    assert code == 0, said
+    assert tree(str(folder)) == tree(str(made[0] / "root"))
+    manifest = json.loads(next(folder.glob("runs/invert-*/manifest.json")).read_text())
+    assert manifest["format"] == 1
+    assert manifest["blocks"]["skipped"] == manifest["blocks"]["total"]
+    assert len(manifest["drivers"]) == 2
+
+
+def test_a_pointer_that_names_what_is_not_there_is_said(root):
+    folder, call = root
+    path = rewritten(folder, "pointer", lambda text: re.sub(r'"profile": "\w+"', '"profile": "0123456789abcdef"', text))
+    for command in ("validate", "report"):
+        code, said = call(command)
+        assert code != 0
+        assert "profile" in said
+    # A run brings the pointer back to what is there.
+    code, said = call("run")
+    assert code == 0, said
+    assert "0123456789abcdef" not in path.read_text()
+
+
+def test_ages_are_judged_by_the_clock_of_the_storage(root, monkeypatch):
+    """A driver whose clock is wrong by years lets nothing go too early, and keeps nothing for longer."""
+    folder, call = root
+    store = Root(str(folder))
+    before = store.current()
+    assert call("run", "--set", "ingest.min_day_fraction=0.5")[0] == 0
+    old = {(store_, version) for store_, version in before.items() if store.current()[store_] != version}
+    assert old
+    for off in (-20 * 365 * 86400, 3600, 20 * 365 * 86400):
+        monkeypatch.setattr(time, "time", lambda off=off: objects.storage_time(f"{folder}/lease.clock") + off)
+        code, said = call("prune", "--dry-run", "--set", "retention.days=1", "--set", "retention.versions=1")
+        assert code == 0, said
+        assert "Nothing is old enough to be removed" in said
+    monkeypatch.undo()
+    rule = configuration.load(folder.parent / "deepprofile.yaml", ["retention.days=1", "retention.versions=1"]).retention
+    later = unneeded(store, rule, now=time.time() + 2 * 86400)
+    assert {(each.store, each.version) for each in later} == old
+
+
+def test_prune_waits_for_nobody_who_is_at_work(root):
+    folder, call = root
+    assert call("run", "--set", "ingest.min_day_fraction=0.5")[0] == 0
+    options = ("--set", "retention.days=0", "--set", "retention.versions=1")
+    before = sorted(path.name for path in Path(folder).glob("*/*.zarr"))
+    with Root(str(folder)).lease(duration=1.5) as lease:
+        object.__setattr__(lease.holder, "process", "elsewhere/1/1")
+        lease.renew()
+        code, said = call("prune", *options)
+        assert code == 1
+        assert "is in use by the run" in said
+    assert sorted(path.name for path in Path(folder).glob("*/*.zarr")) == before
+    code, said = call("prune", *options)
+    assert code == 0
+    assert "versions are removed" in said
+    assert sorted(path.name for path in Path(folder).glob("*/*.zarr")) != before
