@@ -38,8 +38,9 @@ CF_CALENDAR: Final = "proleptic_gregorian"
 # Beside a manifest: what the days of the store depend on.
 DAYS: Final = "days.json"
 PACKAGES: Final = ("deepprofile", "numpy", "xarray", "zarr", "numba", "dask", "distributed")
-# What an interpreter with all libraries needs before it computes anything.
-WORKER_BASE_BYTES: Final = 300 * 2**20
+# What an interpreter with all libraries, kernels and clients of object storage holds beside the blocks, also later:
+# 250 MiB after the imports, 370 when each stage has done a block, and what the allocator does not give back.
+WORKER_BASE_BYTES: Final = 512 * 2**20
 
 
 class PlanError(Exception):
