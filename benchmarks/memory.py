@@ -26,7 +26,8 @@ from deepprofile.config import Config
 from deepprofile.engine import Block
 from deepprofile.stages import collocate, ingest, invert, validate
 from deepprofile.stages.stage import WORKER_BASE_BYTES, Earlier, StagePlan, days_of
-from deepprofile.stores import Root, create
+from deepprofile.stations import Report
+from deepprofile.stores import Root, create, write_shards
 from deepprofile.twin import LAND_MODELS, World
 from deepprofile.twin.granules import write_granules
 from rich.console import Console
@@ -131,7 +132,7 @@ def _found(config: Config) -> validate.Found:
     arrays |= dict.fromkeys(("network", "station", "instrument"), ("sensor", text))
     arrays["soil_moisture"] = (("sensor", "time"), values)
     stations = xr.Dataset(arrays, coords={"time": days.astype("datetime64[ns]")})
-    return validate.Found(stations, sensors, validate.Report())
+    return validate.Found(stations, sensors, Report())
 
 
 _PLANNERS: dict[str, Callable[[Config, Root, dict[str, str]], StagePlan]] = {
@@ -170,7 +171,7 @@ def _scores(folder: Path) -> Iterator[Measured]:
         made = validate.matchups_template(config, found.stations)
         create(url, made)
         values = np.random.default_rng(2).uniform(0.1, 0.4, made.shape("soil_moisture")).astype(np.float32)
-        validate.write_shards(url, "soil_moisture", (0, 0, 0), values)
+        write_shards(url, "soil_moisture", (0, 0, 0), values)
         plans.append(validate.plan(config, root, {validate.MATCHUPS_STORE: "made"}, found))
     yield from measure(plans[0], plans[1])
 
