@@ -11,16 +11,15 @@ from __future__ import annotations
 import shutil
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Sequence
 from datetime import date, timedelta
 from pathlib import Path
 
 import numpy as np
-import psutil
 from deepprofile.config import Config
 from deepprofile.engine import ThreadPool
+from deepprofile.grids import EASE2_M09
 from deepprofile.stages import ingest, invert
 from deepprofile.stages.pipeline import run_stages
 from deepprofile.stages.stage import days_of, execute
@@ -28,22 +27,28 @@ from deepprofile.stores import Root, create, write_shards
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.peak import PeakMemory
+
 START = date(2016, 1, 1)
 DAYS_A_BLOCK, CELLS = 64, 64
 PAIRS = 5
+# Row and column of the grid at which the region begins.
+CORNER = (305, 857)
 PRODUCTS = ("smap_l4", "gldas_noah", "era5_land", "smap_l3")
 
 
-def configure(folder: Path, blocks: int) -> Config:
-    """A region of 64 x 64 cells and as many days as make these blocks."""
-    end = START + timedelta(days=DAYS_A_BLOCK * blocks - 1)
+def configure(folder: Path, blocks: int, cells: int = CELLS, days: int = DAYS_A_BLOCK) -> Config:
+    """A region of so many rows and columns, one block, and as many days as make these blocks."""
+    end = START + timedelta(days=days * blocks - 1)
+    window = EASE2_M09.window(*CORNER, cells, cells)
+    lat, lon = window.lat.tolist(), window.lon.tolist()
     return Config.model_validate(
         {
             "root": str(folder),
-            "grid": {"name": "ease2_m09", "bbox": [-100.0, 34.0, -100.0 + CELLS * 0.093361, 38.62]},
+            "grid": {"name": "ease2_m09", "bbox": [lon[0], lat[-1], lon[-1], lat[0]]},
             "period": {"start": START, "end": end},
             "products": {name: {"granules": "none"} for name in PRODUCTS},
-            "blocks": {"days": DAYS_A_BLOCK, "cells": CELLS},
+            "blocks": {"days": days, "cells": cells, "chunk_days": min(16, days), "chunk_cells": min(32, cells)},
             "collocation": {"min_samples": 30, "window": 5},
         }
     )
@@ -61,11 +66,12 @@ def fill(config: Config) -> dict[str, str]:
         url = root.version(store, "made")
         create(url, template)
         shape = template.shape("soil_moisture")
-        for start in range(0, shape[0], DAYS_A_BLOCK):
-            for row in range(0, shape[2], CELLS):
-                for column in range(0, shape[3], CELLS):
-                    size = (min(CELLS, shape[2] - row), min(CELLS, shape[3] - column))
-                    part = signal[start : start + DAYS_A_BLOCK, None, None, None]
+        days_a_block, cells = config.blocks.days, config.blocks.cells
+        for start in range(0, shape[0], days_a_block):
+            for row in range(0, shape[2], cells):
+                for column in range(0, shape[3], cells):
+                    size = (min(cells, shape[2] - row), min(cells, shape[3] - column))
+                    part = signal[start : start + days_a_block, None, None, None]
                     noise = 0.03 * rng.standard_normal((part.shape[0], shape[1], *size))
                     write_shards(
                         url, "soil_moisture", (start, 0, row, column), np.clip(part + noise, 0.02, 0.5).astype(np.float32)
@@ -73,26 +79,6 @@ def fill(config: Config) -> dict[str, str]:
     with root.lease() as lease:
         root.publish(versions, lease)
     return versions
-
-
-class PeakMemory:
-    """Largest resident size of this process above that at the start, sampled."""
-
-    def __enter__(self) -> PeakMemory:
-        self._process, self._stop = psutil.Process(), threading.Event()
-        self._start = self.peak = self._process.memory_info().rss
-        self._thread = threading.Thread(target=self._watch)
-        self._thread.start()
-        return self
-
-    def _watch(self) -> None:
-        while not self._stop.wait(0.01):
-            self.peak = max(self.peak, self._process.memory_info().rss)
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-        self.mebibytes = (self.peak - self._start) / 2**20
 
 
 def run(config: Config, versions: dict[str, str], *, solve: bool, threads: int = 2) -> tuple[float, float]:
@@ -105,7 +91,7 @@ def run(config: Config, versions: dict[str, str], *, solve: bool, threads: int =
         began = time.perf_counter()
         execute(plan, root, config, ThreadPool(threads))
         seconds = time.perf_counter() - began
-    return seconds, memory.mebibytes
+    return seconds, memory.more / 2**20
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

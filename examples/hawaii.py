@@ -26,14 +26,13 @@ from deepprofile import twin
 from deepprofile.comparison import plain_average, step_function_mean
 from deepprofile.figures import profiles_figure, section_figure, series_figure
 from deepprofile.metrics import score_all, summarise
+from deepprofile.screens import is_frozen, is_under_snow
 from deepprofile.stations import reaches_profile, read_scan, sensor_estimate
 from rich.console import Console
 from rich.table import Table
 
 STATIONS = ("2097", "2099", "2103")
 PIXEL = (19.42553, -155.53941)
-FROZEN_K = 274.15
-MAX_SWE = 1.0  # kg m-2
 BANDS: tuple[tuple[float, float], ...] = ((0.0, 0.08), (0.08, 0.3), (0.3, 0.7), (0.7, 1.05))
 GLDAS_LAYERS = {"SoilMoi0_10cm_inst": (0.0, 0.1), "SoilMoi10_40cm_inst": (0.1, 0.4), "SoilMoi40_100cm_inst": (0.4, 1.0)}
 
@@ -73,7 +72,7 @@ def read_products(folder: Path, places: Sequence[tuple[float, float]], *, recomm
     """Daily m3 m-3 of the three products at some places (latitude, longitude)."""
     gldas = xr.open_dataset(folder / "gldas_noah025_3h_2.1.nc", engine="h5netcdf")
     gldas = gldas.isel(locations=_nearest(gldas, places)).load()
-    thawed = (gldas["SoilTMP0_10cm_inst"] > FROZEN_K) & (gldas["SWE_inst"] < MAX_SWE)
+    thawed = ~(is_frozen(gldas["SoilTMP0_10cm_inst"]) | is_under_snow(gldas["SWE_inst"]))
     noah = []
     for name, (top, bottom) in GLDAS_LAYERS.items():
         volumetric = (gldas[name] / (1000.0 * (bottom - top))).where(thawed).astype(np.float32)
@@ -82,7 +81,7 @@ def read_products(folder: Path, places: Sequence[tuple[float, float]], *, recomm
 
     era5 = xr.open_dataset(folder / "era5_land_layer1_06utc.nc", engine="h5netcdf")
     era5 = era5.isel(locations=_nearest(era5, places)).load()
-    layer1 = era5["swvl1"].where(era5["stl1"] > FROZEN_K)
+    layer1 = era5["swvl1"].where(~is_frozen(era5["stl1"]))
     layer1 = layer1.assign_coords(time=pd.DatetimeIndex(layer1.get_index("time")).floor("D"))
 
     smap = xr.open_dataset(folder / "smap_l3_36km_am.nc", engine="h5netcdf")

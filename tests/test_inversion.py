@@ -400,3 +400,95 @@ def test_free_names_and_dimension_orders():
     profile = dp.invert(products, make_variances(products, 0.03**2))
     assert profile.coefficients.dims == ("cell", "time", "degree")
     assert profile.deepprofile.uses("my model").all()
+
+
+# Three products of six layers each: 18 observations, more than 16 bits hold.
+SIX_LAYERS = ((0.0, 0.05), (0.05, 0.1), (0.1, 0.2), (0.2, 0.4), (0.4, 0.7), (0.7, 1.0))
+
+
+def products_with_patterns(codes, rng):
+    """Three products whose day k of cell c has the observations that are the bits of ``codes[k, c]``, and those as booleans."""
+    there = (codes[..., None] >> np.arange(18) & 1).astype(bool)
+    values = np.where(there, rng.normal(0.25, 0.02, there.shape), np.nan)
+    parts = {name: values[..., 6 * k : 6 * k + 6].transpose(0, 2, 1) for k, name in enumerate("abc")}
+    return {name: make_product(part, SIX_LAYERS) for name, part in parts.items()}, there
+
+
+def whole_products(codes):
+    """Whether each pattern consists of whole products."""
+    return np.isin(codes, [sum(0b111111 << 6 * k for k in range(3) if which >> k & 1) for which in range(8)])
+
+
+@pytest.mark.parametrize("method", ["map", "wls"])
+def test_more_patterns_than_16_bits_count_are_solved_right(method):
+    rng = np.random.default_rng(20)
+    codes = rng.choice(2**18, 72_000, replace=False).reshape(36_000, 2)
+    codes[[5, -5], 0] = 0b111111_000000_111111
+    products, there = products_with_patterns(codes, rng)
+    variances, prior = np.linspace(0.02, 0.05, 18) ** 2, dp.Prior(mean=0.25, std=0.06, correlation_length=0.3)
+    errors = make_variances(products, variances)
+    profile = dp.invert(products, errors, method=method, order=2, prior=prior, bounds=WIDE).transpose("time", "cell", ...)
+    # What a covariance is made from was observed on the day, and the flag says where that was not all.
+    listed = profile.observed.values[profile.pattern.values]
+    subset = profile.deepprofile.flag("subset_covariance").values
+    assert not (listed & ~there).any()
+    np.testing.assert_array_equal(subset, (listed != there).any(-1))
+    np.testing.assert_array_equal(subset, ~whole_products(codes))
+    values = observed(products).transpose(1, 0, 2)
+    top, bottom = (np.tile([layer[k] for layer in SIX_LAYERS], 3) for k in (0, 1))
+    design = basis_mean(top, bottom, 2)
+    depth = (np.arange(2000) + 0.5) / 2000
+    prior_cov = 0.06**2 * np.exp(-np.abs(depth[:, None] - depth) / 0.3)
+    mean_of = (depth >= top[:, None]) & (depth < bottom[:, None])
+    mean_of = mean_of / mean_of.sum(axis=1, keepdims=True)
+    project = (basis_at(depth, 2) * (2 * np.arange(3) + 1) / depth.size).T
+    compared = 0
+    for day in (0, 5, 17_000, 35_000, 35_995, *range(35_900, 35_940)):
+        for cell in range(2):
+            use = there[day, cell]
+            if method == "map":
+                h, y = mean_of[use], values[day, cell, use]
+                gain = prior_cov @ h.T @ np.linalg.inv(h @ prior_cov @ h.T + np.diag(variances[use]))
+                peer = project @ (0.25 + gain @ (y - 0.25))
+            elif np.linalg.matrix_rank(design[use]) < 3:
+                continue
+            else:
+                weight = 1.0 / np.sqrt(variances[use])
+                peer = np.linalg.lstsq(weight[:, None] * design[use], weight * values[day, cell, use], rcond=None)[0]
+            theta = basis_at(np.linspace(0.0, 1.0, 101), 2) @ peer
+            if theta.min() > 0.001 and theta.max() < 0.999:
+                np.testing.assert_allclose(profile.coefficients.values[day, cell], peer, atol=2e-5 if method == "map" else 1e-9)
+                compared += 1
+    assert compared > 80
+
+
+@pytest.mark.parametrize("count", [64, 65])
+def test_as_many_patterns_as_are_kept_have_their_own_covariance_and_one_more_has_not(count):
+    rng = np.random.default_rng(21)
+    codes = np.resize(rng.choice(np.arange(1, 2**17), count, replace=False), (150, 1))
+    products, there = products_with_patterns(codes, rng)
+    profile = dp.invert(products, make_variances(products, 0.03**2), prior=dp.Prior(mean=0.25))
+    assert profile.sizes["availability"] == (64 if count == 64 else 8)
+    listed = profile.observed.values[profile.pattern.values[0]]
+    assert not (listed & ~there[:, 0]).any()
+    assert (listed == there[:, 0]).all() == (count == 64)
+    assert profile.deepprofile.flag("subset_covariance").any() == (count == 65)
+
+
+def test_patterns_do_not_depend_on_the_order_of_the_days_nor_on_layers_that_are_not_used():
+    rng = np.random.default_rng(22)
+    codes = rng.choice(2**18, 400, replace=False).reshape(200, 2)
+    # All of the first product is there but its last layer, which no cell uses: that is the whole product.
+    codes[100] = codes[7] = 0b011111
+    products, _ = products_with_patterns(codes, rng)
+    variances = np.full(18, 0.03**2)
+    variances[5] = np.inf
+    errors, prior = make_variances(products, variances), dp.Prior(mean=0.25)
+    forward = dp.invert(products, errors, prior=prior)
+    turned = {name: p.isel(time=slice(None, None, -1)).assign_coords(time=p.time) for name, p in products.items()}
+    backward = dp.invert(turned, errors, prior=prior).isel(time=slice(None, None, -1))
+    for name in ("coefficients", "flags", "pattern", "observed"):
+        np.testing.assert_array_equal(forward[name], backward[name])
+    assert not forward.deepprofile.flag("subset_covariance").values[:, [7, 100]].any()
+    alone = dp.invert({name: p.isel(time=[7]) for name, p in products.items()}, errors, prior=prior)
+    np.testing.assert_allclose(forward.deepprofile.std(0.3)[:, 7], alone.deepprofile.std(0.3)[:, 0], rtol=1e-12)

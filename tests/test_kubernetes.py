@@ -11,7 +11,6 @@ import pytest
 import yaml
 from deepprofile.cluster import kubernetes, pods
 from deepprofile.cluster.kubernetes import (
-    WORKER_BASE_BYTES,
     cluster_document,
     kubernetes_pool,
     merged,
@@ -20,6 +19,7 @@ from deepprofile.cluster.kubernetes import (
 )
 from deepprofile.config import Compute, Kubernetes
 from deepprofile.engine import ClusterError
+from deepprofile.stages.stage import WORKER_BASE_BYTES
 
 SPEC = yaml.safe_load((Path(__file__).parents[1] / "k8s" / "base" / "daskcluster.yaml").read_text())
 DRIVER = {

@@ -211,7 +211,8 @@ def _check_plan(config: Config, where: Where, listed: Sequence[Job]) -> None:
     except ValueError as error:
         raise ConfigError(f"compute.memory_limit: {compute.memory_limit!r} is no amount of memory, such as 2GiB") from error
     if where is Where.KUBERNETES:
-        from deepprofile.cluster.kubernetes import BLOCK_MARGIN, WORKER_BASE_BYTES
+        from deepprofile.cluster.kubernetes import BLOCK_MARGIN
+        from deepprofile.stages.stage import WORKER_BASE_BYTES
 
         check_memory(listed, limit, compute.threads, WORKER_BASE_BYTES, BLOCK_MARGIN)
     else:

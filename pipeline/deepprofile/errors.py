@@ -494,6 +494,18 @@ def _drop_coords(series: xr.DataArray) -> xr.DataArray:
     return series.drop_vars(list(series.coords))
 
 
+def _window_sums(values: Array, axis: int, reach: int) -> Array:
+    """Sums over ``reach`` cells to either side along an axis, added up in place: two arrays of this size, not six."""
+    out = np.zeros_like(values)
+    into, of = np.moveaxis(out, axis, 0), np.moveaxis(values, axis, 0)
+    for k in range(-reach, reach + 1):
+        if k < 0:
+            into[:k] += of[-k:]
+        else:
+            into[k:] += of[: len(of) - k]
+    return out
+
+
 def _pool_cells(sums: xr.DataArray, cell_dims: list[Hashable], window: int) -> xr.DataArray:
     """Sums over each cell's neighbourhood: a window along y and x, everything along the other dimensions.
 
@@ -504,7 +516,10 @@ def _pool_cells(sums: xr.DataArray, cell_dims: list[Hashable], window: int) -> x
     total = sums.sum(fixed) if fixed else sums
     for dim in moving:
         reach = min(window // 2, total.sizes[dim] - 1)
-        total = reduce(add, (total.shift({dim: k}, fill_value=0.0) for k in range(-reach, reach + 1)))
+        if total.chunks is None:
+            total = total.copy(data=_window_sums(total.values, total.dims.index(dim), reach))
+        else:
+            total = reduce(add, (total.shift({dim: k}, fill_value=0.0) for k in range(-reach, reach + 1)))
     # One neighbourhood serves many cells.
     whole = total.broadcast_like(sums) if fixed else total
     return whole.transpose(*sums.dims)

@@ -33,8 +33,8 @@ SHARED_BIAS: Final = 0.4
 # includes what no product sees.
 SIGNAL_GAIN: Final = 1.12
 SIGNAL_VARIANCE: Final = 1.26
+# With more patterns than these, only those of whole products have a covariance of their own.
 MOST_PATTERNS: Final = 64
-_PATTERN_CAPACITY: Final = 65_535
 # Profiles that are worked on at a time: their observations and coefficients stay in the cache.
 _PROFILES: Final = 16_384
 
@@ -113,10 +113,14 @@ def _project_deficit(order: int) -> Array:
 
 @dataclass
 class PatternBook:
-    """The patterns of available observations that have been met, as bit masks, in the order of their first appearance."""
+    """The patterns of available observations that have been met, as bit masks, in the order of their first appearance.
 
-    listed: NDArray[np.int64] = field(default_factory=lambda: np.zeros(_PATTERN_CAPACITY, np.int64))
+    ``overflowed``: there were more than it holds, and what is listed has no use.
+    """
+
+    listed: NDArray[np.int64] = field(default_factory=lambda: np.zeros(MOST_PATTERNS, np.int64))
     count: int = 0
+    overflowed: bool = False
 
 
 def product_patterns(layout: Layout) -> NDArray[np.int64]:
@@ -161,8 +165,8 @@ def _invert_block(*arrays: NDArray[Any], model: Model, dtype: Any, listed: Array
         known, n_known, growing = listed.astype(np.int64), len(listed), False
     else:
         known, n_known, growing = book.listed, book.count, True
-    step = max(1, _PROFILES // max(days, 1))
-    for start in range(0, cells, step):
+    step, start = max(1, _PROFILES // max(days, 1)), 0
+    while start < cells:
         part = slice(start, min(start + step, cells))
         observed = np.empty((part.stop - start, days, n), dtype=dtype)
         at = 0
@@ -203,7 +207,14 @@ def _invert_block(*arrays: NDArray[Any], model: Model, dtype: Any, listed: Array
             flags[part],
             pattern[part],
         )
-    if book is not None:
+        start = part.stop
+        if n_known == kernels.NO_ROOM:
+            assert book is not None
+            # From the first cell again, so that a day's pattern does not depend on what was met before it.
+            book.overflowed = True
+            known, growing, start = product_patterns(model.layout), False, 0
+            n_known = len(known)
+    if book is not None and not book.overflowed:
         book.count = n_known
     return (
         coefficients.reshape(*shape, days, d),
@@ -507,7 +518,7 @@ def invert_stack(
         dask_gufunc_kwargs={"output_sizes": {"degree": degree + 1}},
     )
     if book is not None:
-        listed, flags, pattern = _settle(book, layout, flags, pattern)
+        listed, pattern = _settle(book, layout, pattern)
     assert listed is not None
     covariance = xr.apply_ufunc(
         _covariance_block,
@@ -533,26 +544,20 @@ def _invert_days(*arrays: NDArray[Any], model: Model, **kwargs: Any) -> Any:
     return _invert_block(*arrays[:count], *parameters, model=model, **kwargs)
 
 
-def _settle(
-    book: PatternBook, layout: Layout, flags: xr.DataArray, pattern: xr.DataArray
-) -> tuple[NDArray[np.int64], xr.DataArray, xr.DataArray]:
-    """Sort the patterns that were met, so that the result does not depend on who came first, and shorten a long list."""
+def _settle(book: PatternBook, layout: Layout, pattern: xr.DataArray) -> tuple[NDArray[np.int64], xr.DataArray]:
+    """Sort the patterns that were met, so that the result does not depend on who came first; what was listed, and positions."""
+    if book.overflowed:
+        return product_patterns(layout), pattern
     met = book.listed[: book.count]
-    listed = np.unique(met)
-    if len(listed) > MOST_PATTERNS:
-        listed = product_patterns(layout)
-    every = (1 << layout.size) - 1
-    rank = np.array([kernels.best_listed(code, every, listed) for code in met], dtype=np.uint16)
-    exact = listed[rank] == met if len(met) else np.zeros(0, dtype=bool)
-    if len(met) and not (np.array_equal(rank, np.arange(len(met))) and exact.all()):
-        inexact = np.where(exact, 0, kernels.SUBSET_COVARIANCE).astype(np.uint32)
-        values, bits = pattern.values.reshape(-1), flags.values.reshape(-1)
+    order = np.argsort(met)
+    if not np.array_equal(order, np.arange(met.size)):
+        rank = np.empty(met.size, np.uint16)
+        rank[order] = np.arange(met.size)
+        values = pattern.values.reshape(-1)
         for start in range(0, values.size, 1_000_000):
             part = slice(start, start + 1_000_000)
-            if not exact.all():
-                bits[part] |= inexact[values[part]]
             values[part] = rank[values[part]]
-    return listed, flags, pattern
+    return met[order], pattern
 
 
 def _assemble(

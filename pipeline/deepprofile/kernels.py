@@ -28,6 +28,9 @@ PARTIAL_PRODUCT: Final = 32
 SUBSET_COVARIANCE: Final = 64
 FIRST_PRODUCT_BIT: Final = 8
 
+# What ``invert_cells`` returns where a block has more patterns than the list holds.
+NO_ROOM: Final = -1
+
 # Patterns whose matrices one cell keeps at a time; beyond that they are made again.
 _KEPT: Final = 64
 _TABLE: Final = 256
@@ -296,14 +299,15 @@ def invert_cells(
     flags_out: NDArray[np.uint32],
     pattern_out: NDArray[np.uint16],
 ) -> int:
-    """Invert a block of cells; returns the number of patterns that are listed afterwards.
+    """Invert a block of cells; returns the number of patterns that are listed afterwards, or NO_ROOM.
 
     ``observed`` (cell, time, n); ``kernel_*``: moments of each kernel, the last of them the prior's; ``kernel_variance`` (cell,
     kernel) variances of the anomalies, ``mean_variance`` (kernel,) those of the time mean; ``mean_layers`` (n,) and
     ``mean_coefficients`` (d,): how the time mean is expected to differ from its level; ``response``: factors from what the
     products share to the truth, of the covariance with the observations and of the variance; ``error``, ``bias``, ``mean``
     (cell, n); ``listed``: bit masks of patterns, of which the first ``n_listed`` are known; new ones are added where it is
-    ``growing``, else a profile is given the largest listed part of its pattern.
+    ``growing``, else a profile is given the largest listed part of its pattern. With a new pattern that ``listed`` has no room
+    for, a block that is ``growing`` ends at once: its outputs are not complete.
     """
     cells, days, n = observed.shape
     d = design.shape[1]
@@ -371,6 +375,8 @@ def invert_cells(
                     positions[kept] = best_listed(code, usable, listed[:n_listed])
                     found = positions[kept] >= 0 and listed[positions[kept]] & usable == code
                     if not found and growing:
+                        if n_listed == listed.size:
+                            return NO_ROOM
                         positions[kept] = n_listed
                         listed[n_listed] = code
                         n_listed += 1

@@ -315,8 +315,8 @@ class Lease:
                 if not self._is_ours():
                     self._lost = self._new_holder()
                     continue
-            # A write of ours was done, and its answer lost; or a holder of before came back late, moved the fence, and found that
-            # it had lost the lease: it has changed nothing.
+            # A write of ours was done, and its answer lost; or a holder of before came back late, moved the fence, and found
+            # that it had lost the lease: it has changed nothing.
             ours = (self._body, *self._sent)
             if not self._move_fence():
                 self._lost = self._new_holder()

@@ -21,6 +21,8 @@ Array = NDArray[np.float64]
 
 METRICS: Final = ("n", "bias", "rmse", "ubrmse", "r")
 MIN_SAMPLES: Final = 10
+# Of the bootstrap.
+RESAMPLES: Final = 500
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -113,7 +115,7 @@ def score(
     reference: xr.DataArray,
     *,
     dim: str = "time",
-    resamples: int = 500,
+    resamples: int = RESAMPLES,
     level: float = 0.95,
     seed: int = 0,
 ) -> xr.Dataset:

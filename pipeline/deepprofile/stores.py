@@ -146,7 +146,12 @@ def quantize(values: NDArray[Any], precision: float | None) -> NDArray[Any]:
     """Round to a multiple of the precision, half to even."""
     if precision is None:
         return values
-    return np.asarray(np.rint(values / np.asarray(precision, values.dtype)) * np.asarray(precision, values.dtype))
+    step = np.asarray(precision, values.dtype)
+    # In place: beside the values there is one array of their size, not two.
+    rounded = np.asarray(values / step)
+    np.rint(rounded, out=rounded)
+    rounded *= step
+    return rounded
 
 
 def write_shards(url: str, name: str, start: Sequence[int], values: NDArray[Any]) -> int:

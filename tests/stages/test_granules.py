@@ -135,3 +135,15 @@ def test_remote_granules_give_the_bytes_of_local_ones(world, granules, configure
         with open(f"{ours.open('ard/smap_l3')}/{name}", "rb") as a, open(f"{theirs.open('ard/smap_l3')}/{name}", "rb") as b:
             assert a.read() == b.read()
     fs.store.clear()
+
+
+def test_what_files_hold_stays_known_when_room_is_made(tmp_path):
+    from deepprofile.stages.granules import Cache, make_room
+
+    index, granule = tmp_path / "contents" / "a.json", tmp_path / "b" / "granule.h5"
+    for path in (index, granule):
+        path.parent.mkdir()
+        path.write_bytes(bytes(100))
+    make_room(Cache(str(tmp_path), 0), tmp_path / "c" / "newest.h5")
+    assert index.exists()
+    assert not granule.exists()

@@ -20,13 +20,12 @@ import yaml
 from deepprofile.cluster import pods
 from deepprofile.config import Compute
 from deepprofile.engine import ClusterError, DaskPool, PoolLost, WorkerLost
+from deepprofile.stages.stage import WORKER_BASE_BYTES
 
 log = logging.getLogger(__name__)
 
 MANAGED_BY: Final = "app.kubernetes.io/managed-by=deepprofile"
 DRIVER, DRIVER_UID = "deepprofile.io/driver", "deepprofile.io/driver-uid"
-# What an interpreter with all libraries and the clients of object storage needs beside the blocks.
-WORKER_BASE_BYTES: Final = 512 * 2**20
 BLOCK_MARGIN: Final = 1.25
 _MEBIBYTE: Final = 2**20
 # Passed on from the driver to its cluster: where storage is, and how it is asked. Credentials never are.

@@ -23,10 +23,8 @@ from deepprofile.products.decoding import Floats, decode_intervals, decode_times
 from deepprofile.products.fields import FieldReader, TimeAxis
 from deepprofile.products.files import DayNotHeld, GranuleError, GranuleFile, JoinedFile, Variable, opened, opened_zarr, reading
 from deepprofile.products.placement import Cells, cells_of, placement
+from deepprofile.screens import is_frozen, is_under_snow
 
-# Frozen ground and snow hide the liquid water that soil moisture means.
-FROZEN_K: Final = 274.15
-MAX_SNOW_KG_M2: Final = 0.001
 TEMPERATURE, SNOW = "soil temperature", "snow"
 # Steps that are stated a little beside their time (in days, in single precision) belong to it.
 _NEAR_MINUTES: Final = 5
@@ -520,7 +518,7 @@ class Product(ABC):
         amounts, screens = self._amounts(file, read), ((TEMPERATURE, self.temperature), (SNOW, self.snow))
         for what, found in amounts.items():
             with np.errstate(invalid="ignore"):
-                hidden = ~(found > FROZEN_K) if what == TEMPERATURE else ~(found < MAX_SNOW_KG_M2)
+                hidden = is_frozen(found) if what == TEMPERATURE else is_under_snow(found)
             values[np.broadcast_to(hidden[:, None], values.shape)] = np.nan
         return tuple(what for what, names in screens if names and what not in amounts)
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from deepprofile.collocation import MOMENTS, Moments
 from deepprofile.config import Config
 from deepprofile.engine import Block, Job, Outcome, fingerprint, grid_blocks
-from deepprofile.errors import Design, errors_from_moments, plan_comparisons, series_moments
+from deepprofile.errors import Design, errors_from_moments, plan_comparisons, series_moments, sums_to_pool
 from deepprofile.grids import Grid
 from deepprofile.layers import OBSERVATION, Layout
 from deepprofile.objects import zarr_store
@@ -291,23 +291,36 @@ def moments_job(config: Config, compute: Any = None, mark: Any = None) -> Job:
         blocks=grid_blocks(grid.shape, (config.blocks.cells, config.blocks.cells)),
         compute=compute,
         fingerprint=mark,
+        # The moments so far, of a stretch, merged, and as a shard; a stretch as read, in the order of the cells, and the next.
         memory_per_block=cells * (4 * groups * MOMENTS * 8 + 6 * stretch * n * 4),
         bytes_in=grid.rows * grid.columns * days * n * 4,
         bytes_out=grid.rows * grid.columns * groups * MOMENTS * 8,
     )
 
 
+def errors_memory(config: Config, edge: int) -> int:
+    """Bytes that the error model of a square of cells takes while it is made, from the moments of its neighbourhood."""
+    grid, design, reach = config.grid.grid(), _design(config), 2 * (config.collocation.window // 2)
+    halo = min(edge + reach, grid.rows) * min(edge + reach, grid.columns)
+    cells = min(edge, grid.rows) * min(edge, grid.columns)
+    groups, n, sums = len(design.groups), layout_of(config).size, sums_to_pool(design)
+    # Of the neighbourhood: the moments, the sums of each cell and of its window. Of the cells themselves, without the halo: a
+    # copy of both, covariances of both, products of the means, and some forty numbers of each triplet.
+    return 8 * (
+        halo * (groups * MOMENTS + 2 * sums)
+        + cells * (groups * MOMENTS + sums + 2 * 6 * groups + 3 * n * n + 40 * len(design.triplets))
+    )
+
+
 def weights_job(config: Config, compute: Any = None, mark: Any = None) -> Job:
     """Blocks of the error model and their cost."""
     grid, n, groups = config.grid.grid(), layout_of(config).size, len(_design(config).groups)
-    reach = 2 * (config.collocation.window // 2)
-    halo = min(config.blocks.cells + reach, grid.rows) * min(config.blocks.cells + reach, grid.columns)
     return Job(
         name="collocate: weights",
         blocks=grid_blocks(grid.shape, (config.blocks.cells, config.blocks.cells)),
         compute=compute,
         fingerprint=mark,
-        memory_per_block=halo * groups * MOMENTS * 8 * 8,
+        memory_per_block=errors_memory(config, config.blocks.cells),
         bytes_in=grid.rows * grid.columns * groups * MOMENTS * 8,
         bytes_out=grid.rows * grid.columns * (n * 29 + 20),
     )

@@ -64,6 +64,8 @@ _BESIDE: Final = frozenset(
 )
 # What a store in Zarr has at its top.
 _ZARR_MARKS: Final = ("zarr.json", ".zgroup", ".zmetadata")
+# Below the cache: what files hold whose names do not say it.
+_INDEX: Final = "contents"
 # So many files that were passed over are kept by name in a manifest.
 _KEPT_NAMES: Final = 200
 
@@ -259,7 +261,7 @@ def _contents(product: Product, granule: Granule, cache: Cache) -> GranuleName |
     with _contents_lock:
         if key in _contents_known:
             return _contents_known[key]
-    remembered = None if is_local(granule.url) else cache.path / "contents" / f"{key}.json"
+    remembered = None if is_local(granule.url) else cache.path / _INDEX / f"{key}.json"
     known = _remembered(remembered)
     if known is None:
         try:
@@ -275,7 +277,10 @@ def _contents(product: Product, granule: Granule, cache: Cache) -> GranuleName |
                 return known
         if remembered is not None:
             remembered.parent.mkdir(parents=True, exist_ok=True)
-            remembered.write_text(json.dumps(_as_json(known)))
+            # Whole or not at all: another run may use the folder at the same time.
+            temporary = remembered.with_suffix(f".{uuid.uuid4().hex}.part")
+            temporary.write_text(json.dumps(_as_json(known)))
+            os.replace(temporary, remembered)
     with _contents_lock:
         _contents_known[key] = known
     return known
@@ -401,6 +406,9 @@ def make_room(cache: Cache, newest: Path) -> None:
     """Remove what was not used for longest until the folder is within its limit; a file that is open stays readable."""
     there = []
     for path in cache.path.glob("*/*"):
+        if path.parent.name == _INDEX:
+            # Small, and what other roots know of their files too: to learn it again takes a download each.
+            continue
         with suppress(FileNotFoundError):
             found = path.stat()
             there.append((found.st_mtime_ns, found.st_size, path))

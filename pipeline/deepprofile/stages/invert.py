@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from deepprofile.config import Config, Inversion
 from deepprofile.engine import Block, Job, Ledger, Outcome, fingerprint, grid_blocks
 from deepprofile.grids import Grid
-from deepprofile.inversion import invert_stack, product_patterns
+from deepprofile.inversion import DEFAULT_ORDER, invert_stack, product_patterns
 from deepprofile.layers import OBSERVATION, Layout, stack_products
 from deepprofile.prior import Prior
 from deepprofile.stages import checks, collocate, ingest
@@ -248,11 +248,16 @@ class InvertBlock:
         return bare
 
 
+def degrees_of(config: Config) -> int:
+    """Coefficients of a profile."""
+    settings = config.inversion
+    return 1 + (DEFAULT_ORDER[settings.method] if settings.order is None else settings.order)
+
+
 def job(config: Config, compute: Any = None, mark: Any = None, inputs: Any = None) -> Job:
     """Blocks and their cost."""
     grid, days, blocks, n = config.grid.grid(), days_of(config).size, config.blocks, collocate.layout_of(config).size
-    degrees = (5 if config.inversion.method == "map" else 2) if config.inversion.order is None else config.inversion.order
-    degrees += 1
+    degrees = degrees_of(config)
     cells = min(blocks.cells, grid.rows) * min(blocks.cells, grid.columns)
     profiles = cells * min(blocks.days, days)
     patterns = 2 ** len(config.products)
@@ -262,8 +267,9 @@ def job(config: Config, compute: Any = None, mark: Any = None, inputs: Any = Non
         compute=compute,
         fingerprint=mark,
         inputs=inputs,
-        # Inputs; coefficients as computed, as published, and as joined from both; a few fields of the checks.
-        memory_per_block=profiles * (3 * n * 4 + 6 * degrees * 4 + 60) + cells * patterns * degrees**2 * 16,
+        # Inputs, as read and in the order of the cells; coefficients as computed, rounded, as published, as joined from both,
+        # and as a shard; flags and a few fields of the checks. Without time: the covariances, as computed and as a shard.
+        memory_per_block=profiles * (2 * n * 4 + 5 * degrees * 4 + 40) + cells * patterns * degrees**2 * 8,
         bytes_in=grid.rows * grid.columns * days * n * 4,
         bytes_out=grid.rows * grid.columns * (days * (degrees * 4 + 6) + patterns * degrees**2 * 4),
     )

@@ -23,7 +23,7 @@ from deepprofile.engine import Block, Job, Ledger, Outcome, fingerprint, grid_bl
 from deepprofile.errors import errors_from_moments, plan_comparisons
 from deepprofile.grids import Grid
 from deepprofile.layers import Layout
-from deepprofile.metrics import METRICS, score_all
+from deepprofile.metrics import METRICS, RESAMPLES, score_all
 from deepprofile.objects import as_local, zarr_store
 from deepprofile.stages import collocate, ingest, invert
 from deepprofile.stages.collocate import Comparison, layout_of
@@ -388,27 +388,35 @@ class ScoreBlock:
         return Outcome(sum(estimate.nbytes for estimate in estimates.values()), written)
 
 
-def job(count: int, compute: Any = None, mark: Any = None, inputs: Any = None) -> Job:
+def job(config: Config, count: int, compute: Any = None, mark: Any = None, inputs: Any = None) -> Job:
     """Blocks of sensors."""
+    days, estimates = days_of(config).size, len(estimates_of(config))
     return Job(
         name="validate: scores",
         blocks=grid_blocks((count,), (SENSORS_PER_BLOCK,)),
         compute=compute,
         fingerprint=mark,
         inputs=inputs,
-        memory_per_block=200 * 2**20,
+        # The series of every estimate, as read, in the order of the sensors, and on common days, with their masks: as much as
+        # eight arrays of doubles. Where the blocks of the bootstrap begin, of which there are most where each is a day.
+        memory_per_block=SENSORS_PER_BLOCK * days * (estimates + 1) * 8 * 8 + RESAMPLES * days * 8,
     )
 
 
 def matchups_job(config: Config, count: int, compute: Any = None, mark: Any = None, inputs: Any = None) -> Job:
     """Blocks of days and sensors."""
+    blocks, n = config.blocks, layout_of(config).size
+    days, chunk = min(blocks.days, days_of(config).size), blocks.chunk_cells**2
+    without = collocate.errors_memory(config, 1) if WITHOUT in matched(config) else 0
     return Job(
         name="validate: matchups",
         blocks=grid_blocks((days_of(config).size, count), (config.blocks.days, SENSORS_PER_BLOCK)),
         compute=compute,
         fingerprint=mark,
         inputs=inputs,
-        memory_per_block=200 * 2**20,
+        # To read one cell, the chunks that it lies in are fetched and unpacked, of one array after the other: most for the
+        # coefficients of its profiles, or for the products. Then the error model of its neighbourhood without SMAP L3.
+        memory_per_block=days * chunk * max(invert.degrees_of(config), n) * 4 * 2 + without,
     )
 
 
@@ -496,5 +504,5 @@ def plan(config: Config, root: Root, versions: Mapping[str, str], found: Found) 
         return fingerprint("validate", version, block.region)
 
     compute = ScoreBlock(config, root.version(MATCHUPS_STORE, versions[MATCHUPS_STORE]), root.version(STORE, version))
-    listed = job(len(sensors), compute, mark, lambda block: sensors[slice(*block.region[0])])
+    listed = job(config, len(sensors), compute, mark, lambda block: sensors[slice(*block.region[0])])
     return StagePlan("validate", STORE, version, made, listed, compute.url, inputs | {"sensors": len(sensors)})

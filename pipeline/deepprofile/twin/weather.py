@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 from scipy.signal import lfilter
 
+from deepprofile.screens import is_under_snow
+
 Array = NDArray[np.float64]
 
 
@@ -69,5 +71,5 @@ def make_weather(rng: np.random.Generator, days: int, shape: tuple[int, ...], fi
         melt = np.minimum(store, 0.004 * np.clip(temperature[day], 0.0, None))
         store = store - melt
         melted[day] = np.where(cold, 0.0, rain[day]) + melt
-        snow[day] = store > 1e-3
+        snow[day] = is_under_snow(1000.0 * store)
     return Weather(rain=melted, demand=demand, frozen=(temperature < 0.5) | snow, first_day_of_year=first_day_of_year)

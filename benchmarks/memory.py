@@ -1,0 +1,227 @@
+"""Peak memory of one block of every stage against what the plan says of it.
+
+    python -m benchmarks.memory
+
+Each stage does a small block first, so that libraries are loaded and kernels compiled; then the block that is measured, from
+nothing, and, where a stage brings blocks up to date, again with a single day left as it was, which takes most.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from deepprofile.config import Config
+from deepprofile.engine import Block
+from deepprofile.stages import collocate, ingest, invert, validate
+from deepprofile.stages.stage import WORKER_BASE_BYTES, Earlier, StagePlan, days_of
+from deepprofile.stations import Report
+from deepprofile.stores import Root, create, write_shards
+from deepprofile.twin import LAND_MODELS, World
+from deepprofile.twin.granules import write_granules
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.peak import PeakMemory
+from benchmarks.stages import CORNER, PRODUCTS, START, configure, fill
+
+# Days in a block of each product, so that all take about as much: those without a granule take as much as others.
+INGEST_DAYS = {"smap_l4": 32, "gldas_noah": 192, "era5_land": 32, "smap_l3": 64}
+INGEST_CELLS = 512
+CELLS, DAYS, LONG_DAYS, RECORD_DAYS = 96, 64, 1024, 14600
+SENSORS = validate.SENSORS_PER_BLOCK
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A stage: what its plan says a block takes, what it took, and what the process held at the peak; bytes."""
+
+    stage: str
+    planned: int
+    taken: int
+    peak: int
+
+    @property
+    def share(self) -> float:
+        """The peak of the process, of what the plan says of it: a block, and the worker itself."""
+        return self.peak / (self.planned + WORKER_BASE_BYTES)
+
+
+def measure(small: StagePlan, large: StagePlan, published: Sequence[str] = (), kept: slice = slice(1)) -> Iterator[Measured]:
+    """A stage's block from nothing; and, with URLs of stores for both plans, one of which some days are kept."""
+    for place, plan in enumerate((small, large)):
+        create(plan.url, plan.template)
+        first = plan.job.compute, plan.job.blocks[0], _inputs(plan)
+        found = [_peak(*first)]
+        if published:
+            details, (start, stop) = first[0](*first[1:]).details, first[1].region[0]
+            earlier = Earlier(published[place], stop - start, tuple(range(stop - start))[kept], details)
+            found.append(_peak(*first[:2], replace(first[2], earlier=earlier)))
+    for memory, name in zip(found, (large.stage, f"{large.stage}, again"), strict=False):
+        yield Measured(name, large.job.memory_per_block, memory.more, memory.peak)
+
+
+def _inputs(plan: StagePlan) -> Any:
+    return plan.job.inputs(plan.job.blocks[0]) if plan.job.inputs is not None else None
+
+
+def _peak(compute: Any, block: Block, inputs: Any) -> PeakMemory:
+    with PeakMemory() as memory:
+        compute(block, inputs)
+    return memory
+
+
+def _world(cells: int, days: int) -> World:
+    """A region of noise, of which granules can be written: memory does not depend on what values mean."""
+    rng = np.random.default_rng(0)
+    time = np.datetime64(START, "D") + np.arange(days)
+
+    def noise(layers: int, size: int) -> xr.DataArray:
+        values = rng.uniform(0.1, 0.4, (days, layers, size, size)).astype(np.float32)
+        return xr.DataArray(values, dims=("time", "layer", "y", "x"), coords={"time": time})
+
+    native = {name: noise(len(m.reported), -(-cells // m.coarsening)) for name, m in LAND_MODELS.items()}
+    products = {"smap_l4": native["smap_l4"], "smap_l3": noise(1, cells)}
+    return World(noise(1, cells), products, native, xr.Dataset())
+
+
+def _ingest(folder: Path) -> Iterator[Measured]:
+    write_granules(_world(INGEST_CELLS, 1), folder / "granules", corner=CORNER)
+    for name in PRODUCTS:
+        plans, published = [], []
+        for label, cells, days in (("small", 32, 2), ("large", INGEST_CELLS, INGEST_DAYS[name])):
+            config = configure(folder / label / name, 1, cells=cells, days=days)
+            products = {name: {"granules": str(folder / "granules" / name)}}
+            config = Config.model_validate(config.model_dump(mode="json") | {"products": products})
+            root = Root(config.root)
+            published.append(root.version(ingest.store_name(name), fill(config)[ingest.store_name(name)]))
+            plans.append(ingest.plan(config, root, name))
+        yield from measure(plans[0], plans[1], published, slice(1, None))
+
+
+def _found(config: Config) -> validate.Found:
+    """Sensors at as many cells, with values on every day."""
+    grid, days = config.grid.grid(), days_of(config)
+    rng = np.random.default_rng(1)
+    values = rng.uniform(0.1, 0.4, (SENSORS, days.size))
+    rows, columns = np.arange(SENSORS) % grid.rows, 3 * np.arange(SENSORS) % grid.columns
+    sensors = tuple(
+        validate.Sensor(int(row), int(column), 0.05, 0.05, tuple(map(float, series)))
+        for row, column, series in zip(rows, columns, values, strict=True)
+    )
+    text = np.array([f"s{k}" for k in range(SENSORS)])
+    numbers = {
+        "depth_top": np.full(SENSORS, 0.05),
+        "depth_bottom": np.full(SENSORS, 0.05),
+        "latitude": grid.lat[rows],
+        "longitude": grid.lon[columns],
+        "day_offset_hours": np.zeros(SENSORS),
+    }
+    arrays: dict[str, Any] = {name: ("sensor", value) for name, value in numbers.items()}
+    arrays |= dict.fromkeys(("network", "station", "instrument"), ("sensor", text))
+    arrays["soil_moisture"] = (("sensor", "time"), values)
+    stations = xr.Dataset(arrays, coords={"time": days.astype("datetime64[ns]")})
+    return validate.Found(stations, sensors, Report())
+
+
+_PLANNERS: dict[str, Callable[[Config, Root, dict[str, str]], StagePlan]] = {
+    collocate.MOMENTS_STORE: collocate.plan_moments,
+    collocate.STORE: collocate.plan_weights,
+    invert.STORE: invert.plan,
+    validate.MATCHUPS_STORE: lambda config, root, versions: validate.plan_matchups(config, root, versions, _found(config)),
+}
+
+
+def _later_stages(small: Config, large: Config, measured: Sequence[str]) -> Iterator[Measured]:
+    """What follows the ingest up to the last of these stages, each on what the one before has written."""
+    versions = [fill(config) for config in (small, large)]
+    for store, planner in _PLANNERS.items():
+        plans = [planner(config, Root(config.root), of) for config, of in zip((small, large), versions, strict=True)]
+        if store in measured:
+            again = [plan.url for plan in plans] if plans[1].marks is not None else []
+            yield from measure(plans[0], plans[1], again)
+        elif store != validate.MATCHUPS_STORE:
+            for plan in plans:
+                create(plan.url, plan.template)
+                plan.job.compute(plan.job.blocks[0], _inputs(plan))
+        for plan, of in zip(plans, versions, strict=True):
+            of[store] = plan.version
+
+
+def _scores(folder: Path) -> Iterator[Measured]:
+    """The scores of a long record, from matchups that are noise."""
+    plans = []
+    for label, days in (("short", 64), ("long", RECORD_DAYS)):
+        config = configure(folder / label, 1, cells=32, days=64)
+        period = {"start": START, "end": START + timedelta(days=days - 1)}
+        config = Config.model_validate(config.model_dump(mode="json") | {"period": period})
+        found, root = _found(config), Root(config.root)
+        url = root.version(validate.MATCHUPS_STORE, "made")
+        made = validate.matchups_template(config, found.stations)
+        create(url, made)
+        values = np.random.default_rng(2).uniform(0.1, 0.4, made.shape("soil_moisture")).astype(np.float32)
+        write_shards(url, "soil_moisture", (0, 0, 0), values)
+        plans.append(validate.plan(config, root, {validate.MATCHUPS_STORE: "made"}, found))
+    yield from measure(plans[0], plans[1])
+
+
+def _large_blocks(folder: Path) -> Iterator[Measured]:
+    yield from _ingest(folder / "ingest")
+    # Two blocks of days: moments are merged.
+    small, wide = configure(folder / "small", 1, cells=32, days=32), configure(folder / "wide", 2, cells=CELLS, days=DAYS)
+    yield from _later_stages(small, wide, (collocate.MOMENTS_STORE, collocate.STORE, invert.STORE))
+
+
+def _long_records(folder: Path) -> Iterator[Measured]:
+    short, long = configure(folder / "short", 1, cells=32, days=32), configure(folder / "long", 1, cells=32, days=LONG_DAYS)
+    yield from _later_stages(short, long, (validate.MATCHUPS_STORE,))
+    yield from _scores(folder / "scores")
+
+
+PARTS = {"large-blocks": _large_blocks, "long-records": _long_records}
+
+
+def measure_all() -> list[Measured]:
+    """Every stage; what takes much memory and what takes little in a process of its own each."""
+    found = []
+    for part in PARTS:
+        command = [sys.executable, "-m", "benchmarks.memory", "--part", part]
+        env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        done = subprocess.run(command, env=env, cwd=Path(__file__).parents[1], stdout=subprocess.PIPE, check=True, text=True)
+        found += [Measured(**each) for each in json.loads(done.stdout.splitlines()[-1])]
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure and print a table, or JSON of a part of the stages."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--part", choices=list(PARTS), help="some of the stages, as JSON")
+    chosen = parser.parse_args(arguments)
+    if chosen.part is not None:
+        with tempfile.TemporaryDirectory(prefix="deepprofile-memory-") as folder:
+            print(json.dumps([asdict(each) for each in PARTS[chosen.part](Path(folder))]))
+        return 0
+    found = measure_all()
+    table = Table(title="Memory of a block (MiB)", title_justify="left")
+    for name in ("stage", "planned", "taken", "share", "process", "process / plan"):
+        table.add_column(name, justify="left" if name == "stage" else "right")
+    for each in found:
+        sizes = [f"{size / 2**20:.0f}" for size in (each.planned, each.taken)]
+        table.add_row(each.stage, *sizes, f"{each.taken / each.planned:.2f}", f"{each.peak / 2**20:.0f}", f"{each.share:.2f}")
+    Console(width=110).print(table)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

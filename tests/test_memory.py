@@ -1,0 +1,42 @@
+"""What the plan says of memory, against what a block of every stage takes at its peak."""
+
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+from benchmarks.memory import measure_all
+
+STAGES = (
+    *("ingest/smap_l4", "ingest/gldas_noah", "ingest/era5_land", "ingest/smap_l3"),
+    *("collocate/moments", "collocate/weights", "invert", "validate/matchups", "validate"),
+)
+
+
+@pytest.fixture(scope="module")
+def measured():
+    """What each stage took, by stage: from nothing, and where a block is brought up to date."""
+    if not Path("/proc/self/clear_refs").exists():
+        pytest.skip("only Linux tells the peak of a process's memory")
+    found = defaultdict(list)
+    for each in measure_all():
+        found[each.stage.removesuffix(", again")].append(each)
+    return found
+
+
+def test_every_stage_is_measured(measured):
+    assert tuple(measured) == STAGES
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_block_takes_no_more_than_planned_and_no_less_than_half(measured, stage):
+    planned = measured[stage][0].planned
+    # Well above what else happens in a process meanwhile.
+    assert planned > 30 * 2**20
+    assert 0.5 * planned <= max(each.taken for each in measured[stage]) <= planned
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_worker_with_its_block_keeps_within_the_plan(measured, stage):
+    for each in measured[stage]:
+        assert 0.5 <= each.share <= 1.0
