@@ -1,6 +1,7 @@
 import asyncio
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from deepprofile import objects
@@ -238,3 +239,15 @@ def test_the_project_that_pays_is_named_in_the_environment(monkeypatch):
 def test_what_a_file_system_raises_is_one_message(url, error, said):
     with pytest.raises(StorageUnavailable, match=said), objects.told(url):
         raise error
+
+
+def test_what_several_change_at_the_same_time_is_changed_by_all(anywhere):
+    url = join(anywhere, "count.json")
+
+    def count(_):
+        for _ in range(5):
+            objects.update(url, lambda content: str(int(content or b"0") + 1).encode())
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(count, range(4)))
+    assert read_bytes(url) == b"20"

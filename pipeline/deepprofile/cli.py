@@ -34,12 +34,12 @@ from deepprofile.display import (
     summary_table,
     time_text,
 )
-from deepprofile.documents import DocumentError
+from deepprofile.documents import DocumentError, read_sound
 from deepprofile.engine import ClusterError, Job, JobFailed, Pool, PoolLost, Progress
 from deepprofile.lease import Lease, LeaseHeld, LeaseLost
 from deepprofile.logs import configure as configure_logs
 from deepprofile.logs import traceback_text, wants_json
-from deepprofile.objects import MissingPath, StorageUnavailable, join, read_json
+from deepprofile.objects import MissingPath, StorageUnavailable, join
 from deepprofile.redaction import redacted
 from deepprofile.stages.stage import StagePlan, StageResult
 from deepprofile.stores import Root, StoreError
@@ -275,7 +275,7 @@ def _on_pools(
 
     metrics = Metrics(CollectorRegistry())
     metrics.serve()
-    before = read_json(join(config.root, PUBLISHED))
+    before = read_sound(join(config.root, PUBLISHED), {"seconds": (int, float)})
     if before is not None:
         metrics.publication(before["seconds"])
 

@@ -9,7 +9,6 @@ one look tells whether it was done.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import socket
@@ -37,6 +36,8 @@ HOLDER: Final = "DEEPPROFILE_RUN"
 OURS: Final = "@"
 GUARDED_FORMAT_KEY: Final = "@format"
 HELD_BY_KEY: Final = "@lease"
+# Stands for the holder of a lease that cannot be read.
+NOBODY: Final = ""
 _FIELDS: Final[Mapping[str, Kinds]] = {
     "run": str,
     "process": str,
@@ -212,13 +213,14 @@ class Lease:
         try:
             self._latest = replace(self._url, content, before.generation)
         except Overtaken:
-            # By ourselves, perhaps: by a write whose answer was given up. Or it was removed by hand: nobody has it then, and if
-            # somebody had it meanwhile, the fence has moved.
+            # By ourselves, perhaps: by a write whose answer was given up. Or it was removed or damaged by hand: then it is
+            # still ours unless somebody has had it meanwhile, and so moved the fence.
             found = read_stamped(self._url)
             held = _parse(self._url, found.content)
-            if held is not None and held["incarnation"] != self._incarnation:
-                raise
-            if held is None and before.content is None:
+            if held is None or held["incarnation"] == NOBODY:
+                if not self._fence_is_ours():
+                    raise
+            elif held["incarnation"] != self._incarnation:
                 raise
             self._latest = replace(self._url, content, found.generation)
         self._renewed = began
@@ -249,9 +251,18 @@ class Lease:
         held = _parse(self._url, read_stamped(self._url).content)
         return held is not None and held["incarnation"] == self._incarnation
 
+    def _fence_is_ours(self) -> bool:
+        """Whether nobody has taken the lease since we did, by looking."""
+        content = read_stamped(self._guarded).content
+        found = {} if content is None else parse(self._guarded, content, key=GUARDED_FORMAT_KEY)
+        return bool(found.get(HELD_BY_KEY) == self._incarnation)
+
     def _new_holder(self) -> str:
-        held = _parse(self._url, read_stamped(self._url).content)
-        return str(held["run"]) if held is not None else "somebody who removed it"
+        """Who has the lease now, for a message."""
+        with suppress(Exception):
+            held = _parse(self._url, read_stamped(self._url).content)
+            return str(held["run"]) if held is not None else "somebody who removed it"
+        return "another run"
 
     def _keep(self) -> None:
         while not self._over.wait(self._duration / 3):
@@ -343,11 +354,10 @@ def _parse(url: str, content: bytes | None) -> dict[str, Any] | None:
         return parse(url, content, _FIELDS)
     except DamagedDocument as error:
         log.warning("%s", error)
-        digest = hashlib.sha256(content).hexdigest()
         return {
             "run": "unknown",
             "process": "",
-            "incarnation": digest,
+            "incarnation": NOBODY,
             "renewals": 0,
             "duration": DURATION_SECONDS,
             "released": False,

@@ -616,6 +616,28 @@ def replace(url: str, content: bytes, generation: Any) -> Stamped:
         raise
 
 
+def update(url: str, change: Callable[[bytes | None], bytes]) -> None:
+    """Change an object by what it holds (None: there is none), also where others do so at the same time.
+
+    On storage that cannot replace conditionally, the last of those who change it at the same time wins.
+    """
+    try:
+        conditional = _conditional(url)
+    except ValueError:
+        write_bytes(url, change(read_bytes(url)))
+        return
+    while True:
+        found = conditional.read(url)
+        content = change(found.content)
+        if content == found.content:
+            return
+        try:
+            replace(url, content, found.generation)
+            return
+        except Overtaken:
+            continue
+
+
 def storage_time(url: str) -> float:
     """What the clock of the storage says, in seconds: the time at which it takes an empty object at this URL."""
     return _conditional(url).time(url)

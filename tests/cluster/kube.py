@@ -245,7 +245,7 @@ class Kube(Kubectl):
         self._apply([d for d in documents if twin or (d["kind"], d["metadata"]["name"]) != ("Job", "twin")])
         self.ctl("rollout", "status", "deployment/storage", "--timeout=120s", timeout=130)
         if twin:
-            self.ctl("wait", "--for=condition=complete", "job/twin", "--timeout=240s", timeout=250)
+            self.ctl("wait", "--for=condition=complete", "job/twin", "--timeout=480s", timeout=490)
         if seeds is not None:
             with seeds.open("rb") as archive:
                 self._beside_storage("tar -C /data --xattrs --xattrs-include='*' -x", stdin=archive)
@@ -317,7 +317,7 @@ class Kube(Kubectl):
         conditions = self.get("jobs", name).get("status", {}).get("conditions", [])
         return next((c["type"] for c in conditions if c["status"] == "True" and c["type"] in ("Complete", "Failed")), None)
 
-    def finish(self, name, seconds=300):
+    def finish(self, name, seconds=600):
         """Wait for the end of a run; returns how it ended, and its log."""
         state = until(seconds, lambda: self.ended(name), f"{name} ends")
         return state, self.log(name)

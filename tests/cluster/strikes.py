@@ -37,7 +37,7 @@ def struck(place, name, stage, after, strike, *settings, seconds=300):
     """A run that is struck when so many blocks of a stage are recorded; returns its log."""
     seed(place, name, stage)
     place.job(name, *settings, root=name)
-    until(180, lambda: recorded(place, name, stage) >= after, f"{name}: {after} blocks of {stage} are recorded", 0.2)
+    until(400, lambda: recorded(place, name, stage) >= after, f"{name}: {after} blocks of {stage} are recorded", 0.2)
     strike()
     state, log = place.finish(name, seconds)
     assert state == "Complete", log

@@ -126,7 +126,7 @@ def watched(place, folder, stranger=None):
     place.job("undisturbed", root="stores")
     metrics = {}
     driver = place.driver("undisturbed")
-    until(240, lambda: '"stage": "invert"' in place.log("undisturbed"), "the run inverts", 0.5)
+    until(600, lambda: '"stage": "invert"' in place.log("undisturbed"), "the run inverts", 0.5)
     scheduler, worker = place.dask_pods("scheduler")[0], place.dask_pods("worker")[0]
     for name, pod, port in (
         ("driver", driver, 9095),

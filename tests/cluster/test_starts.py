@@ -106,7 +106,9 @@ def test_a_worker_that_cannot_be_scheduled_is_said_with_the_reason(empty):
         empty,
         "no-node",
         'compute.kubernetes.worker_pod={"nodeSelector":{"no":"such"}}',
-        "compute.kubernetes.start_minutes=0.4",
+        # The scheduler has to be there within it, also on a busy machine.
+        "compute.kubernetes.start_minutes=1.5",
+        seconds=300,
     )
     assert "waiting for workers (0 of at least 1 are there)" in log
     assert "cannot be scheduled" in log

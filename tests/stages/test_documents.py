@@ -12,7 +12,7 @@ import yaml
 from deepprofile import cli, objects
 from deepprofile import config as configuration
 from deepprofile.engine import ThreadPool
-from deepprofile.lease import LEASE
+from deepprofile.lease import LEASE, Holder, Lease
 from deepprofile.stages.pipeline import STAGES, Request, run_stages
 from deepprofile.stages.retention import PUBLICATIONS, unneeded
 from deepprofile.stores import Root
@@ -183,12 +183,10 @@ def test_prune_waits_for_nobody_who_is_at_work(root):
     assert call("run", "--set", "ingest.min_day_fraction=0.5")[0] == 0
     options = ("--set", "retention.days=0", "--set", "retention.versions=1")
     before = sorted(path.name for path in Path(folder).glob("*/*.zarr"))
-    with Root(str(folder)).lease(duration=1.5) as lease:
-        object.__setattr__(lease.holder, "process", "elsewhere/1/1")
-        lease.renew()
+    with Lease(str(folder), "current.json", Holder("another", "elsewhere/1/1"), 1.5):
         code, said = call("prune", *options)
         assert code == 1
-        assert "is in use by the run" in said
+        assert "is in use by the run another (elsewhere/1/1), which has just renewed its lease" in said
     assert sorted(path.name for path in Path(folder).glob("*/*.zarr")) == before
     code, said = call("prune", *options)
     assert code == 0

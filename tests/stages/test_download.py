@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import h5py
@@ -410,3 +411,20 @@ def test_no_secret_is_in_a_manifest(fetching, offered):
     for path in Path(config.root).rglob("*"):
         if path.is_file():
             assert TOKEN.encode() not in path.read_bytes()
+
+
+def test_roots_that_share_a_folder_keep_what_each_has_fetched(tmp_path):
+    """Of two that settle their downloads at the same moment, neither forgets what the other has written down."""
+    folder = Folder(str(tmp_path))
+
+    def settle(root):
+        for day in range(20):
+            folder.change_index({f"{root}-{day}": {"revision": "1"}}, {f"{root}-{day - 1}"} if day % 2 else set())
+
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(settle, ("a", "b")))
+    assert set(folder.index()) == {f"{root}-{day}" for root in "ab" for day in range(1, 20, 2)}
+    (tmp_path / ".deepprofile" / "index.json").write_text('{"a-1": {"revi')
+    assert folder.index() == {}
+    folder.change_index({"c": {"revision": "1"}}, set())
+    assert folder.index() == {"c": {"revision": "1"}}

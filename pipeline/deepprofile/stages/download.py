@@ -6,6 +6,7 @@ provider will replace it.
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import Any, Final
 import numpy as np
 
 from deepprofile.config import Config
+from deepprofile.documents import DamagedDocument, parse, read_sound, write_document
 from deepprofile.engine import (
     FAILED,
     Block,
@@ -30,17 +32,18 @@ from deepprofile.engine import (
 )
 from deepprofile.grids import Grid
 from deepprofile.objects import (
+    as_json,
     filesystem,
     is_local,
     join,
     listing,
     local_path,
     names_below,
-    read_json,
+    read_bytes,
     remove,
     remove_below,
+    update,
     upload,
-    write_json,
 )
 from deepprofile.products import GranuleError, Latency, Product
 from deepprofile.providers import PROVIDERS, Box, CredentialsError, DownloadError, Offer, Provider
@@ -48,6 +51,8 @@ from deepprofile.providers.provider import Memory, digest
 from deepprofile.stages.schedule import Moment
 from deepprofile.stages.stage import StagePlan, StageResult, ledger_url
 from deepprofile.stores import Root, Template
+
+log = logging.getLogger(__name__)
 
 INDEX: Final = "index.json"
 _HIDDEN: Final = ".deepprofile"
@@ -101,12 +106,19 @@ class Folder:
     url: str
 
     def index(self) -> dict[str, Any]:
-        """What is known of each granule, by name."""
-        return dict(read_json(join(self.url, _HIDDEN, INDEX)) or {})
+        """What is known of each granule, by name; one of which nothing is known, or nothing sound, is fetched again."""
+        url = join(self.url, _HIDDEN, INDEX)
+        return _entries(url, read_bytes(url))
 
-    def write_index(self, index: Mapping[str, Any]) -> None:
-        """Remember it."""
-        write_json(join(self.url, _HIDDEN, INDEX), dict(index))
+    def change_index(self, fetched: Mapping[str, Any], gone: set[str]) -> None:
+        """Remember granules that were fetched, and forget others; what other roots remember of the folder stays."""
+        url = join(self.url, _HIDDEN, INDEX)
+
+        def change(content: bytes | None) -> bytes:
+            index = _entries(url, content) | dict(fetched)
+            return as_json({name: known for name, known in index.items() if name not in gone})
+
+        update(url, change)
 
     def sizes(self) -> dict[str, int]:
         """Size of each granule in the folder itself, by name."""
@@ -130,15 +142,25 @@ class FolderMemory(Memory):
 
     def recall(self) -> str | None:
         """See ``Memory``."""
-        found = read_json(self.url)
-        return None if not found else str(found["request"])
+        found = read_sound(self.url, {"request": str})
+        return None if found is None else str(found["request"])
 
     def keep(self, what: str | None) -> None:
         """See ``Memory``."""
         if what is None:
             remove(self.url)
         else:
-            write_json(self.url, {"request": what})
+            write_document(self.url, {"request": what})
+
+
+def _entries(url: str, content: bytes | None) -> dict[str, Any]:
+    """What is known of granules, as it is kept; nothing, and a warning, where it is damaged."""
+    try:
+        found = {} if content is None else parse(url, content)
+    except DamagedDocument as error:
+        log.warning("%s; the granules are compared with what is offered anew", error)
+        return {}
+    return {name: known for name, known in found.items() if isinstance(known, dict)}
 
 
 def wanted(config: Config, name: str, moment: Moment) -> list[Wanted]:
@@ -318,7 +340,8 @@ def _settle(root: Root, folder: Folder, product: Product) -> None:
     ours = [each for each in names_below(runs) if each.startswith(f"download-{product.name}-")]
     if not ours:
         return
-    index, names = folder.index(), folder.sizes()
+    index: dict[str, Any] = {}
+    names, gone = folder.sizes(), set()
     for each in ours:
         for record in Ledger(join(runs, each, "blocks")).read().values():
             details = dict(record.details)
@@ -326,10 +349,12 @@ def _settle(root: Root, folder: Folder, product: Product) -> None:
             if fetched is None:
                 continue
             index[fetched] = details
+            gone.discard(fetched)
             for other in _replaced(product, fetched, names):
                 remove(join(folder.url, other))
                 index.pop(other, None)
-    folder.write_index(index)
+                gone.add(other)
+    folder.change_index(index, gone)
     for each in ours:
         remove_below(join(runs, each))
 
