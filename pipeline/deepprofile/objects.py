@@ -619,7 +619,8 @@ def replace(url: str, content: bytes, generation: Any) -> Stamped:
 def update(url: str, change: Callable[[bytes | None], bytes]) -> None:
     """Change an object by what it holds (None: there is none), also where others do so at the same time.
 
-    On storage that cannot replace conditionally, the last of those who change it at the same time wins.
+    ``change`` may be called again, also with what it has made: where the answer of the storage was lost. On storage that
+    cannot replace conditionally, the last of those who change it at the same time wins.
     """
     try:
         conditional = _conditional(url)
@@ -632,7 +633,7 @@ def update(url: str, change: Callable[[bytes | None], bytes]) -> None:
         if content == found.content:
             return
         try:
-            replace(url, content, found.generation)
+            conditional.replace(url, content, found.generation)
             return
         except Overtaken:
             continue

@@ -85,6 +85,29 @@ def test_after_an_upgrade_no_block_is_taken_over(upgraded, monkeypatch, step):
         assert days == sum(record.details["profiles"] for record in profiles.records.values()) > 0
 
 
+def test_going_back_takes_what_is_still_there(upgraded, monkeypatch):
+    run_stages(upgraded, STAGES, ThreadPool(2))
+    before, content = Root(upgraded.root).current(), tree(upgraded.root)
+    with monkeypatch.context() as newer:
+        newer.setattr(invert, "ALGORITHM", invert.ALGORITHM + 1)
+        run_stages(upgraded, STAGES, ThreadPool(2))
+        assert Root(upgraded.root).current()["profile"] != before["profile"]
+    results = run_stages(upgraded, STAGES, ThreadPool(2))
+    assert all(result.progress.skipped == result.progress.blocks for result in results)
+    assert Root(upgraded.root).current() == before
+    assert tree(upgraded.root) == content
+
+
+def test_the_schedule_makes_a_new_error_model_after_an_upgrade_of_it(upgraded, monkeypatch):
+    config = upgraded.model_copy(update={"collocation": upgraded.collocation.model_copy(update={"every_days": 30})})
+    run_stages(config, STAGES, ThreadPool(2))
+    assert not collocate.is_due(config, Root(config.root))
+    for module, name in ((collocate, "WEIGHTS_ALGORITHM"), (ingest, "ALGORITHM"), (type(PRODUCTS["smap_l3"]), "algorithm")):
+        with monkeypatch.context() as newer:
+            newer.setattr(module, name, getattr(module, name) + 1, raising=False)
+            assert collocate.is_due(config, Root(config.root))
+
+
 def test_an_error_model_is_made_anew_on_request_although_nothing_has_changed(upgraded):
     before, content = Root(upgraded.root).current(), tree(upgraded.root)
     results = {r.store: r for r in run_stages(upgraded, STAGES, ThreadPool(2), request=Request(remake=True))}

@@ -150,6 +150,9 @@ def weights_template(config: Config) -> Template:
             **grid_attributes(grid),
             "title": "Error model of each layer of each product",
             "products": list(layout.products),
+            # After an upgrade that changes any of them, the error model is made anew at once: see `is_due`.
+            "algorithms": [WEIGHTS_ALGORITHM, MOMENTS_ALGORITHM, ingest.ALGORITHM]
+            + [config.product(name).algorithm for name in layout.products],
             "coordinates": "lat lon layer_top layer_bottom product_index kernel_length",
             "block_dims": ["y", "x"],
             "dependent": [list(pair) for pair in dependent_pairs(config)],
