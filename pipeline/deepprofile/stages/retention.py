@@ -61,11 +61,12 @@ class Old:
     urls: tuple[str, ...]
 
 
-def unneeded(root: Root, rule: Retention, now: float | None = None) -> list[Old]:
+def unneeded(root: Root, rule: Retention, now: float | None = None, *, leased: bool = False) -> list[Old]:
     """The versions that the rule lets go at a moment: now by the clock of the storage, by which all these times were written.
 
     It spares the current versions, those of the latest ``rule.versions`` publications and of all within ``rule.days``, those
-    that were begun within ``rule.days``, those whose manifest cannot be read, and whatever a run is at work on now.
+    that were begun within ``rule.days``, those whose manifest cannot be read, and whatever a run is at work on now: nobody
+    is where the caller has the lease (``leased``).
 
     Raises
     ------
@@ -78,7 +79,7 @@ def unneeded(root: Root, rule: Retention, now: float | None = None) -> list[Old]
     for place, each in enumerate(reversed(history)):
         if place < rule.versions or now - float(each["seconds"]) < rule.days * _DAY_SECONDS:
             spared |= set(each["current"].items())
-    at_work = live_holder(root.url)
+    at_work = None if leased else live_holder(root.url)
     found = []
     for manifest, folder in _manifests(root):
         key = (manifest["store"], manifest["version"])
@@ -116,7 +117,7 @@ def prune(root: Root, rule: Retention, on_wait: Callable[[str], None] | None = N
         See ``unneeded``.
     """
     with root.lease(on_wait) as lease:
-        found = unneeded(root, rule)
+        found = unneeded(root, rule, leased=True)
         for old in found:
             lease.check()
             remove(old)
