@@ -269,14 +269,14 @@ class Kube(Kubectl):
 
     def stranger(self):
         """A pod that is nobody's; returns its name once it runs."""
-        (driver,) = [d for d in render("base") if d["kind"] == "CronJob"]
+        driver = next(d for d in render("base") if d["kind"] == "CronJob")
         template = driver["spec"]["jobTemplate"]["spec"]["template"]["spec"]
         spec = {key: template[key] for key in ("securityContext",) if key in template}
         (container,) = template["containers"]
         kept = {key: container[key] for key in ("image", "imagePullPolicy", "securityContext") if key in container}
         kept |= {"name": "stranger", "command": ["sleep", "3600"]}
         spec |= {"containers": [kept], "restartPolicy": "Never", "automountServiceAccountToken": False}
-        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "stranger"}, "spec": spec}
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "stranger", "namespace": self.namespace}, "spec": spec}
         self.ctl("apply", "-f", "-", given=json.dumps(pod))
         self.ctl("wait", "--for=condition=ready", "pod/stranger", "--timeout=90s")
         return "stranger"

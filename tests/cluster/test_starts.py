@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import threading
 
 import pytest
@@ -55,7 +56,7 @@ def test_clusters_start_every_time(empty):
     empty.nothing_left()
 
 
-def failing(place, name, *settings, seconds=150, **options):
+def failing(place, name, *settings, seconds=400, **options):
     """A run that cannot go on; returns its log, from its only pod."""
     place.job(name, "compute.workers=1", *settings, root=name, once=True, **options)
     state, log = place.finish(name, seconds)
@@ -87,10 +88,11 @@ with kubernetes_pool(compute, 0, lambda text: print(text, flush=True)) as pool:
 
 def test_an_adaptive_cluster_grows_with_the_work_and_no_further(empty):
     empty.job("adaptive", command=["python", "-c", ADAPT], once=True)
-    state, log = empty.finish("adaptive", 180)
+    state, log = empty.finish("adaptive", 400)
     assert state == "Complete", log
     assert "1 workers of" in log
-    assert "workers seen: [1, 2]" in log
+    # At first, perhaps, before the one of the start has reported.
+    assert re.search(r"workers seen: \[(0, )?1, 2\]", log), log
     empty.nothing_left()
 
 
@@ -108,7 +110,6 @@ def test_a_worker_that_cannot_be_scheduled_is_said_with_the_reason(empty):
         'compute.kubernetes.worker_pod={"nodeSelector":{"no":"such"}}',
         # The scheduler has to be there within it, also on a busy machine.
         "compute.kubernetes.start_minutes=1.5",
-        seconds=300,
     )
     assert "waiting for workers (0 of at least 1 are there)" in log
     assert "cannot be scheduled" in log
@@ -133,7 +134,7 @@ def test_an_operator_that_is_not_there_is_missed(empty):
     empty.ctl("scale", "deployment/dask-operator", "--replicas=0", namespace=empty.operators)
     try:
         empty.ctl("wait", "--for=delete", "pod", "--all", "--timeout=60s", namespace=empty.operators)
-        log = failing(empty, "no-operator", seconds=150)
+        log = failing(empty, "no-operator")
         assert "the Dask operator has not acted on the cluster" in log
         assert "kubectl get pods --namespace deepprofile-operator" in log
     finally:
@@ -143,7 +144,7 @@ def test_an_operator_that_is_not_there_is_missed(empty):
 
 def test_a_wrong_configuration_ends_the_job_at_once(empty):
     empty.job("wrong", "compute.nothing=1")
-    state, log = empty.finish("wrong", 60)
+    state, log = empty.finish("wrong", 200)
     assert state == "Failed"
     assert "there is no key 'compute.nothing'" in log
     reasons = [c["reason"] for c in empty.get("jobs", "wrong")["status"]["conditions"] if c["type"] == "Failed"]
@@ -160,7 +161,7 @@ def test_leftovers_of_dead_drivers_are_removed_at_the_next_start(empty):
     left["spec"]["worker"]["replicas"] = 1
     empty.ctl("apply", "-f", "-", given=json.dumps(left))
     empty.job("after-dead", command=["python", "-c", START, "1"], once=True)
-    state, log = empty.finish("after-dead", 120)
+    state, log = empty.finish("after-dead", 300)
     assert state == "Complete", log
     assert "started 0" in log
     empty.nothing_left()
