@@ -15,7 +15,16 @@ pytest_plugins = ["tests.granules", "tests.storage"]
 
 # Files are given to processes one by one, in this order: those that take longest go first, so that none is left for the end.
 LONGEST = (
-    *("test_schedule", "test_interrupted", "test_download", "test_storage", "test_pipeline", "test_accuracy", "test_demo"),
+    *(
+        "test_schedule",
+        "test_interrupted",
+        "test_download",
+        "test_storage",
+        "test_pipeline",
+        "test_documents",
+        "test_algorithms",
+    ),
+    *("test_cli", "test_accuracy", "test_demo", "test_memory"),
     *("test_runs", "test_struck_drivers", "test_starts", "test_struck_workers", "test_days"),
 )
 
