@@ -42,6 +42,23 @@ TWIN_DAYS = 36
 SMALLER = ("collocation.min_samples=20",)
 # How long one answer of the API may take: connecting, and between two pieces of it.
 ANSWER_SECONDS = (10, 20)
+# Opens connections from within a pod, and prints the names of those that came about.
+REACH = """
+import json, socket, sys
+from concurrent.futures import ThreadPoolExecutor
+
+def opens(address):
+    try:
+        socket.create_connection(tuple(address), 5).close()
+    except OSError:
+        return False
+    return True
+
+addresses = json.loads(sys.argv[1])
+with ThreadPoolExecutor(len(addresses)) as threads:
+    found = zip(addresses, threads.map(opens, addresses.values()))
+    print(json.dumps([name for name, there in found if there]))
+"""
 # The storage server under a shell that starts it again, and can be told to wait with that.
 HELD_DOWN = """
 trap 'kill $child; exit 0' TERM
@@ -281,10 +298,10 @@ class Kube(Kubectl):
         self.ctl("wait", "--for=condition=ready", "pod/stranger", "--timeout=90s")
         return "stranger"
 
-    def reaches(self, pod, address, port, seconds=4):
-        """Whether a connection can be opened from within a pod."""
-        code = f"import socket; socket.create_connection(({address!r}, {port}), {seconds}).close(); print('reached')"
-        return "reached" in self.ctl("exec", pod, "--", "python", "-c", code, check=False)
+    def reaches(self, pod, addresses):
+        """Which of these (host, port), by name, a connection can be opened to from within a pod; all are tried at once."""
+        found = self.ctl("exec", pod, "--", "python", "-c", REACH, json.dumps(addresses))
+        return set(json.loads(found))
 
     # --- runs
 
