@@ -68,7 +68,7 @@ def test_the_globe_is_planned_in_one_table(call, tmp_path):
 
 def test_a_plan_that_does_not_fit_is_refused(call, tmp_path):
     (tmp_path / "globe.yaml").write_text(GLOBE)
-    code, _, complaint = call("plan", "-c", tmp_path / "globe.yaml", "--set", "compute.memory_limit=400MiB")
+    code, _, complaint = call("plan", "-c", tmp_path / "globe.yaml", "--set", "compute.memory_limit=612MiB")
     assert code == 2
     assert "collocate: moments: a worker needs" in complaint
     assert "make blocks.cells or blocks.days smaller, or compute.memory_limit larger" in complaint
