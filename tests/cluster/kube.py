@@ -22,6 +22,8 @@ from urllib3.exceptions import HTTPError
 from tests.storage import emulator
 
 CONTEXT = "DEEPPROFILE_TEST_CONTEXT"
+# How many clusters start in a row: in CI a few; many in `make soak`.
+STARTS = int(os.environ.get("DEEPPROFILE_TEST_STARTS", "3"))
 REPOSITORY = Path(__file__).resolve().parents[2]
 PIPELINE, OPERATOR = "deepprofile", "deepprofile-operator"
 # A label of the namespaces of one process's tests.

@@ -1,18 +1,15 @@
 """Clusters that start, again and again, and clusters that cannot, and say why."""
 
 import json
-import os
 import re
 import threading
 
 import pytest
 import yaml
 
-from tests.cluster.kube import REPOSITORY
+from tests.cluster.kube import REPOSITORY, STARTS
 
 pytestmark = pytest.mark.cluster
-# In CI a few; all in `make soak`.
-STARTS = int(os.environ.get("DEEPPROFILE_TEST_STARTS", "6"))
 START = """
 import sys, time
 from pathlib import Path

@@ -44,7 +44,6 @@ def test_a_step_of_rounding_is_no_change():
 
 UPGRADES = {
     "a reader": (type(PRODUCTS["era5_land"]), "algorithm", "ard/era5_land"),
-    "ingest": (ingest, "ALGORITHM", "ard/smap_l4"),
     "moments": (collocate, "MOMENTS_ALGORITHM", "moments"),
     "weights": (collocate, "WEIGHTS_ALGORITHM", "weights"),
     "inversion": (invert, "ALGORITHM", "profile"),
