@@ -450,3 +450,11 @@ def test_no_secret_comes_into_the_records_of_blocks(tmp_path, caplog):
     assert records["1"].problems == ("https://host.org/a.nc?day=3&X-Goog-Signature=... is damaged",)
     assert records["1"].details == {"answer": {"access_token": "...", "steps": [8, 8]}, "name": "a_1.nc"}
     assert json.loads(written.splitlines()[-1])["block"] in records
+
+
+def test_a_file_of_records_that_leads_nowhere_costs_nothing_else(tmp_path):
+    ledger = Ledger(str(tmp_path))
+    ledger.add(record_of(1))
+    ledger.flush()
+    (tmp_path / "000009-00c0ffee.jsonl").symlink_to(tmp_path / "nowhere")
+    assert set(Ledger(str(tmp_path)).read()) == {"1"}

@@ -386,7 +386,7 @@ def _print_version(wanted: bool) -> None:
     if wanted:
         from deepprofile import __version__
 
-        out.print(f"deepprofile {__version__}", highlight=False)
+        out.print(f"deepprofile {__version__}")
         raise typer.Exit
 
 

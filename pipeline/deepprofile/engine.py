@@ -40,6 +40,8 @@ FLUSH_RECORDS: Final = 256
 # A driver's file grows to this size before it begins another: few files, and little that is written twice.
 SEGMENT_CHARACTERS: Final = 2**18
 _SEGMENT: Final = re.compile(r"\d+-[0-9a-f]+\.jsonl")
+# Files of records that vanish while they are read are listed again so often.
+MOST_LISTINGS: Final = 20
 MOST_FAILURES: Final = 20
 # A block whose workers are taken away again and again, through no fault of its own, is given up after so many.
 MOST_LOSSES: Final = 50
@@ -449,16 +451,16 @@ class Ledger:
         deepprofile.documents.NewerDocument
             Where a newer version of this software has written records.
         """
-        while True:
+        for _ in range(MOST_LISTINGS):
             names = [name for name in names_below(self.url) if _SEGMENT.fullmatch(name)]
             contents = read_all([join(self.url, name) for name in names])
             # Another driver may have joined files into one since they were listed.
             if all(content is not None for content in contents):
                 break
+        # A name that leads nowhere, such as a link, stays what it is.
         self._known, self._files = {}, set(names)
         for name, content in zip(names, contents, strict=True):
-            assert content is not None
-            for line in content.splitlines():
+            for line in (content or b"").splitlines():
                 record = _record(join(self.url, name), line)
                 if record is not None:
                     self._known[record.block] = record

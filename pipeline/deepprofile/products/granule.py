@@ -517,8 +517,7 @@ class Product(ABC):
         """Values of frozen and of snow-covered ground become NaN, in place; what the file lacks for that is returned."""
         amounts, screens = self._amounts(file, read), ((TEMPERATURE, self.temperature), (SNOW, self.snow))
         for what, found in amounts.items():
-            with np.errstate(invalid="ignore"):
-                hidden = is_frozen(found) if what == TEMPERATURE else is_under_snow(found)
+            hidden = is_frozen(found) if what == TEMPERATURE else is_under_snow(found)
             values[np.broadcast_to(hidden[:, None], values.shape)] = np.nan
         return tuple(what for what, names in screens if names and what not in amounts)
 

@@ -197,7 +197,8 @@ class IngestBlock:
             found.unscreened[k] = earlier.details["unscreened"][k] if "unscreened" in earlier.details else 0
         if any(found.unscreened):
             found.lacking |= set(earlier.details["lacking"])
-        found.doubled = {k: names for k, names in earlier.details.get("doubled", ()) if k in set(earlier.unchanged)}
+        kept = set(earlier.unchanged)
+        found.doubled = {k: names for k, names in earlier.details.get("doubled", ()) if k in kept}
 
     def _names_several_days(self, granule: Granule) -> bool:
         name = self.product.parse(granule.name)
