@@ -214,7 +214,10 @@ def damage_all_fill(folder):
 def damage_twice(folder):
     first = folder / "smap_l4/SMAP_L4_SM_gph_20150403T043000_Vv8011_001.h5"
     (first.parent / "again").mkdir()
-    shutil.copyfile(first, first.parent / "again" / first.name)
+    second = first.parent / "again" / first.name
+    shutil.copyfile(first, second)
+    with h5py.File(second, "a") as file:
+        file["Geophysical_Data/sm_surface"][...] += np.float32(0.01)
     return "smap_l4", r"2015-04-03: there is more than one granule for 20150403T0430: .*; none of them is used", 7
 
 

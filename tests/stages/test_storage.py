@@ -162,7 +162,7 @@ def test_a_driver_that_was_taken_over_ends_without_publishing(written, bucket, f
     assert new.returncode == 0, outputs["new"]
     assert old.returncode == 1, outputs["old"]
     assert "was taken over by job-1" in outputs["old"]
-    assert "nothing was published" in outputs["old"]
+    assert "nothing was published" in outputs["old"], outputs["old"]
     assert not [text for text in outputs.values() if "Traceback" in text or "Error" in text]
     assert tree(bucket) == tree(finished.root)
 
