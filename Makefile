@@ -43,8 +43,9 @@ test: $(KERNELS)  ## all tests that need no cluster and no network
 cluster: $(INSTALLED)  ## tests on the Kubernetes that DEEPPROFILE_TEST_CONTEXT names, where the images are loaded
 	$(BIN)/python -m pytest -m cluster -n 3 tests/cluster $(PYTEST_ARGUMENTS)
 
-soak: $(INSTALLED)  ## what takes long: a year of the schedule, and the tests of `cluster` with twenty starts
+soak: $(INSTALLED)  ## what takes long: a year of the schedule, whole runs anywhere, and the tests of `cluster` with twenty starts
 	DEEPPROFILE_TEST_SCHEDULE_DAYS=365 $(BIN)/python -m pytest -n 0 --timeout 10800 tests/stages/test_schedule.py
+	DEEPPROFILE_TEST_SOAK=1 $(BIN)/python -m pytest tests/stages/test_interrupted.py tests/stages/test_storage.py
 	DEEPPROFILE_TEST_STARTS=20 $(BIN)/python -m pytest -m cluster -n 3 tests/cluster $(PYTEST_ARGUMENTS)
 
 manifests: $(INSTALLED)  ## write what is generated below k8s/

@@ -229,6 +229,10 @@ def bucket(storage_server):
         yield f"gs://{storage_server.bucket()}"
 
 
+# Where whole runs are tried: each takes a minute, so in CI in a bucket, and in `make soak` on a disk too.
+FOR_LONG = ["gs", "local"] if os.environ.get("DEEPPROFILE_TEST_SOAK") else ["gs"]
+
+
 @pytest.fixture(params=["local", "gs"])
 def anywhere(request, tmp_path):
     """URL of an empty folder, on a disk and in a bucket."""

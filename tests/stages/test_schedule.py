@@ -21,9 +21,9 @@ from deepprofile.twin.granules import write_granules, write_stations
 from tests.granules import NAMES, document, tree
 
 FIRST = np.datetime64("2015-04-01")
-LAST = int(os.environ.get("DEEPPROFILE_TEST_SCHEDULE_DAYS", "66"))
+LAST = int(os.environ.get("DEEPPROFILE_TEST_SCHEDULE_DAYS", "46"))
 # Days after which granules come: SMAP; ERA5-Land provisional and final; GLDAS early and final.
-SMAP, ERA5, ERA5_FINAL, GLDAS_EARLY, GLDAS = 3, 5, 30, 15, 22
+SMAP, ERA5, ERA5_FINAL, GLDAS_EARLY, GLDAS = 3, 5, 20, 10, 15
 LATENCY = {
     "smap_l4": {"latency_days": SMAP},
     "smap_l3": {"latency_days": SMAP},
@@ -95,8 +95,8 @@ class Provider:
         """What comes on a day."""
         for name in ("smap_l4", "smap_l3"):
             # SMAP was silent for a while, and what it had seen came late; some of it never did.
-            silent = 20 <= today - SMAP < 24
-            late = range(20, 24) if today - SMAP == 27 and name == "smap_l4" else ()
+            silent = 12 <= today - SMAP < 16
+            late = range(12, 16) if today - SMAP == 19 and name == "smap_l4" else ()
             for day in late if late else (() if silent else (today - SMAP,)):
                 self.put(name, self.files[name].get(day, []))
             if late:
@@ -105,10 +105,10 @@ class Provider:
         self.put("era5_land", self.files["era5_land"].get(today - ERA5_FINAL, []))
         self.put("gldas_noah", self.early("gldas_noah", today - GLDAS_EARLY))
         self.put("gldas_noah", self.files["gldas_noah"].get(today - GLDAS, []))
-        if today == 45:
+        if today == 30:
             self.put("smap_l4", sorted((self.archive / "replaced").iterdir()))
-        if today == 48:
-            for path in self.files["smap_l3"][15]:
+        if today == 32:
+            for path in self.files["smap_l3"][10]:
                 (self.folder / "smap_l3" / path.name).unlink()
 
 
@@ -155,13 +155,13 @@ def life(archive, tmp_path_factory):
     config = configured(world, everything, folder, "root")
     provider = Provider(everything, folder / "granules")
     days = {}
-    killed = {13: 3, 29: 9, 36: 1, 52: 14}
+    killed = {8: 3, 18: 9, 25: 1, 36: 14}
     for today in range(SMAP, LAST + 1):
         provider.deliver(today)
         if today in killed:
             with pytest.raises(Killed):
                 run(config, today, DyingPool(killed[today]))
-            if today == 29:
+            if today == 18:
                 # Nobody comes back on that day: the next one finds what was left.
                 continue
         days[today] = run(config, today, collocate=True if today == LAST else None)
@@ -178,11 +178,11 @@ def test_the_stores_equal_those_of_one_run_over_everything(life):
 def test_what_is_not_due_is_no_problem_and_what_is_late_is(life):
     for today, results in life["days"].items():
         problems = {stage: result.problems for stage, result in results.items() if result.problems}
-        silent = today >= 24
+        silent = today >= 16
         assert (set(problems) <= {"ingest/smap_l4", "ingest/smap_l3"}) if silent else not problems, (today, problems)
-    # Days 20 to 23 are missed from the day on which they are past their latency; L3 never came.
-    assert life["days"][24]["ingest/smap_l4"].problems == (f"{at(20)}: 8 of 8 time steps of smap_l4 are missing",)
-    assert life["days"][30]["ingest/smap_l4"].problems == ()
+    # Days 12 to 15 are missed from the day on which they are past their latency; L3 never came.
+    assert life["days"][16]["ingest/smap_l4"].problems == (f"{at(12)}: 8 of 8 time steps of smap_l4 are missing",)
+    assert life["days"][22]["ingest/smap_l4"].problems == ()
     assert len(life["days"][LAST]["ingest/smap_l3"].problems) == 5
 
 
@@ -190,9 +190,9 @@ def test_the_work_of_a_day_is_in_proportion_to_what_has_changed(life):
     usual = {
         today: results
         for today, results in life["days"].items()
-        if today > 33 and "collocate/weights" not in results and today not in (45, 48)
+        if today > 23 and "collocate/weights" not in results and today not in (30, 32)
     }
-    assert len(usual) > 20
+    assert len(usual) > 12
     for today, results in usual.items():
         # One day each, in one stretch of days; ERA5-Land and GLDAS also what has become final.
         for name, stretches in (("smap_l4", 1), ("smap_l3", 1), ("era5_land", 2), ("gldas_noah", 2)):
@@ -206,7 +206,7 @@ def test_the_work_of_a_day_is_in_proportion_to_what_has_changed(life):
         {
             t: {s: (r.progress.done, r.progress.copied, r.progress.bytes_read) for s, r in x.items()}
             for t, x in usual.items()
-            if t in (34, 50, 65)
+            if t in (24, 35, 45)
         }
     )
 
@@ -216,6 +216,6 @@ def test_states_of_days(life):
     assert days["era5_land"][str(at(LAST - ERA5_FINAL))] == "there"
     assert days["era5_land"][str(at(LAST - ERA5_FINAL + 1))] == "provisional"
     assert days["era5_land"][str(at(LAST - ERA5 + 1))] == "not due"
-    assert days["smap_l3"][str(at(21))] == "missing"
+    assert days["smap_l3"][str(at(13))] == "missing"
     assert days["gldas_noah"][str(at(LAST - GLDAS + 1))] == "provisional"
     assert days["gldas_noah"][str(at(LAST))] == "not due"

@@ -19,7 +19,7 @@ from deepprofile.stages.pipeline import STAGES, run_stages, status_of
 from typer.testing import CliRunner
 
 from tests.granules import NAMES, document, tree
-from tests.storage import Proxy, emulator
+from tests.storage import FOR_LONG, Proxy, emulator
 
 SMALL = {"days": 12, "cells": 8, "chunk_days": 4, "chunk_cells": 4}
 
@@ -85,6 +85,7 @@ def test_stores_are_the_same_wherever_they_are(written, anywhere, finished, gran
         assert found["lease"] is None
 
 
+@pytest.mark.parametrize("anywhere", FOR_LONG, indirect=True)
 def test_a_run_that_is_stopped_goes_on_where_it_was(written, anywhere, finished):
     path = written(anywhere)
     for after in (3, 12, 30):
@@ -99,6 +100,7 @@ def test_a_run_that_is_stopped_goes_on_where_it_was(written, anywhere, finished)
     assert drivers[-1]["skipped"] == drivers[-1]["total"]
 
 
+@pytest.mark.parametrize("anywhere", FOR_LONG, indirect=True)
 def test_days_that_are_added_are_computed_and_the_others_are_copied(written, anywhere):
     run(written(anywhere, period={"start": "2015-04-01", "end": "2015-05-18"}))
     results = run(written(anywhere, period={"start": "2015-04-01", "end": "2015-06-11"}))
@@ -128,6 +130,7 @@ def drive(path, run):
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
 
 
+@pytest.mark.parametrize("anywhere", FOR_LONG, indirect=True)
 def test_two_drivers_race_for_one_root(written, anywhere, finished):
     path = written(anywhere)
     first, second = drive(path, "one"), drive(path, "two")
