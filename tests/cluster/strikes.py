@@ -1,5 +1,7 @@
 """Runs that are struck while they are at work."""
 
+import json
+
 from deepprofile.engine import Ledger
 from deepprofile.lease import live_holder
 from deepprofile.objects import join, names_below
@@ -33,6 +35,12 @@ def seed(place, root, stage):
     )
 
 
+def said(log):
+    """The messages of a run's log, one below the other."""
+    lines = [json.loads(line) if line.startswith("{") else {"message": line} for line in log.splitlines()]
+    return "\n".join(f"{line.get('time', '')[11:19]} {line['message']}" for line in lines)
+
+
 def struck(place, name, stage, after, strike, *settings, seconds=300):
     """A run that is struck when so many blocks of a stage are recorded; returns its log."""
     seed(place, name, stage)
@@ -40,7 +48,7 @@ def struck(place, name, stage, after, strike, *settings, seconds=300):
     until(400, lambda: recorded(place, name, stage) >= after, f"{name}: {after} blocks of {stage} are recorded", 0.2)
     strike()
     state, log = place.finish(name, seconds)
-    assert state == "Complete", log
+    assert state == "Complete", said(log)
     return log
 
 

@@ -53,7 +53,7 @@ def test_clusters_start_every_time(empty):
     empty.nothing_left()
 
 
-def failing(place, name, *settings, seconds=400, **options):
+def failing(place, name, *settings, seconds=600, **options):
     """A run that cannot go on; returns its log, from its only pod."""
     place.job(name, "compute.workers=1", *settings, root=name, once=True, **options)
     state, log = place.finish(name, seconds)

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from tests.cluster.kube import until
-from tests.cluster.strikes import SLOWLY, check_same, struck
+from tests.cluster.strikes import SLOWLY, check_same, said, struck
 
 pytestmark = pytest.mark.cluster
 
@@ -22,10 +22,10 @@ def test_a_worker_that_is_killed_costs_the_blocks_it_held(place, expected):
     log = struck(place, "worker-killed", "invert", 2, strike, *SLOWLY)
     invert = check_same(place, "worker-killed", expected)["invert"]
     # A worker that was deleted is no fault of its blocks: none of them has used up an attempt for it.
-    assert set(invert["losses"]) == {"deleted"}, log
+    assert set(invert["losses"]) == {"deleted"}, said(log)
     assert invert["blocks"]["done"] == invert["blocks"]["total"]
     assert "its pod was deleted" in log
-    assert log.count("starting the Dask cluster") == 1
+    assert log.count("starting the Dask cluster") == 1, said(log)
     place.ctl("rollout", "status", "deployment/dask-operator", "--timeout=60s", namespace=place.operators)
 
 
@@ -88,7 +88,7 @@ def test_workers_that_are_evicted_and_preempted_are_told_apart(place, expected, 
 
     log = struck(place, "moved", "invert", 2, strike, *SLOWLY[:2], f"compute.kubernetes.worker_pod={pod}")
     invert = check_same(place, "moved", expected)["invert"]
-    assert set(invert["losses"]) == {"evicted", "preempted"}, log
+    assert set(invert["losses"]) == {"evicted", "preempted"}, said(log)
     assert invert["blocks"]["done"] == invert["blocks"]["total"]
 
 
