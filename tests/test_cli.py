@@ -64,6 +64,17 @@ def test_the_globe_is_planned_in_one_table(call, tmp_path):
     assert "ease2_m09, 1624 x 3856 cells, 4,232 days" in printed
     # 67 stretches of 64 days x 26 x 61 shards of 64 x 64 cells.
     assert re.search(r"invert\s+106,262 ", printed)
+    assert "validate" not in printed
+
+
+def test_a_plan_has_validation_by_the_block_of_sensors(call, tmp_path):
+    """How many sensors there are is known only when the stations are read, which may be many files."""
+    (tmp_path / "globe.yaml").write_text(GLOBE)
+    code, printed, _ = call("plan", "-c", tmp_path / "globe.yaml", "--set", "stations=[{kind: ismn, path: not-yet-there}]")
+    assert code == 0
+    # 67 stretches of days.
+    assert re.search(r"validate: matchups, for every 8 sensors\s+67 .* MiB", printed)
+    assert re.search(r"validate: scores, for every 8 sensors\s+1 .* MiB", printed)
 
 
 def test_a_plan_that_does_not_fit_is_refused(call, tmp_path):
@@ -144,10 +155,23 @@ def test_config_prints_every_key(call):
     assert "chunk_days: 16  # days in a chunk; divides days" in printed
 
 
-def test_an_unknown_command_is_wrong_use():
-    found = subprocess.run([sys.executable, "-m", "deepprofile.cli", "invrt"], capture_output=True, text=True)
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("invrt",), "No such command 'invrt'"),
+        (("run", "--nothing"), "No such option: --nothing"),
+        # What the library repeats may be a secret.
+        (
+            ("run", "https://me:hunter2@host.org/a", "token=hunter2"),
+            "unexpected extra argument(s) (https://...@host.org/a token=...)",
+        ),
+    ],
+)
+def test_wrong_arguments_are_said_by_the_library(arguments, message):
+    found = subprocess.run([sys.executable, "-m", "deepprofile.cli", *arguments], capture_output=True, text=True)
     assert found.returncode == 2
-    assert "No such command 'invrt'" in found.stderr
+    assert message in " ".join(found.stderr.split())
+    assert "hunter2" not in found.stderr
 
 
 def test_what_does_not_pass_its_checks_ends_with_four_and_both_numbers(call, settings, finished, tmp_path):

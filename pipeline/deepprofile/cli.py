@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import io
 import json
 import logging
 import signal
@@ -40,7 +41,7 @@ from deepprofile.lease import Lease, LeaseHeld, LeaseLost
 from deepprofile.logs import configure as configure_logs
 from deepprofile.logs import traceback_text, wants_json
 from deepprofile.objects import MissingPath, StorageUnavailable, join
-from deepprofile.redaction import redacted
+from deepprofile.redaction import redacted, without_secrets
 from deepprofile.stages.stage import StagePlan, StageResult
 from deepprofile.stores import Root, StoreError
 
@@ -624,7 +625,10 @@ def main() -> None:
     """Entry point."""
     configure_logs()
     try:
-        app()
+        code = app(standalone_mode=False)
+    except typer.TyperException as error:
+        _show_wrong_use(error)
+        sys.exit(error.exit_code)
     except KeyboardInterrupt:
         err.print("\nStopped.")
         sys.exit(STOPPED)
@@ -635,6 +639,14 @@ def main() -> None:
         else:
             sys.stderr.write(traceback_text(error))
         sys.exit(FAILED)
+    sys.exit(code)
+
+
+def _show_wrong_use(error: typer.TyperException) -> None:
+    """What the command-line library says of wrong arguments, which it repeats: there may be a secret among them."""
+    said = io.StringIO()
+    error.show(said)  # type: ignore[attr-defined]
+    sys.stderr.write(without_secrets(said.getvalue()))
 
 
 if __name__ == "__main__":

@@ -96,7 +96,7 @@ def _plan_ingest(config: Config, name: str, moment: Moment | None, root: Root, _
 
 
 def jobs(config: Config, stages: Sequence[str] = STAGES) -> list[Job]:
-    """Every job with its blocks and cost, without looking at any data."""
+    """Every job with its blocks and cost, without looking at any data: those of validation for one block of sensors."""
     found: list[Job] = []
     if "ingest" in stages:
         found += [ingest.job(config, name) for name in config.products]
@@ -104,6 +104,8 @@ def jobs(config: Config, stages: Sequence[str] = STAGES) -> list[Job]:
         found += [collocate.moments_job(config), collocate.weights_job(config)]
     if "invert" in stages:
         found.append(invert.job(config))
+    if "validate" in stages and config.stations:
+        found += validate.jobs_of_some(config)
     return found
 
 

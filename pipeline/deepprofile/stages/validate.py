@@ -400,6 +400,8 @@ def job(config: Config, count: int, compute: Any = None, mark: Any = None, input
         # The series of every estimate, as read, in the order of the sensors, and on common days, with their masks: as much as
         # eight arrays of doubles. Where the blocks of the bootstrap begin, of which there are most where each is a day.
         memory_per_block=SENSORS_PER_BLOCK * days * (estimates + 1) * 8 * 8 + RESAMPLES * days * 8,
+        bytes_in=count * days * estimates * 4,
+        bytes_out=count * estimates * len(METRICS) * 3 * 8,
     )
 
 
@@ -417,7 +419,16 @@ def matchups_job(config: Config, count: int, compute: Any = None, mark: Any = No
         # To read one cell, the chunks that it lies in are fetched and unpacked, of one array after the other: most for the
         # coefficients of its profiles, or for the products. Then the error model of its neighbourhood without SMAP L3.
         memory_per_block=days * chunk * max(invert.degrees_of(config), n) * 4 * 2 + without,
+        bytes_in=count * days_of(config).size * chunk * (invert.degrees_of(config) + n) * 4,
+        bytes_out=count * days_of(config).size * len(matched(config)) * 4,
     )
+
+
+def jobs_of_some(config: Config) -> list[Job]:
+    """Both jobs for one block of sensors: how many sensors there are is not known before all stations are read."""
+    count = SENSORS_PER_BLOCK
+    made = (matchups_job(config, count), job(config, count))
+    return [replace(each, name=f"{each.name}, for every {count} sensors") for each in made]
 
 
 def sensors_of(config: Config) -> Found:
