@@ -8,7 +8,8 @@ import signal
 import subprocess
 import sys
 import zipfile
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import h5py
@@ -413,16 +414,16 @@ def test_no_secret_is_in_a_manifest(fetching, offered):
             assert TOKEN.encode() not in path.read_bytes()
 
 
+def _settle(folder, root):
+    for day in range(20):
+        Folder(folder).change_index({f"{root}-{day}": {"revision": "1"}}, {f"{root}-{day - 1}"} if day % 2 else set())
+
+
 def test_roots_that_share_a_folder_keep_what_each_has_fetched(tmp_path):
-    """Of two that settle their downloads at the same moment, neither forgets what the other has written down."""
+    """Of two processes that settle their downloads at the same moment, neither forgets what the other has written down."""
     folder = Folder(str(tmp_path))
-
-    def settle(root):
-        for day in range(20):
-            folder.change_index({f"{root}-{day}": {"revision": "1"}}, {f"{root}-{day - 1}"} if day % 2 else set())
-
-    with ThreadPoolExecutor(2) as threads:
-        list(threads.map(settle, ("a", "b")))
+    with ProcessPoolExecutor(2, get_context("spawn")) as processes:
+        list(processes.map(_settle, [str(tmp_path)] * 2, ("a", "b")))
     assert set(folder.index()) == {f"{root}-{day}" for root in "ab" for day in range(1, 20, 2)}
     (tmp_path / ".deepprofile" / "index.json").write_text('{"a-1": {"revi')
     assert folder.index() == {}
