@@ -68,7 +68,8 @@ bench: $(INSTALLED)  ## speed and memory, as ratios taken in one run
 	$(BIN)/python -m benchmarks.stages
 	$(BIN)/python -m benchmarks.scale
 
-twin: $(INSTALLED)  ## accuracy on six twins whose truth is known, and on three with unequal parents
+twin: $(INSTALLED)  ## accuracy on products made from measured profiles, and on nine simulated regions
+	$(BIN)/python -m benchmarks.profiles
 	$(BIN)/python -m benchmarks.accuracy
 
 calibration: $(INSTALLED)  ## how the constants of the error model score on eight other twins, as they are and changed

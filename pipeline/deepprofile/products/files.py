@@ -75,7 +75,7 @@ class Variable:
     attrs: Mapping[str, Any]
     raw: Callable[[Index], NDArray[Any]]
 
-    @property
+    @cached_property
     def dims(self) -> tuple[str, ...]:
         """A name for each axis."""
         return self.axes()
