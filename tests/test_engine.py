@@ -4,6 +4,7 @@ import datetime as dt
 import enum
 import json
 import threading
+from collections.abc import Callable
 from concurrent.futures import CancelledError
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,7 +44,7 @@ class Work:
 
     failures: dict[str, int] = field(default_factory=dict)
     problems: dict[str, str] = field(default_factory=dict)
-    error: type[Exception] = OSError
+    error: Callable[[str], Exception] = OSError
     calls: list[str] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -136,6 +137,16 @@ def test_a_job_in_which_everything_fails_ends_early(tmp_path):
     with pytest.raises(JobFailed, match="of 500 blocks failed"):
         run_job(make_job(work, 500), ThreadPool(), Ledger(str(tmp_path)), retry=Retry(1))
     assert len(work.calls) < MOST_FAILURES + 10
+
+
+@pytest.mark.parametrize(("sound", "tried"), [((), 2), (("0",), 20)])
+def test_blocks_that_kill_every_worker_end_a_job_at_once(tmp_path, sound, tried):
+    """Each costs a worker, for which Kubernetes waits minutes; but not where others come through."""
+    failures = {str(k): 99 for k in range(30) if str(k) not in sound}
+    work = Work(failures=failures, error=lambda text: WorkerLost("out of memory", True, text))
+    with pytest.raises(JobFailed, match="no luck with"):
+        run_job(make_job(work, 30), ThreadPool(), Ledger(str(tmp_path)), retry=Retry(1), window=1)
+    assert len(set(work.calls) - set(sound)) == tried
 
 
 def test_blocks_under_way_are_bounded(tmp_path):

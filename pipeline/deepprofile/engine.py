@@ -43,6 +43,9 @@ _SEGMENT: Final = re.compile(r"\d+-[0-9a-f]+\.jsonl")
 # Files of records that vanish while they are read are listed again so often.
 MOST_LISTINGS: Final = 20
 MOST_FAILURES: Final = 20
+# Of blocks that killed their workers, such as by too little memory, while no block has come through: each costs a worker, whose
+# next start Kubernetes puts off longer and longer.
+MOST_KILLERS: Final = 2
 # A block whose workers are taken away again and again, through no fault of its own, is given up after so many.
 MOST_LOSSES: Final = 50
 # Blocks that are taken over at a time: each is a few requests that the driver waits for.
@@ -623,7 +626,7 @@ class _Run:
         while more or self._running or self._resting:
             if self._check is not None:
                 self._check()
-            if len(self.errors) >= MOST_FAILURES:
+            if self._is_hopeless():
                 # Whatever is wrong is wrong for all of them.
                 more, self._resting = False, []
             self._repeat_rested()
@@ -640,6 +643,12 @@ class _Run:
             elif self._resting:
                 time.sleep(0.02)
             self._ledger.flush_if_due()
+
+    def _is_hopeless(self) -> bool:
+        """Whether so many blocks have failed that the others need not be tried."""
+        killers = sum(isinstance(error, WorkerLost) for _, error in self.errors)
+        nothing_done = len(self.records) == len(self.errors)
+        return len(self.errors) >= MOST_FAILURES or (nothing_done and killers >= MOST_KILLERS)
 
     def _not_yet_done(self) -> list[Block]:
         known = self._ledger.read()
