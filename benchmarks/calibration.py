@@ -30,9 +30,9 @@ PARENTS = ("smap_l4", "gldas_noah", "era5_land")
 # Every so many days are scored: soil moisture has a memory of weeks.
 STEP = 9
 TRIED: tuple[tuple[ModuleType, str, float, float], ...] = (
-    (errors, "SHRINKAGE_DAYS", 2000.0, 30000.0),
+    (errors, "SHRINKAGE_DAYS", 1000.0, 8000.0),
     (errors, "WINDOW", 21, 61),
-    (errors, "TYPICAL_NOISE", 0.4, 1.0),
+    (errors, "TYPICAL_NOISE", 0.3, 0.65),
     (errors, "PRODUCT_TRUST", 0.3, 0.9),
     (errors, "LAYER_TRUST", 0.0, 0.6),
     (biases, "TYPICAL_BIAS", 0.02, 0.05),
@@ -40,15 +40,10 @@ TRIED: tuple[tuple[ModuleType, str, float, float], ...] = (
     (biases, "LOG_SPREAD", 0.3, 0.8),
     (biases, "CELLS_EXPONENT", 0.2, 0.6),
     (biases, "BIAS_CORRELATION_LENGTH_M", 1.5, 6.0),
-    (biases, "MEAN_SHARE", 0.2, 0.8),
-    (biases, "LONG_SHARE", 0.8, 1.0),
-    (biases, "DRY_SURFACE", 0.0, 0.04),
+    (biases, "MEAN_SHARE", 1.0, 4.0),
     (inversion, "ERROR_CORRELATION_LENGTH_M", 0.25, 1.0),
-    # The square of the gain is the least that the variance may be.
-    (inversion, "SIGNAL_GAIN", 1.06, 1.1),
-    (inversion, "SIGNAL_VARIANCE", 1.4, 1.6),
-    (inversion, "SHARED_ERROR", 0.0, 0.3),
-    (inversion, "SHARED_BIAS", 0.2, 0.6),
+    (inversion, "SHARED_ERROR", 0.15, 0.45),
+    (inversion, "SHARED_BIAS", 0.25, 0.75),
 )
 
 

@@ -2,7 +2,7 @@
 
 GLDAS Noah has its three layers, ERA5-Land only its first, SMAP only its near-surface retrieval: products that lack layers and
 days are the normal case. At the stations' own SMAP pixel no day is of recommended quality and too few are valid for triple
-collocation, so that the error model falls back to equal weights there and says so; a second pixel has enough good days.
+collocation, so that the error model falls back to the typical ratio there and says so; a second pixel has enough good days.
 
     python examples/hawaii.py --output demo-output
 

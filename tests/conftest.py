@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import xarray as xr
 from deepprofile import twin
+from deepprofile.basis import basis_at, basis_mean
 
 pytest_plugins = ["tests.granules", "tests.storage"]
 
@@ -74,6 +75,24 @@ def make_variances(products, values):
             "layer_bottom": ("observation", bottoms),
         },
     )
+
+
+def exact_projection(depth, order):
+    """From a profile on a fine grid of depths to the coefficients of the nearest polynomial that is exact at 0-0.05 and 1 m.
+
+    By Lagrange's equations of the constrained least squares, solved as they stand.
+    """
+    basis, count = basis_at(depth, order), depth.size
+    least = basis.T @ basis / count
+    if order == 0:
+        return np.linalg.solve(least, basis.T / count)
+    operator = basis_mean(np.array([0.0, 1.0]), np.array([0.05, 1.0]), order)
+    ends = np.zeros((2, count))
+    ends[0, depth < 0.05] = 1.0 / (depth < 0.05).sum()
+    # The value at 1 m lies half a step below the last of the grid.
+    ends[1, -2:] = -0.5, 1.5
+    system = np.block([[least, operator.T], [operator, np.zeros((2, 2))]])
+    return np.linalg.solve(system, np.concatenate([basis.T / count, ends]))[: order + 1]
 
 
 def random_products(rng, days=40, cells=3, missing=0.0, dtype=np.float64, spread=0.04):

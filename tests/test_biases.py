@@ -7,19 +7,15 @@ import xarray as xr
 from deepprofile.biases import (
     BIAS_CORRELATION_LENGTH_M,
     CELLS_EXPONENT,
-    DRY_DEPTH_M,
-    DRY_SURFACE,
     LEVEL_VARIANCE,
     LOG_SPREAD,
-    LONG_SHARE,
+    MEAN_KERNEL,
     MEAN_SHARE,
     bias_variances,
-    surface_deficit,
     typical_biases,
 )
 from deepprofile.layers import stack_products
-from deepprofile.stations import read_uscrn
-from scipy.integrate import quad
+from deepprofile.prior import Prior
 from scipy.optimize import minimize
 
 from tests.conftest import random_products
@@ -40,8 +36,7 @@ def layer_covariance(layout, length, count=1000):
 
 def dense(layout):
     """The covariance of the means of one cell without bias, and the correlation of biases."""
-    total = MEAN_SHARE * 0.08**2
-    smooth = total * (LONG_SHARE * layer_covariance(layout, 1.0) + (1.0 - LONG_SHARE) * layer_covariance(layout, 0.1))
+    smooth = MEAN_SHARE * Prior().std ** 2 * layer_covariance(layout, MEAN_KERNEL.length)
     centre = 0.5 * (layout.top + layout.bottom)
     same = layout.product_index[:, None] == layout.product_index
     return smooth + LEVEL_VARIANCE, same * np.exp(-np.abs(centre[:, None] - centre) / BIAS_CORRELATION_LENGTH_M)
@@ -112,30 +107,6 @@ def test_a_single_cell_tells_no_size(layout):
 def test_a_retrieval_is_expected_to_be_less_biased_than_a_model(layout):
     typical = dict(zip(layout.products, typical_biases(layout), strict=True))
     assert typical["smap_l3"] < typical["smap_l4"] == typical["gldas_noah"] == typical["era5_land"]
-
-
-def test_the_surface_deficit_is_a_mean_over_the_layer():
-    for top, bottom in ((0.0, 0.05), (0.1, 0.4), (0.0, 1.0)):
-        integral, _ = quad(lambda z: -DRY_SURFACE * np.exp(-z / DRY_DEPTH_M), top, bottom)
-        assert float(surface_deficit(np.array(top), np.array(bottom))) == pytest.approx(integral / (bottom - top))
-    assert float(surface_deficit(np.array(0.2), np.array(0.2))) == pytest.approx(-DRY_SURFACE * np.exp(-2.0), rel=1e-6)
-
-
-def test_stations_are_drier_at_the_surface_by_more_than_is_expected_of_a_cell(sample_data):
-    stations = read_uscrn(sample_data / "uscrn" / "crn_2020.parquet")
-    for depth, expected, number in ((0.1, 0.010, 106), (0.2, 0.018, 83)):
-        rises = []
-        for name in np.unique(stations.station.values):
-            one = stations.isel(sensor=np.flatnonzero(stations.station.values == name))
-            pair = [one.soil_moisture.values[np.isclose(one.depth_top, z)] for z in (0.05, depth)]
-            if all(len(values) for values in pair):
-                rise = pair[1][0] - pair[0][0]
-                if np.isfinite(rise).sum() > 150:
-                    rises.append(np.nanmean(rise))
-        assert len(rises) == number
-        assert np.median(rises) == pytest.approx(expected, abs=0.001)
-        z = np.array([0.05, depth])
-        assert 0.0 < np.diff(surface_deficit(z, z))[0] < np.median(rises)
 
 
 def test_winters_that_a_retrieval_lacks_do_not_look_like_a_bias(small_world):

@@ -83,7 +83,7 @@ def test_only_a_path_that_a_user_named_is_wrong_use(capsys, error, code, message
 
 
 def test_an_error_of_the_program_shows_its_traceback_without_secrets(monkeypatch, capsys):
-    def fail():
+    def fail(**_):
         raise KeyError("https://me:hunter2@host.org")
 
     monkeypatch.setattr(cli, "app", fail)

@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
-from deepprofile.errors import plan_comparisons
+from deepprofile.errors import TYPICAL_NOISE, plan_comparisons
 from deepprofile.layers import overlap_weights, stack_products
 
 from tests.conftest import LAYERS, make_product, random_products
@@ -32,7 +32,7 @@ def test_recovers_known_error_variances():
     expected = {"gldas_noah": 0.05, "era5_land": 0.03, "smap_l3": 0.035}
     for name, std in expected.items():
         found = errors.error_variance.where(errors["product"] == name, drop=True)
-        np.testing.assert_allclose(found, (std**2 / 0.05**2) ** 0.6 * 0.65**0.4 * 0.05**2, rtol=0.1)
+        np.testing.assert_allclose(found, (std**2 / 0.05**2) ** 0.6 * TYPICAL_NOISE**0.4 * 0.05**2, rtol=0.1)
         r2 = errors.r_squared.where(errors["product"] == name, drop=True)
         np.testing.assert_allclose(r2, 0.05**2 / (0.05**2 + std**2), atol=0.05)
     np.testing.assert_allclose(errors.fmse, 1.0 - errors.r_squared)
@@ -96,14 +96,15 @@ def test_near_surface_retrieval_stands_in_triplets_down_to_ten_centimetres():
     assert deepest == pytest.approx(0.1)
 
 
-def test_too_few_common_days_fall_back_to_equal_weights():
+def test_too_few_common_days_fall_back_to_the_typical_ratio():
     products = known_world(np.random.default_rng(6), days=300, cells=1, l3_days=np.arange(0, 280, 4))
     fewer = {name: products[name] for name in ("gldas_noah", "era5_land", "smap_l3")}
     errors = dp.estimate_errors(fewer)
     # 70 days with all three: below 100, so nothing rests on triple collocation; the deep layers have no third member at all.
     assert errors.n_samples.values[:, 0].tolist() == [70, 0, 0, 70, 0, 0, 70]
     assert (errors.status == 2).all()
-    np.testing.assert_allclose(errors.error_variance, 0.045**2)
+    own = np.concatenate([p.var("time", ddof=1).values for p in fewer.values()])
+    np.testing.assert_allclose(errors.error_variance, TYPICAL_NOISE / (1.0 + TYPICAL_NOISE) * own, rtol=1e-4)
     assert (dp.estimate_errors(fewer, min_samples=70).status.sel(observation=[0, 3, 6]) == 0).all()
 
 
@@ -132,10 +133,26 @@ def test_uncorrelated_products_do_not_pass_as_collocated():
     products = random_products(rng, days=400, cells=1)
     errors = dp.estimate_errors(products)
     assert (errors.status == 2).mean() > 0.8
-    np.testing.assert_array_equal(errors.error_variance.where(errors.status == 2, 0.045**2), 0.045**2)
+    own = np.concatenate([p.var("time", ddof=1).values for p in products.values()])
+    typical = TYPICAL_NOISE / (1.0 + TYPICAL_NOISE) * own
+    np.testing.assert_allclose(errors.error_variance.where(errors.status == 2, typical), typical)
 
 
-def test_two_products_work_with_equal_weights():
+def test_a_product_without_error_is_the_best_of_all():
+    """The sample's correlation with the truth may lie above 1: that is no failure."""
+    days, rng = 150, np.random.default_rng(13)
+    products = known_world(
+        rng, days=days, cells=60, errors={"smap_l4": 0.05, "gldas_noah": 0.05, "era5_land": 0.0, "smap_l3": 0.05}
+    )
+    errors = dp.estimate_errors(products)
+    best = errors.isel(observation=errors["product"] == "era5_land")
+    assert (best.status < 2).all()
+    assert float(best.r_squared.max()) <= 1.0
+    others = errors.isel(observation=errors["product"] != "era5_land")
+    assert float(best.error_variance.max()) < float(others.error_variance.min())
+
+
+def test_two_products_work_with_the_typical_ratio():
     products = known_world(np.random.default_rng(10), days=200)
     profile = dp.fuse({name: products[name] for name in ("gldas_noah", "era5_land")})
     assert profile.deepprofile.flag("fallback_errors").all()

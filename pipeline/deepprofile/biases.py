@@ -16,7 +16,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from deepprofile.layers import Layout
-from deepprofile.prior import KERNELS, Kernel, kernel_covariance
+from deepprofile.prior import Kernel, Prior, kernel_covariance
 
 Array = NDArray[np.float64]
 
@@ -35,31 +35,20 @@ CELLS_EXPONENT: Final = 0.35
 # The level of a cell's profile is as good as unknown.
 MIDDLE: Final = 0.25
 LEVEL_VARIANCE: Final = 0.1**2
-# A time mean varies less with depth than the anomalies of a day, and more smoothly: soils are wet or dry as a whole.
-MEAN_SHARE: Final = 0.4
-LONG_SHARE: Final = 0.95
-WHOLE_METRE: Final = Kernel(1.0)
-# The surface is drier than what lies below it, in the mean over time: by half of this at 0.07 m. At the stations of USCRN in
-# 2020 the median rise is 0.010 from 0.05 to 0.1 m, and 0.018 to 0.2 m (106 and 83 stations); a cell of 9 km is given half.
-DRY_SURFACE: Final = 0.02
-DRY_DEPTH_M: Final = 0.1
-# Standard deviation of the anomalies to which the share refers where no prior is at hand: that of the default prior.
-_ANOMALIES: Final = 0.08
+# Time means of the profile: their variance over that of a day's anomalies at the surface, and a correlation length of metres,
+# since soils are wet or dry as a whole. Between the stations of SCAN and USCRN the standard deviation of the mean is .09
+# (python -m benchmarks.covariance), 1.4 times that of the default prior.
+MEAN_SHARE: Final = 2.0
+MEAN_KERNEL: Final = Kernel(3.0)
+# Standard deviation of the anomalies to which the share refers where no prior is at hand.
+_ANOMALIES: Final = Prior().std
 _MOST_STEPS: Final = 40
 _JITTER: Final = 1e-8
 
 
-def mean_variance(std: float) -> tuple[float, float]:
-    """Prior variance of the profile of time means: a part with the range of the whole metre, and one with the prior's."""
-    total = MEAN_SHARE * std**2
-    return LONG_SHARE * total, (1.0 - LONG_SHARE) * total
-
-
-def surface_deficit(top: Array, bottom: Array) -> Array:
-    """Mean between depths (m) of what time means are expected to differ from their level, m3 m-3; negative at the surface."""
-    thickness = np.maximum(bottom - top, 1e-9)
-    inside = np.exp(-top / DRY_DEPTH_M) - np.exp(-(top + thickness) / DRY_DEPTH_M)
-    return np.asarray(-DRY_SURFACE * DRY_DEPTH_M * inside / thickness)
+def mean_variance(std: float) -> float:
+    """Prior variance of the profile of time means, where the anomalies have this standard deviation at the surface."""
+    return MEAN_SHARE * std**2
 
 
 def error_correlation(layout: Layout, length: float, shared: float = 0.0) -> Array:
@@ -87,8 +76,7 @@ def bias_variances(seconds: Array, counts: Array, layout: Layout) -> Array:
     Parameters
     ----------
     seconds
-        Sums over each cell's neighbourhood of products of the departures of time means from ``MIDDLE`` and the surface
-        deficit; (cell, n, n).
+        Sums over each cell's neighbourhood of products of the departures of time means from ``MIDDLE``; (cell, n, n).
     counts
         Number of cells in each of those sums; (cell, n, n).
     layout
@@ -98,9 +86,7 @@ def bias_variances(seconds: Array, counts: Array, layout: Layout) -> Array:
     -------
     (cell, n); the typical size for products that the neighbourhood does not have.
     """
-    long, short = mean_variance(_ANOMALIES)
-    smooth = long * kernel_covariance(WHOLE_METRE, layout.top, layout.bottom)
-    smooth = smooth + short * kernel_covariance(KERNELS[0], layout.top, layout.bottom) + LEVEL_VARIANCE
+    smooth = mean_variance(_ANOMALIES) * kernel_covariance(MEAN_KERNEL, layout.top, layout.bottom) + LEVEL_VARIANCE
     out = np.empty(counts.shape[:2])
     _components(
         np.ascontiguousarray(seconds),

@@ -152,8 +152,8 @@ class Collocation(Section):
 class PriorSettings(Section):
     """The prior of ``map``."""
 
-    std: float = Field(0.08, gt=0.0, description="standard deviation of theta at every depth, m3 m-3")
-    correlation_length: float = Field(0.1, gt=0.0, description="vertical correlation length, m")
+    std: float = Field(0.065, gt=0.0, description="standard deviation of theta at the surface, m3 m-3")
+    correlation_length: float = Field(0.45, gt=0.0, description="vertical correlation length at the surface, m")
 
 
 class Inversion(Section):

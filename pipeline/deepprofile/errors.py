@@ -20,10 +20,9 @@ import xarray as xr
 from numba import njit
 from numpy.typing import NDArray
 
-from deepprofile.biases import MIDDLE, bias_variances, surface_deficit
+from deepprofile.biases import MIDDLE, bias_variances
 from deepprofile.collocation import MOMENTS, Moments, collocate, critical_correlation, triple_moments
 from deepprofile.layers import OBSERVATION, Layout, Stack, overlap_weights, stack_products
-from deepprofile.prior import KERNELS, kernel_covariance
 
 Array = NDArray[np.float64]
 
@@ -32,18 +31,16 @@ DEPENDENT: Final = (("smap_l3", "smap_l4"),)
 MIN_COVERAGE: Final = 0.5
 # Days of record at which a cell's own moments weigh as much as its neighbourhood's: soil moisture decorrelates in weeks,
 # so that four years are some fifty independent samples, and a ratio of three covariances of those is uncertain by tens of
-# percent.
-SHRINKAGE_DAYS: Final = 8000.0
+# percent. On measured profiles 2000 and less beat 8000 (python -m benchmarks.profiles --half tuning).
+SHRINKAGE_DAYS: Final = 2000.0
 WINDOW: Final = 41
 # What is known of a product's noise-to-signal ratio (error variance over signal variance) before any data, and how far what
 # triple collocation says is believed: in the mean over the layers of one product, and in how a layer differs from that mean.
 # Products share errors by chance, which makes the third one of a triplet look bad, more so in one layer than in all.
-TYPICAL_NOISE: Final = 0.65
+TYPICAL_NOISE: Final = 0.45
 PRODUCT_TRUST: Final = 0.6
-LAYER_TRUST: Final = 0.2
+LAYER_TRUST: Final = 0.4
 NOISE_RANGE: Final = (0.05, 20.0)
-EQUAL_ERROR: Final = 0.045**2
-SIGNAL_DAYS: Final = 600.0
 # Days that a time mean needs to tell of a bias, and two series in common for one to say what the mean of the other would have
 # been on its missing days.
 REFERENCE_DAYS: Final = 10.0
@@ -51,8 +48,8 @@ REFERENCE_DAYS: Final = 10.0
 MOST_SAMPLES: Final = 20_000
 SMALLEST_ERROR: Final = 0.005**2
 
-OWN, NEIGHBOURS, EQUAL, ABSENT = 0, 1, 2, 3
-STATUS_MEANINGS: Final = "triple_collocation neighbours equal_weights no_data"
+OWN, NEIGHBOURS, TYPICAL, ABSENT = 0, 1, 2, 3
+STATUS_MEANINGS: Final = "triple_collocation neighbours typical_ratio no_data"
 
 
 @dataclass(frozen=True)
@@ -162,7 +159,7 @@ def _sums_to_pool(moments: Array, *, layout: Layout, design: Design, min_samples
     freedom = lent * np.maximum(parts.count - 1.0, 0.0)
     within = np.concatenate([freedom[..., None], lent[..., None] * parts.comoment], axis=-1)
     first, second = np.triu_indices(n)
-    departure = reference_means(parts, design) - MIDDLE - surface_deficit(layout.top, layout.bottom)
+    departure = reference_means(parts, design) - MIDDLE
     enough = parts.count[..., :n] >= REFERENCE_DAYS
     departure = np.where(enough, departure, 0.0)
     both = (enough[..., first] & enough[..., second]).astype(np.float64)
@@ -234,11 +231,13 @@ def _estimate(moments: Array, sums: Array, *, layout: Layout, design: Design, mi
     result = collocate(blend)
     with np.errstate(divide="ignore", invalid="ignore"):
         r_squared = result.signal_variance[..., 0] / (result.signal_variance[..., 0] + result.error_variance[..., 0])
-    good = (own_valid | near_valid) & (r_squared > 0.0) & (r_squared < 1.0)
+    # A product that errs less than the sample can tell has a correlation above 1: it is the best, not a failure.
+    good = (own_valid | near_valid) & (r_squared > 0.0)
+    r_squared = np.minimum(r_squared, 1.0)
 
-    error, r2 = np.full((n, cells), EQUAL_ERROR), np.full((n, cells), np.nan)
+    r2 = np.full((n, cells), np.nan)
     signals, noise = np.full((n, cells), np.nan), np.full((n, cells), np.nan)
-    samples, status = np.zeros((n, cells)), np.full((n, cells), EQUAL)
+    samples, status = np.zeros((n, cells)), np.full((n, cells), TYPICAL)
     observation = np.array([t.observation for t in design.triplets], dtype=np.int64)
     for i in range(n):
         members = np.flatnonzero(observation == i)
@@ -257,9 +256,12 @@ def _estimate(moments: Array, sums: Array, *, layout: Layout, design: Design, mi
         r2[i] = mean(r_squared[:, members])
         noise[i] = np.log(np.clip(1.0 / r2[i] - 1.0, *NOISE_RANGE))
         found = number > 0
-        status[i] = np.where(found, np.where((used & own_valid[:, members]).any(axis=1), OWN, NEIGHBOURS), EQUAL)
+        status[i] = np.where(found, np.where((used & own_valid[:, members]).any(axis=1), OWN, NEIGHBOURS), TYPICAL)
     ratio = _believed(noise, design.product)
-    error = np.where(np.isfinite(ratio), ratio * signals, error)
+    # A layer's own variance is that of its signal and its error. Where triple collocation cannot run, the error has the typical
+    # share of it.
+    variance = _own_variance(here[:, :n, 0], near[:, :n, 0]).T
+    error = np.where(np.isfinite(ratio), ratio * signals, TYPICAL_NOISE / (1.0 + TYPICAL_NOISE) * variance)
     days = own.count[:, :n].T
     absent = days == 0
     error = np.where(absent, np.nan, np.maximum(error, SMALLEST_ERROR))
@@ -267,13 +269,13 @@ def _estimate(moments: Array, sums: Array, *, layout: Layout, design: Design, mi
     status = np.where(absent, ABSENT, status)
     time_mean = np.where(absent, np.nan, own.mean[:, :n, 0].T)
     reference = reference_means(own, design).T
-    signal, prior_weight = _signal(near[:, n + count :], within[:, n + count :, 0], layout, design.pairs)
     observed = (error, bias_variance, time_mean, reference, 1.0 - r2, r2, samples.astype(np.int64), status.astype(np.int8))
-    return (
-        *(np.moveaxis(v, 0, -1).reshape(*shape, n) for v in observed),
-        signal.reshape(*shape, -1),
-        prior_weight.reshape(shape),
-    )
+    return tuple(np.moveaxis(v, 0, -1).reshape(*shape, n) for v in observed)
+
+
+def _own_variance(here: Array, near: Array) -> Array:
+    """Variance of each observation in time, of the cell or, where it has too few days, of its neighbourhood; (cell, n)."""
+    return np.where(here > 0.0, here, np.where(near > 0.0, near, SMALLEST_ERROR))
 
 
 def _valid(covariance: Array, count: Array, critical: Array, min_samples: int) -> NDArray[np.bool_]:
@@ -304,39 +306,6 @@ def _believed(noise: Array, product: NDArray[np.int64]) -> Array:
         common = np.where(found, departure[layers], 0.0).sum(axis=0) / number
         out[layers] = PRODUCT_TRUST * common + LAYER_TRUST * (departure[layers] - common)
     return np.asarray(TYPICAL_NOISE * np.exp(out))
-
-
-def _signal(covariance: Array, freedom: Array, layout: Layout, pairs: NDArray[np.int64]) -> tuple[Array, Array]:
-    """Variance of each kernel in the anomalies' covariance, and the weight that is left to the prior.
-
-    What independent products share is signal: their covariances between layers are fitted by a non-negative sum of kernels
-    (four of them, so every subset is tried). Returns (cell, kernel) and (cell,).
-    """
-    cells = len(covariance)
-    if not len(pairs):
-        return np.zeros((cells, len(KERNELS))), np.ones(cells)
-    every = [kernel_covariance(kernel, layout.top, layout.bottom) for kernel in KERNELS]
-    design = np.stack([each[pairs[:, 0], pairs[:, 1]] for each in every], axis=-1)
-    # y and z of a pair's group are the same series: the co-moment of x and y is the pair's.
-    target = covariance[..., 3]
-    usable = np.isfinite(target)
-    weight = np.where(usable, 1.0 / np.maximum(np.nan_to_num(target), 1e-5), 0.0)
-    normal = np.einsum("cp,pk,pl->ckl", weight, design, design)
-    right = np.einsum("cp,pk,cp->ck", weight, design, np.nan_to_num(target))
-    best, chosen = np.zeros(cells), np.zeros((cells, len(KERNELS)))
-    for bits in range(1, 2 ** len(KERNELS)):
-        subset = [k for k in range(len(KERNELS)) if bits >> k & 1]
-        block = normal[:, subset][:, :, subset] + 1e-12 * np.eye(len(subset))
-        solution = np.linalg.solve(block, right[:, subset][..., None])[..., 0]
-        gain = np.einsum("ck,ck->c", solution, right[:, subset])
-        better = (solution >= 0.0).all(axis=1) & (gain > best)
-        best = np.where(better, gain, best)
-        candidate = np.zeros((cells, len(KERNELS)))
-        candidate[:, subset] = solution
-        chosen = np.where(better[:, None], candidate, chosen)
-    days = np.where(usable, freedom, 0.0).max(axis=1)
-    trust = np.where(best > 0.0, days / (days + SIGNAL_DAYS), 0.0)
-    return trust[:, None] * chosen, 1.0 - trust
 
 
 def estimate_errors(
@@ -370,10 +339,8 @@ def estimate_errors(
     - ``bias_variance``: mean-square bias, (m3 m-3)^2;
     - ``mean``: time mean, m3 m-3; ``reference_mean``: the same over the days of the other products, as far as they tell;
     - ``r_squared`` with the truth, as triple collocation says it, and ``fmse`` = 1 - r_squared;
-    - ``n_samples``: days of the largest triplet; ``status``: 0 triple collocation, 1 the neighbourhood's, 2 equal weights,
-      3 no data;
-    - ``signal_variance`` (dimension ``kernel``) and ``prior_weight``: the vertical covariance of the anomalies that
-      independent products share, and what is left to the prior.
+    - ``n_samples``: days of the largest triplet; ``status``: 0 triple collocation, 1 the neighbourhood's, 2 the typical ratio,
+      3 no data.
 
     Lazy where a product is backed by dask.
 
@@ -470,23 +437,19 @@ def errors_from_moments(
         pooled,
         kwargs={"layout": layout, "design": design, "min_samples": min_samples},
         input_core_dims=[["group", "moment"], ["sum"]],
-        output_core_dims=[[OBSERVATION]] * 8 + [["kernel"], []],
+        output_core_dims=[[OBSERVATION]] * 8,
         dask="parallelized",
-        output_dtypes=[np.float64] * 6 + [np.int64, np.int8, np.float64, np.float64],
-        dask_gufunc_kwargs={"output_sizes": {OBSERVATION: layout.size, "kernel": len(KERNELS)}},
+        output_dtypes=[np.float64] * 6 + [np.int64, np.int8],
+        dask_gufunc_kwargs={"output_sizes": {OBSERVATION: layout.size}},
     )
     names = ("error_variance", "bias_variance", "mean", "reference_mean", "fmse", "r_squared", "n_samples", "status")
-    dataset = xr.Dataset(dict(zip((*names, "signal_variance", "prior_weight"), out, strict=True)))
-    dataset = dataset.transpose(OBSERVATION, "kernel", *cell_dims).assign_coords(layout.coordinates())
-    dataset = dataset.assign_coords(
-        kernel_length=("kernel", [k.length for k in KERNELS], {"units": "m"}),
-        kernel_decay=("kernel", [k.decay for k in KERNELS], {"units": "m"}),
-    )
-    for name in ("error_variance", "bias_variance", "signal_variance"):
+    dataset = xr.Dataset(dict(zip(names, out, strict=True)))
+    dataset = dataset.transpose(OBSERVATION, *cell_dims).assign_coords(layout.coordinates())
+    for name in ("error_variance", "bias_variance"):
         dataset[name].attrs["units"] = "m6 m-6"
     for name in ("mean", "reference_mean"):
         dataset[name].attrs["units"] = "m3 m-3"
-    dataset["status"].attrs = {"flag_values": [OWN, NEIGHBOURS, EQUAL, ABSENT], "flag_meanings": STATUS_MEANINGS}
+    dataset["status"].attrs = {"flag_values": [OWN, NEIGHBOURS, TYPICAL, ABSENT], "flag_meanings": STATUS_MEANINGS}
     return dataset
 
 

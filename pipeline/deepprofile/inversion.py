@@ -11,11 +11,11 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from deepprofile import kernels
-from deepprofile.basis import MAX_ORDER, basis_at, basis_mean, bernstein_from_legendre
-from deepprofile.biases import WHOLE_METRE, bias_correlation, error_correlation, mean_variance, surface_deficit
+from deepprofile.basis import MAX_ORDER, basis_mean, bernstein_from_legendre
+from deepprofile.biases import MEAN_KERNEL, bias_correlation, error_correlation, mean_variance
 from deepprofile.errors import DEPENDENT, OWN, WINDOW, check_collocatable, estimate_from_stack
 from deepprofile.layers import OBSERVATION, Layout, Stack, stack_products
-from deepprofile.prior import KERNELS, Kernel, Prior, prior_model
+from deepprofile.prior import Prior, PriorModel, prior_model
 
 Array = NDArray[np.float64]
 Method = Literal["map", "wls"]
@@ -26,13 +26,10 @@ DEFAULT_ORDER: Final = {"map": 5, "wls": 2}
 # Errors of two layers of one product: what a model gets wrong at one depth it gets wrong nearby.
 ERROR_CORRELATION_LENGTH_M: Final = 0.5
 # Errors, and biases, at the same depth of two products: they share forcing, soil maps and structure more than any comparison
-# between them can see.
-SHARED_ERROR: Final = 0.15
-SHARED_BIAS: Final = 0.4
-# Anomalies of the truth for one of what the products share, each being damped or late in its own way; and their variance, which
-# includes what no product sees.
-SIGNAL_GAIN: Final = 1.12
-SIGNAL_VARIANCE: Final = 1.26
+# between them can see. Set where intervals hold in worlds of measured profiles, whose models share a fifth or nearly half of
+# their errors.
+SHARED_ERROR: Final = 0.3
+SHARED_BIAS: Final = 0.5
 # With more patterns than these, only those of whole products have a covariance of their own.
 MOST_PATTERNS: Final = 64
 # Profiles that are worked on at a time: their observations and coefficients stay in the cache.
@@ -59,30 +56,21 @@ class Model:
     prior: Prior
     two_scales: bool
     design: Array
-    layers: Array
-    cross: Array
-    coefficients: Array
+    anomalies: PriorModel
+    means: PriorModel
     correlation: Array
     bias_correlation: Array
-    mean_variance: Array
-    mean_layers: Array
-    mean_coefficients: Array
-    response: Array
     control: Array
 
     @classmethod
-    def build(cls, layout: Layout, method: str, order: int, prior: Prior, two_scales: bool, shared_signal: bool) -> Model:
-        """Integrals of the basis and moments of the kernels for these layers."""
-        all_kernels = (*KERNELS, Kernel(prior.correlation_length))
-        models = [prior_model(kernel, layout.top, layout.bottom, order) for kernel in all_kernels]
-        # Correlations that the gain knows of, and all of them.
-        independent = np.stack([np.eye(layout.size)] * 2)
+    def build(cls, layout: Layout, method: str, order: int, prior: Prior, two_scales: bool) -> Model:
+        """Integrals of the basis and moments of the prior for these layers."""
+        # Correlations that the gain knows of, and all of them. Least squares know of none.
         random = np.stack([error_correlation(layout, ERROR_CORRELATION_LENGTH_M, share) for share in (0.0, SHARED_ERROR)])
         lasting = np.stack([bias_correlation(layout, share) for share in (0.0, SHARED_BIAS)])
-        # A mean that is given holds at every depth.
-        shaped = two_scales and prior.mean is None
-        smooth = np.zeros(len(all_kernels))
-        smooth[KERNELS.index(WHOLE_METRE)], smooth[-1] = mean_variance(prior.std)
+        independent = np.stack([np.eye(layout.size)] * 2)
+        if method == "wls":
+            random[0] = np.eye(layout.size)
         return cls(
             layout=layout,
             method=METHODS[method],
@@ -90,25 +78,12 @@ class Model:
             prior=prior,
             two_scales=two_scales,
             design=basis_mean(layout.top, layout.bottom, order),
-            layers=np.stack([m.layers for m in models]),
-            cross=np.stack([m.coefficients_layers for m in models]),
-            coefficients=np.stack([m.coefficients for m in models]),
+            anomalies=prior_model(prior.kernel, layout.top, layout.bottom, order).scaled(prior.std**2),
+            means=prior_model(MEAN_KERNEL, layout.top, layout.bottom, order).scaled(mean_variance(prior.std)),
             correlation=random if two_scales else independent,
             bias_correlation=lasting if two_scales else independent,
-            mean_variance=smooth,
-            mean_layers=surface_deficit(layout.top, layout.bottom) if shaped else np.zeros(layout.size),
-            mean_coefficients=_project_deficit(order) if shaped else np.zeros(order + 1),
-            response=np.array([SIGNAL_GAIN, SIGNAL_VARIANCE]) if shared_signal else np.ones(2),
             control=bernstein_from_legendre(order),
         )
-
-
-def _project_deficit(order: int) -> Array:
-    """Coefficients of the surface deficit; shape (order + 1,)."""
-    edges = np.linspace(0.0, 1.0, 2001)
-    middle = 0.5 * (edges[1:] + edges[:-1])
-    norm = (2.0 * np.arange(order + 1) + 1.0) / middle.size
-    return np.asarray(norm * (surface_deficit(edges[:-1], edges[1:]) @ basis_at(middle, order)))
 
 
 @dataclass
@@ -139,8 +114,8 @@ def product_patterns(layout: Layout) -> NDArray[np.int64]:
     return np.array(sorted(codes), dtype=np.int64)
 
 
-# Axes of a parameter beside those of the cells: error, bias, mean, kernel variance, prior mean, bounds, fallback.
-_OWN_AXES: Final = (1, 1, 1, 1, 0, 0, 0, 1)
+# Axes of a parameter beside those of the cells: error, bias, mean, prior mean, bounds, fallback.
+_OWN_AXES: Final = (1, 1, 1, 0, 0, 0, 1)
 
 
 def _rows(array: NDArray[Any], own_axes: int, shape: tuple[int, ...], part: slice, dtype: Any = np.float64) -> NDArray[Any]:
@@ -173,27 +148,21 @@ def _invert_block(*arrays: NDArray[Any], model: Model, dtype: Any, listed: Array
         for product in flat:
             observed[:, :, at : at + product.shape[-1]] = product[part]
             at += product.shape[-1]
-        error, bias, mean, variance, prior_mean, low, high, fallback = (
+        error, bias, mean, prior_mean, low, high, fallback = (
             _rows(p, axes, shape, part, p.dtype) for p, axes in zip(parameters, _OWN_AXES, strict=True)
         )
         n_known = kernels.invert_cells(
             observed,
             model.method,
             model.design,
-            model.layers,
-            model.cross,
-            model.coefficients,
-            variance,
-            model.mean_variance,
-            model.mean_layers,
-            model.mean_coefficients,
+            model.anomalies.moments,
+            model.means.moments,
             error,
             bias,
             model.correlation,
             model.bias_correlation,
             mean,
             model.two_scales,
-            model.response,
             prior_mean,
             low,
             high,
@@ -227,24 +196,19 @@ def _covariance_block(*parameters: NDArray[Any], model: Model, dtype: Any, liste
     """Posterior covariance for each cell and listed pattern, from the parameters of the cells."""
     shape = np.broadcast_shapes(*(p.shape[:-1] for p in parameters))
     cells, d = int(np.prod(shape)), model.order + 1
-    error, bias, mean, variance = (_rows(p, 1, shape, slice(0, cells)) for p in parameters)
+    error, bias, mean = (_rows(p, 1, shape, slice(0, cells)) for p in parameters)
     out = np.empty((cells, len(listed), d, d), dtype=dtype)
     kernels.cell_covariances(
         model.method,
         model.design,
-        model.layers,
-        model.cross,
-        model.coefficients,
-        variance,
-        model.mean_variance,
-        model.mean_layers,
+        model.anomalies.moments,
+        model.means.moments,
         error,
         bias,
         model.correlation,
         model.bias_correlation,
         mean,
         model.two_scales,
-        model.response,
         listed,
         out,
     )
@@ -258,13 +222,11 @@ class Parameters:
     error: xr.DataArray
     bias: xr.DataArray
     mean: xr.DataArray
-    kernel_variance: xr.DataArray
     prior_mean: xr.DataArray
     low: xr.DataArray
     high: xr.DataArray
     fallback: xr.DataArray
     two_scales: bool
-    shared_signal: bool
 
 
 def _match_observations(errors: xr.Dataset | xr.DataArray, layout: Layout) -> xr.Dataset | xr.DataArray:
@@ -322,11 +284,7 @@ def _parameters(stack: Stack, errors: xr.Dataset | xr.DataArray, prior: Prior, b
         weight = (1.0 / (variance + bias)).where(usable & np.isfinite(mean), 0.0)
         total = weight.sum(OBSERVATION)
         # Where nothing is known, half of the way between the bounds of most soils; nothing can be inverted there.
-        if two_scales:
-            deficit = xr.DataArray(surface_deficit(layout.top, layout.bottom), dims=OBSERVATION)
-        else:
-            deficit = xr.DataArray(0.0)
-        prior_mean = ((weight * (mean - deficit).fillna(0.0)).sum(OBSERVATION) / total.where(total > 0)).fillna(0.25)
+        prior_mean = ((weight * mean.fillna(0.0)).sum(OBSERVATION) / total.where(total > 0)).fillna(0.25)
     elif isinstance(prior.mean, xr.DataArray):
         _check_cell_dims("prior.mean", prior.mean, stack, set())
         prior_mean = _bare(prior.mean).astype(np.float64)
@@ -335,22 +293,8 @@ def _parameters(stack: Stack, errors: xr.Dataset | xr.DataArray, prior: Prior, b
     if not two_scales:
         # One scale: what is inverted are departures from the prior's mean.
         mean = xr.zeros_like(variance) + prior_mean
-    shared_signal = "signal_variance" in names
-    if shared_signal:
-        signal = _bare(errors["signal_variance"]).astype(np.float64)
-        rest = _bare(errors["prior_weight"]).astype(np.float64) * prior.std**2
-        kernel_variance = xr.concat([signal, rest.expand_dims("kernel")], "kernel", coords="minimal", compat="override")
-        if kernel_variance.chunks is not None:
-            kernel_variance = kernel_variance.chunk(kernel=-1)
-        # Every kernel has unit variance at the surface: the prior's is the most that their sum may have.
-        total = kernel_variance.sum("kernel")
-        kernel_variance = kernel_variance * np.minimum(1.0, prior.std**2 / total)
-    else:
-        alone = np.zeros(len(KERNELS) + 1)
-        alone[-1] = prior.std**2
-        kernel_variance = xr.DataArray(alone, dims="kernel")
     low, high = _check_bounds(bounds, stack)
-    return Parameters(error, bias, mean, kernel_variance, prior_mean, low, high, fallback, two_scales, shared_signal)
+    return Parameters(error, bias, mean, prior_mean, low, high, fallback, two_scales)
 
 
 def _time_mean(stack: Stack) -> xr.DataArray:
@@ -434,8 +378,7 @@ def invert(
     bounds
         Lowest and highest soil moisture at every depth, m3 m-3: numbers, or arrays over the cells (porosity).
     prior
-        See ``deepprofile.Prior``. Where ``errors`` knows the vertical covariance of the anomalies, that takes the place of
-        the prior's, up to the prior's variance.
+        See ``deepprofile.Prior``.
 
     Returns
     -------
@@ -483,7 +426,7 @@ def invert_stack(
     layout = stack.layout
     degree = DEFAULT_ORDER[method] if order is None else int(order)
     parameters = _parameters(stack, errors, prior, bounds)
-    model = Model.build(layout, method, degree, prior, parameters.two_scales, parameters.shared_signal)
+    model = Model.build(layout, method, degree, prior, parameters.two_scales)
     dtype = np.result_type(np.float32, *(s.dtype for s in stack.series))
     lazy = stack.lazy or any(p.chunks is not None for p in vars(parameters).values() if isinstance(p, xr.DataArray))
     if lazy and listed is None:
@@ -495,14 +438,14 @@ def invert_stack(
     ]
     # NaN bounds mark cells without soil.
     error = parameters.error.where(np.isfinite(parameters.low) & np.isfinite(parameters.high))
-    per_cell = (error, parameters.bias, parameters.mean, parameters.kernel_variance)
+    per_cell = (error, parameters.bias, parameters.mean)
     single = (parameters.prior_mean, parameters.low, parameters.high)
     core: list[list[Hashable]] = [[f"layer_{p}"] for p in range(len(series))]
     outputs: list[list[Hashable]] = [["degree"], [], []]
     if not lazy:
         core, outputs = [["time", *c] for c in core], [["time", *c] for c in outputs]
     along: list[Hashable] = [OBSERVATION]
-    core += [along, along, along, ["kernel"], [], [], [], along]
+    core += [along, along, along, [], [], [], along]
     coefficients, flags, pattern = xr.apply_ufunc(
         _invert_days if lazy else _invert_block,
         *series,
@@ -524,7 +467,7 @@ def invert_stack(
         _covariance_block,
         *per_cell,
         kwargs={"model": model, "dtype": dtype, "listed": listed},
-        input_core_dims=[[OBSERVATION]] * 3 + [["kernel"]],
+        input_core_dims=[[OBSERVATION]] * 3,
         output_core_dims=[["availability", "degree", "degree_2"]],
         join="override",
         dask="parallelized",
@@ -578,14 +521,12 @@ def _assemble(
     covariance = covariance.expand_dims(lacking).transpose(*stack.cell_dims, "availability", "degree", "degree_2")
     bits = np.array([[bool(code >> i & 1) for i in range(layout.size)] for code in listed.tolist()])
     bits = bits.reshape(-1, layout.size)
-    kernel_variance = parameters.kernel_variance * (model.response[1] if method == "map" else 0.0)
     dataset = xr.Dataset(
         {
             "coefficients": coefficients,
             "flags": flags,
             "pattern": pattern,
             "posterior_covariance": covariance,
-            "kernel_variance": kernel_variance.astype(covariance.dtype),
             "prior_mean": parameters.prior_mean.astype(covariance.dtype),
             "lower_bound": parameters.low,
             "upper_bound": parameters.high,
@@ -602,15 +543,10 @@ def _assemble(
     dataset["coefficients"].attrs = {"long_name": "coefficients of shifted Legendre polynomials", "units": "m3 m-3"}
     dataset["pattern"].attrs = {"long_name": "position along availability"}
     dataset["posterior_covariance"].attrs = {"units": "m6 m-6"}
-    lengths = [k.length for k in KERNELS] + [prior.correlation_length]
-    decays = [k.decay for k in KERNELS] + [float("inf")]
     dataset = dataset.assign_coords(dict(stack.cell_coords)).assign_coords(
         time=stack.time,
         degree=np.arange(model.order + 1),
         observed=(("availability", OBSERVATION), bits),
-        kernel_length=("kernel", lengths, {"units": "m"}),
-        # Zero stands for no decay: infinity does not survive every format.
-        kernel_decay=("kernel", [0.0 if np.isinf(v) else v for v in decays], {"units": "m"}),
         observation_product=(OBSERVATION, layout.product_index),
         layer_top=(OBSERVATION, layout.top, {"units": "m"}),
         layer_bottom=(OBSERVATION, layout.bottom, {"units": "m"}),

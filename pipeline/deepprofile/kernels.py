@@ -272,20 +272,14 @@ def invert_cells(
     observed: NDArray[Any],
     method: int,
     design: Array,
-    kernel_layers: Array,
-    kernel_cross: Array,
-    kernel_coefficients: Array,
-    kernel_variance: Array,
-    mean_variance: Array,
-    mean_layers: Array,
-    mean_coefficients: Array,
+    anomalies: tuple[Array, Array, Array],
+    means: tuple[Array, Array, Array],
     error: Array,
     bias: Array,
     correlation: Array,
     bias_correlation: Array,
     mean: Array,
     two_scales: bool,
-    response: Array,
     prior_mean: Array,
     low: Array,
     high: Array,
@@ -301,19 +295,16 @@ def invert_cells(
 ) -> int:
     """Invert a block of cells; returns the number of patterns that are listed afterwards, or NO_ROOM.
 
-    ``observed`` (cell, time, n); ``kernel_*``: moments of each kernel, the last of them the prior's; ``kernel_variance`` (cell,
-    kernel) variances of the anomalies, ``mean_variance`` (kernel,) those of the time mean; ``mean_layers`` (n,) and
-    ``mean_coefficients`` (d,): how the time mean is expected to differ from its level; ``response``: factors from what the
-    products share to the truth, of the covariance with the observations and of the variance; ``error``, ``bias``, ``mean``
-    (cell, n); ``listed``: bit masks of patterns, of which the first ``n_listed`` are known; new ones are added where it is
-    ``growing``, else a profile is given the largest listed part of its pattern. With a new pattern that ``listed`` has no room
-    for, a block that is ``growing`` ends at once: its outputs are not complete.
+    ``observed`` (cell, time, n); ``anomalies``, ``means``: ``PriorModel.moments`` of a day's anomaly and of the time mean;
+    ``error``, ``bias``, ``mean`` (cell, n); ``listed``: bit masks of patterns, of which the first ``n_listed`` are known; new
+    ones are added where it is ``growing``, else a profile is given the largest listed part of its pattern. With a new pattern
+    that ``listed`` has no room for, a block that is ``growing`` ends at once: its outputs are not complete.
     """
     cells, days, n = observed.shape
     d = design.shape[1]
     size = max(n, d)
     work, rows, used = np.empty((size, size)), np.empty((size, size)), np.empty(n, np.int64)
-    layers, cross, coefs = np.empty((n, n)), np.empty((d, n)), np.empty((d, d))
+    layers, cross, coefs = anomalies
     mean_gain, mean_profile, mean_covariance = np.empty((d, n)), np.empty(d), np.zeros((d, d))
     # One table row an observation, so that the inner loop over degrees runs along contiguous memory.
     gains = np.empty((_KEPT, n, d))
@@ -328,18 +319,13 @@ def invert_cells(
         size_of[product[i]] += 1
     for cell in range(cells):
         mean_covariance[:] = 0.0
-        for k in range(d):
-            mean_profile[k] = mean_coefficients[k]
-        mean_profile[0] += prior_mean[cell]
-        if method == MAP:
-            _mix(kernel_layers, kernel_cross, kernel_coefficients, kernel_variance[cell], layers, cross, coefs)
-            cross *= response[0]
-            coefs *= response[1]
-            if two_scales:
-                _invert_mean(
-                    cell, kernel_layers, kernel_cross, kernel_coefficients, mean_variance, mean_layers, prior_mean[cell], error,
-                    bias, bias_correlation, mean, used, work, rows, mean_gain, mean_profile, mean_covariance,
-                )  # fmt: skip
+        mean_profile[:] = 0.0
+        mean_profile[0] = prior_mean[cell]
+        if method == MAP and two_scales:
+            _invert_mean(
+                cell, means, prior_mean[cell], error, bias, bias_correlation, mean, used, work, rows, mean_gain, mean_profile,
+                mean_covariance,
+            )  # fmt: skip
         usable = 0
         for i in range(n):
             if np.isfinite(error[cell, i]):
@@ -431,19 +417,14 @@ def invert_cells(
 def cell_covariances(
     method: int,
     design: Array,
-    kernel_layers: Array,
-    kernel_cross: Array,
-    kernel_coefficients: Array,
-    kernel_variance: Array,
-    mean_variance: Array,
-    mean_layers: Array,
+    anomalies: tuple[Array, Array, Array],
+    means: tuple[Array, Array, Array],
     error: Array,
     bias: Array,
     correlation: Array,
     bias_correlation: Array,
     mean: Array,
     two_scales: bool,
-    response: Array,
     listed: NDArray[np.int64],
     out: NDArray[Any],
 ) -> None:
@@ -451,20 +432,27 @@ def cell_covariances(
     n, d = design.shape
     size = max(n, d)
     work, rows, used = np.empty((size, size)), np.empty((size, size)), np.empty(n, np.int64)
-    layers, cross, coefs = np.empty((n, n)), np.empty((d, n)), np.empty((d, d))
+    layers, cross, coefs = anomalies
     mean_gain, mean_profile, mean_covariance = np.empty((d, n)), np.zeros(d), np.zeros((d, d))
     gain, offset, metric, covariance = np.empty((d, n)), np.empty(d), np.empty((d, d)), np.empty((d, d))
     for cell in range(error.shape[0]):
         mean_covariance[:] = 0.0
-        if method == MAP:
-            _mix(kernel_layers, kernel_cross, kernel_coefficients, kernel_variance[cell], layers, cross, coefs)
-            cross *= response[0]
-            coefs *= response[1]
-            if two_scales:
-                _invert_mean(
-                    cell, kernel_layers, kernel_cross, kernel_coefficients, mean_variance, mean_layers, 0.0, error, bias,
-                    bias_correlation, mean, used, work, rows, mean_gain, mean_profile, mean_covariance,
-                )  # fmt: skip
+        if method == MAP and two_scales:
+            _invert_mean(
+                cell,
+                means,
+                0.0,
+                error,
+                bias,
+                bias_correlation,
+                mean,
+                used,
+                work,
+                rows,
+                mean_gain,
+                mean_profile,
+                mean_covariance,
+            )
         usable = 0
         for i in range(n):
             if np.isfinite(error[cell, i]):
@@ -480,33 +468,9 @@ def cell_covariances(
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _mix(
-    kernel_layers: Array,
-    kernel_cross: Array,
-    kernel_coefficients: Array,
-    variance: Array,
-    layers: Array,
-    cross: Array,
-    coefficients: Array,
-) -> None:
-    layers[:] = 0.0
-    cross[:] = 0.0
-    coefficients[:] = 0.0
-    for k in range(variance.size):
-        if variance[k] > 0.0:
-            layers += variance[k] * kernel_layers[k]
-            cross += variance[k] * kernel_cross[k]
-            coefficients += variance[k] * kernel_coefficients[k]
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
 def _invert_mean(
     cell: int,
-    kernel_layers: Array,
-    kernel_cross: Array,
-    kernel_coefficients: Array,
-    mean_variance: Array,
-    mean_layers: Array,
+    means: tuple[Array, Array, Array],
     level: float,
     error: Array,
     bias: Array,
@@ -528,12 +492,11 @@ def _invert_mean(
             n_used += 1
     if n_used == 0:
         return
-    layers, cross, coefficients = np.empty((n, n)), np.empty((d, n)), np.empty((d, d))
-    _mix(kernel_layers, kernel_cross, kernel_coefficients, mean_variance, layers, cross, coefficients)
+    layers, cross, coefficients = means
     gaussian_gain(used, n_used, layers, cross, coefficients, bias[cell], correlation, gain, covariance, work, rows)
     for k in range(d):
         for a in range(n_used):
-            profile[k] += gain[k, used[a]] * (mean[cell, used[a]] - level - mean_layers[used[a]])
+            profile[k] += gain[k, used[a]] * (mean[cell, used[a]] - level)
 
 
 @njit(cache=True, nogil=True)

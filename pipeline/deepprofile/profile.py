@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy import special
 
 from deepprofile.basis import MAX_DEPTH_M, basis_mean
-from deepprofile.prior import Kernel, remainder_variance
+from deepprofile.prior import remainder_variance, soil_kernel
 
 Array = NDArray[np.float64]
 Depth = float | Sequence[float] | NDArray[Any]
@@ -123,16 +123,7 @@ class ProfileAccessor:
         covariance = self._data["posterior_covariance"]
         basis = basis.astype(covariance.dtype)
         variance = xr.dot(covariance, basis, basis.rename(degree="degree_2"), dim=["degree", "degree_2"])
-        lengths, decays = self._data["kernel_length"].values, self._data["kernel_decay"].values
-        order = self._data.sizes["degree"] - 1
-        share = np.stack(
-            [
-                remainder_variance(Kernel(float(a), float(b) or float("inf")), top.values, bottom.values, order)
-                for a, b in zip(lengths, decays, strict=True)
-            ]
-        ).reshape(len(lengths), *top.shape)
-        remainder = xr.DataArray(share.astype(covariance.dtype), dims=("kernel", *top.dims))
-        variance = variance + xr.dot(self._data["kernel_variance"], remainder, dim="kernel")
+        variance = variance + self._remainder(top, bottom).astype(covariance.dtype)
         pattern = self._data["pattern"]
         picked = xr.apply_ufunc(
             _pick,
@@ -146,6 +137,15 @@ class ProfileAccessor:
         out = np.sqrt(picked)
         target = [dim for dim in pattern.dims if dim in out.dims]
         return _with_depth(out.transpose(*target, ...), top, bottom, "standard deviation of soil moisture")
+
+    def _remainder(self, top: xr.DataArray, bottom: xr.DataArray) -> xr.DataArray:
+        """Prior variance of what the polynomial cannot express; none where no prior stands behind it."""
+        attrs = self._data.attrs
+        share = np.zeros(top.shape)
+        if attrs["method"] == "map":
+            kernel, order = soil_kernel(float(attrs["prior_correlation_length"])), self._data.sizes["degree"] - 1
+            share = float(attrs["prior_std"]) ** 2 * remainder_variance(kernel, top.values, bottom.values, order)
+        return xr.DataArray(share.reshape(top.shape), dims=top.dims)
 
     def _interval(self, level: float, centre: xr.DataArray, deviation: xr.DataArray) -> xr.Dataset:
         if not 0.0 < level < 1.0:

@@ -24,7 +24,6 @@ from deepprofile.errors import Design, errors_from_moments, plan_comparisons, se
 from deepprofile.grids import Grid
 from deepprofile.layers import OBSERVATION, Layout
 from deepprofile.objects import zarr_store
-from deepprofile.prior import KERNELS
 from deepprofile.stages import ingest
 from deepprofile.stages.schedule import remade_mark
 from deepprofile.stages.stage import Source, StagePlan, days_of, grid_attributes, space_time_coordinates
@@ -32,7 +31,7 @@ from deepprofile.stores import Root, Template, Variable, exists, read_region, wr
 
 # The versions of what turns daily means into moments, and moments into the error model.
 MOMENTS_ALGORITHM: Final = 1
-WEIGHTS_ALGORITHM: Final = 1
+WEIGHTS_ALGORITHM: Final = 2
 MOMENTS_STORE: Final = "moments"
 STORE: Final = "weights"
 # Moments are summed over stretches of so many days, whatever the shards, so that their rounding is always the same.
@@ -108,42 +107,22 @@ def weights_template(config: Config) -> Template:
             fill=fill,
             attrs={"units": unit, "long_name": text}
             | (
-                {"flag_values": [0, 1, 2, 3], "flag_meanings": "triple_collocation neighbours equal_weights no_data"}
+                {"flag_values": [0, 1, 2, 3], "flag_meanings": "triple_collocation neighbours typical_ratio no_data"}
                 if name == "status"
                 else {}
             ),
         )
         for name, (dtype, fill, unit, text) in _ARRAYS.items()
     }
-    kernels = len(KERNELS)
     return Template(
-        sizes={OBSERVATION: n, "kernel": kernels, "y": grid.rows, "x": grid.columns},
+        sizes={OBSERVATION: n, "y": grid.rows, "x": grid.columns},
         variables={
             **space_time_coordinates(grid, None),
             **variables,
-            "signal_variance": Variable(
-                ("kernel", "y", "x"),
-                "float32",
-                shards=(kernels, *shards),
-                chunks=(kernels, *chunks),
-                fill=float("nan"),
-                attrs={"units": "m6 m-6", "long_name": "variance of the anomalies that independent products share, by kernel"},
-            ),
-            "prior_weight": Variable(
-                ("y", "x"),
-                "float32",
-                shards=shards,
-                chunks=chunks,
-                fill=float("nan"),
-                attrs={"long_name": "weight left to the prior"},
-            ),
             "layer_top": Variable((OBSERVATION,), "float64", values=layout.top, attrs={"units": "m"}),
             "layer_bottom": Variable((OBSERVATION,), "float64", values=layout.bottom, attrs={"units": "m"}),
             "product_index": Variable(
                 (OBSERVATION,), "int8", values=layout.product_index.astype(np.int8), attrs={"products": list(layout.products)}
-            ),
-            "kernel_length": Variable(
-                ("kernel",), "float64", values=np.array([k.length for k in KERNELS]), attrs={"units": "m"}
             ),
         },
         attrs={
@@ -153,7 +132,7 @@ def weights_template(config: Config) -> Template:
             # After an upgrade that changes any of them, the error model is made anew at once: see `is_due`.
             "algorithms": [WEIGHTS_ALGORITHM, MOMENTS_ALGORITHM, ingest.ALGORITHM]
             + [config.product(name).algorithm for name in layout.products],
-            "coordinates": "lat lon layer_top layer_bottom product_index kernel_length",
+            "coordinates": "lat lon layer_top layer_bottom product_index",
             "block_dims": ["y", "x"],
             "dependent": [list(pair) for pair in dependent_pairs(config)],
             "min_samples": config.collocation.min_samples,
@@ -261,10 +240,6 @@ class WeightsBlock:
         for name in _ARRAYS:
             values = errors[name].transpose(OBSERVATION, "y", "x").values.astype(_ARRAYS[name][0])
             written += write_shards(self.url, name, (0, rows[0], columns[0]), values)
-        signal = errors["signal_variance"].transpose("kernel", "y", "x").values.astype(np.float32)
-        written += write_shards(self.url, "signal_variance", (0, rows[0], columns[0]), signal)
-        weight = errors["prior_weight"].transpose("y", "x").values.astype(np.float32)
-        written += write_shards(self.url, "prior_weight", (rows[0], columns[0]), weight)
         return Outcome(read, written)
 
     def errors(self, rows: tuple[int, int], columns: tuple[int, int]) -> tuple[xr.Dataset, int]:
@@ -377,6 +352,4 @@ def read_errors(url: str, layout: Layout, rows: slice, columns: slice) -> xr.Dat
         name: ((OBSERVATION, "y", "x"), read_region(url, name, region))
         for name in ("error_variance", "bias_variance", "mean", "reference_mean", "status")
     }
-    arrays["signal_variance"] = (("kernel", "y", "x"), read_region(url, "signal_variance", region))
-    arrays["prior_weight"] = (("y", "x"), read_region(url, "prior_weight", region[1:]))
     return xr.Dataset(arrays).assign_coords(layout.coordinates())

@@ -36,14 +36,13 @@ from deepprofile.stages.stage import (
 from deepprofile.stores import Root, Template, Variable, quantize, read_region, write_shards
 
 # The version of what turns daily means and the error model into profiles.
-ALGORITHM: Final = 1
+ALGORITHM: Final = 2
 STORE: Final = "profile"
 # Six coefficients, each off by half of this at most, move theta by less than 1e-4.
 PRECISION: Final = 2.0**-16
 # Arrays without time: dimensions after those of the cells, and what they are.
 _STATIC: Final[dict[str, tuple[str, ...]]] = {
     "posterior_covariance": ("availability", "degree", "degree_2"),
-    "kernel_variance": ("kernel",),
     "prior_mean": (),
     "lower_bound": (),
     "upper_bound": (),
@@ -101,8 +100,6 @@ def _prototype(config: Config) -> xr.Dataset:
             "mean": ((OBSERVATION, "y", "x"), 0.25 * one),
             "reference_mean": ((OBSERVATION, "y", "x"), 0.25 * one),
             "status": ((OBSERVATION, "y", "x"), np.zeros(one.shape, np.int8)),
-            "signal_variance": (("kernel", "y", "x"), np.full((4, 1, 1), 0.001, np.float32)),
-            "prior_weight": (("y", "x"), np.zeros((1, 1), np.float32)),
         }
     ).assign_coords(layout.coordinates())
     return profile_of(series, errors, layout, pd.DatetimeIndex(["2000-01-01"]), config.inversion)
@@ -141,13 +138,13 @@ def template(config: Config) -> Template:
         "y": grid.rows,
         "x": grid.columns,
     }
-    sizes |= {"kernel": one.sizes["kernel"], OBSERVATION: one.sizes[OBSERVATION]}
+    sizes[OBSERVATION] = one.sizes[OBSERVATION]
     for name, dims in _STATIC.items():
         own = tuple(sizes[dim] for dim in dims)
         variables[name] = Variable(
             ("y", "x", *dims), "float32", shards=(*cells, *own), chunks=(*chunk, *own), fill=float("nan"), attrs=one[name].attrs
         )
-    kept = ("degree", "observed", "kernel_length", "kernel_decay", "observation_product", "layer_top", "layer_bottom")
+    kept = ("degree", "observed", "observation_product", "layer_top", "layer_bottom")
     for name in kept:
         coordinate = one[name]
         values = coordinate.values.astype(np.int64) if coordinate.dtype.kind == "i" else coordinate.values
@@ -159,7 +156,7 @@ def template(config: Config) -> Template:
             **one.attrs,
             **grid_attributes(grid),
             "title": "Soil-moisture profiles, 0 to 1 m",
-            "coordinates": "lat lon observed kernel_length kernel_decay observation_product layer_top layer_bottom",
+            "coordinates": "lat lon observed observation_product layer_top layer_bottom",
             "block_dims": ["time", "y", "x"],
         },
     )
