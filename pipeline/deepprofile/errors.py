@@ -76,6 +76,11 @@ class Design:
     triplets: tuple[Triplet, ...]
     pairs: NDArray[np.int64]
 
+    @property
+    def compared(self) -> int:
+        """How many groups, the first ones, a neighbourhood adds up: observations and triplets."""
+        return len(self.weights[0]) + len(self.triplets)
+
 
 def plan_comparisons(layout: Layout, dependent: Sequence[tuple[str, str]]) -> Design:
     """Triplets and pairs for a list of observations; a dependent pair of products never stands together."""
@@ -153,11 +158,11 @@ def _sums_to_pool(moments: Array, *, layout: Layout, design: Design, min_samples
     A cell that has too few complete triples, or days, for itself has none to lend.
     """
     parts = Moments.from_array(moments)
-    n = len(design.weights[0])
-    lent = np.ones(len(design.groups))
-    lent = np.where((np.arange(len(lent)) >= n) & (parts.count < min_samples), 0.0, lent)
-    freedom = lent * np.maximum(parts.count - 1.0, 0.0)
-    within = np.concatenate([freedom[..., None], lent[..., None] * parts.comoment], axis=-1)
+    n, compared = len(design.weights[0]), design.compared
+    count = parts.count[..., :compared]
+    lent = np.where((np.arange(compared) >= n) & (count < min_samples), 0.0, 1.0)
+    freedom = lent * np.maximum(count - 1.0, 0.0)
+    within = np.concatenate([freedom[..., None], lent[..., None] * parts.comoment[..., :compared, :]], axis=-1)
     first, second = np.triu_indices(n)
     departure = reference_means(parts, design) - MIDDLE
     enough = parts.count[..., :n] >= REFERENCE_DAYS
@@ -171,7 +176,7 @@ def _sums_to_pool(moments: Array, *, layout: Layout, design: Design, min_samples
 def sums_to_pool(design: Design) -> int:
     """How many numbers of each cell a neighbourhood adds up."""
     n = len(design.weights[0])
-    return 7 * len(design.groups) + n * (n + 1)
+    return 7 * design.compared + n * (n + 1)
 
 
 def reference_means(parts: Moments, design: Design) -> Array:
@@ -206,10 +211,11 @@ def _estimate(moments: Array, sums: Array, *, layout: Layout, design: Design, mi
     moments = moments.reshape(-1, groups, MOMENTS)
     cells = len(moments)
     sums = sums.reshape(cells, -1)
-    within = sums[:, : 7 * groups].reshape(cells, groups, 7)
+    pooled = 7 * design.compared
+    within = sums[:, :pooled].reshape(cells, design.compared, 7)
     first, second = np.triu_indices(n)
     of_means = np.zeros((2, cells, n, n))
-    of_means[:, :, first, second] = of_means[:, :, second, first] = np.stack(np.split(sums[:, 7 * groups :], 2, axis=1))
+    of_means[:, :, first, second] = of_means[:, :, second, first] = np.stack(np.split(sums[:, pooled:], 2, axis=1))
     own = Moments.from_array(moments)
     triplets = slice(n, n + count)
 

@@ -9,6 +9,7 @@ from deepprofile import twin
 from deepprofile.twin.ceiling import ceiling, exponential_filter
 from deepprofile.twin.profiles import BIAS, LEAST_DAYS, RANGE, node_weights
 
+from benchmarks import covariance
 from benchmarks import profiles as benchmark
 
 DEPTHS = np.array([0.05, 0.1, 0.2, 0.5, 1.0])
@@ -136,18 +137,38 @@ def test_fusion_comes_near_the_ceiling_and_beats_every_parent(profiles):
     assert found["memory_to_ceiling"].iloc[0] < min(1.0, found["memory_to_ceiling"].iloc[-1])
 
 
-def test_measured_profiles_make_worlds(sample_data):
-    """Both networks, read and screened as the benchmark does it."""
-    counts = {}
-    for name, read in benchmark.NETWORKS.items():
-        passed = twin.screen(read(sample_data))
-        counts[name] = passed.sizes["station"]
+@pytest.fixture(scope="module")
+def networks(sample_data):
+    """Measured profiles by network, read and screened as the benchmark does it."""
+    return {name: twin.screen(read(sample_data)) for name, read in benchmark.NETWORKS.items()}
+
+
+def test_the_prior_is_the_covariance_of_the_sensors(networks):
+    """Fitted to half of the stations, its family is the likeliest at the others; the default has its shape."""
+    tuning, test = (
+        [s for p in networks.values() for s in covariance.samples(benchmark.half_of(p, half))] for half in ("tuning", "test")
+    )
+    losses = {}
+    for name in ("exponential, fading", "exponential and a surface layer", "length that grows, variance that fades"):
+        family, start = covariance.FAMILIES[name]
+        found = covariance.fit(family, start, tuning)
+        losses[name] = covariance.loss(family(found), test)
+    assert min(losses, key=losses.get) == "length that grows, variance that fades"
+    variance, length, growth, deep, fade = found
+    kernel = dp.Prior().kernel
+    assert (kernel.length, kernel.growth) == (pytest.approx(length, rel=0.1), pytest.approx(growth, rel=0.1))
+    assert (kernel.deep, kernel.fade) == (pytest.approx(deep, rel=0.1), pytest.approx(fade, rel=0.2))
+    assert dp.Prior().std ** 2 == pytest.approx(0.6 * variance, rel=0.1)
+
+
+def test_measured_profiles_make_worlds(networks):
+    for passed in networks.values():
         tuning, test = (set(benchmark.half_of(passed, half)["station"].values) for half in ("tuning", "test"))
         assert not tuning & test
-        assert len(tuning | test) == counts[name]
-    assert counts["SCAN"] > 40
-    assert counts["USCRN"] > 35
-    world = twin.from_profiles(benchmark.half_of(passed, "test"), 0)
+        assert len(tuning | test) == passed.sizes["station"]
+    assert networks["SCAN"].sizes["station"] > 40
+    assert networks["USCRN"].sizes["station"] > 35
+    world = twin.from_profiles(benchmark.half_of(networks["USCRN"], "test"), 0)
     profile = dp.fuse(world.products)
     error = profile.deepprofile.mean(0.0, 1.0) - world.truth_mean(0.0, 1.0)
     assert float(abs(error).mean()) < 0.04
