@@ -36,7 +36,8 @@ SHRINKAGE_DAYS: Final = 2000.0
 WINDOW: Final = 41
 # What is known of a product's noise-to-signal ratio (error variance over signal variance) before any data, and how far what
 # triple collocation says is believed: in the mean over the layers of one product, and in how a layer differs from that mean.
-# Products share errors by chance, which makes the third one of a triplet look bad, more so in one layer than in all.
+# Products share errors by chance, which makes the third one of a triplet look bad, more so in one layer than in all. On
+# measured profiles typical ratios from .45 to .9 and a trust in layers from .2 to .4 do alike: chosen on simulated regions.
 TYPICAL_NOISE: Final = 0.45
 PRODUCT_TRUST: Final = 0.6
 LAYER_TRUST: Final = 0.4
@@ -152,7 +153,7 @@ def series_moments(arrays: Sequence[NDArray[Any]], design: Design) -> Array:
     return out.reshape(*shape, len(groups), MOMENTS)
 
 
-def _sums_to_pool(moments: Array, *, layout: Layout, design: Design, min_samples: int) -> Array:
+def _sums_to_pool(moments: Array, *, design: Design, min_samples: int) -> Array:
     """What a neighbourhood adds up, (..., k): co-moments with their degrees of freedom, and products of time means.
 
     A cell that has too few complete triples, or days, for itself has none to lend.
@@ -427,7 +428,7 @@ def errors_from_moments(
     sums = xr.apply_ufunc(
         _sums_to_pool,
         moments,
-        kwargs={"layout": layout, "design": design, "min_samples": min_samples},
+        kwargs={"design": design, "min_samples": min_samples},
         input_core_dims=[["group", "moment"]],
         output_core_dims=[["sum"]],
         dask="parallelized",

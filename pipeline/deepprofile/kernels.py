@@ -439,20 +439,9 @@ def cell_covariances(
         mean_covariance[:] = 0.0
         if method == MAP and two_scales:
             _invert_mean(
-                cell,
-                means,
-                0.0,
-                error,
-                bias,
-                bias_correlation,
-                mean,
-                used,
-                work,
-                rows,
-                mean_gain,
-                mean_profile,
+                cell, means, 0.0, error, bias, bias_correlation, mean, used, work, rows, mean_gain, mean_profile,
                 mean_covariance,
-            )
+            )  # fmt: skip
         usable = 0
         for i in range(n):
             if np.isfinite(error[cell, i]):

@@ -28,8 +28,6 @@ POINT: Final = 1e-9
 DEEP_SHARE: Final = 0.43
 FADE_M: Final = 0.07
 LENGTH_GROWTH: Final = 1.2
-
-
 # Where the polynomial agrees with the profile, m: in the layer that satellites see, and at 1 m. Least squares alone ring at the
 # ends.
 EXACT_TOP: Final = (0.0, 1.0)
