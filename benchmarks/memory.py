@@ -24,7 +24,7 @@ import numpy as np
 import xarray as xr
 from deepprofile.config import Config
 from deepprofile.engine import Block
-from deepprofile.stages import collocate, ingest, invert, validate
+from deepprofile.stages import collocate, ingest, invert, matchups, observations, validate
 from deepprofile.stages.stage import WORKER_BASE_BYTES, Earlier, StagePlan, days_of
 from deepprofile.stations import Report
 from deepprofile.stores import Root, create, write_shards
@@ -40,7 +40,7 @@ from benchmarks.stages import CORNER, PRODUCTS, START, configure, fill
 INGEST_DAYS = {"smap_l4": 32, "gldas_noah": 192, "era5_land": 32, "smap_l3": 64}
 INGEST_CELLS = 512
 CELLS, DAYS, LONG_DAYS, RECORD_DAYS = 96, 64, 1024, 14600
-SENSORS = validate.SENSORS_PER_BLOCK
+SENSORS = observations.SENSORS_PER_BLOCK
 
 
 @dataclass(frozen=True)
@@ -110,16 +110,12 @@ def _ingest(folder: Path) -> Iterator[Measured]:
         yield from measure(plans[0], plans[1], published, slice(1, None))
 
 
-def _found(config: Config) -> validate.Found:
+def _found(config: Config) -> observations.Found:
     """Sensors at as many cells, with values on every day."""
     grid, days = config.grid.grid(), days_of(config)
     rng = np.random.default_rng(1)
-    values = rng.uniform(0.1, 0.4, (SENSORS, days.size))
+    values = rng.uniform(0.1, 0.4, (SENSORS, days.size)).astype(np.float32)
     rows, columns = np.arange(SENSORS) % grid.rows, 3 * np.arange(SENSORS) % grid.columns
-    sensors = tuple(
-        validate.Sensor(int(row), int(column), 0.05, 0.05, tuple(map(float, series)))
-        for row, column, series in zip(rows, columns, values, strict=True)
-    )
     text = np.array([f"s{k}" for k in range(SENSORS)])
     numbers = {
         "depth_top": np.full(SENSORS, 0.05),
@@ -132,14 +128,14 @@ def _found(config: Config) -> validate.Found:
     arrays |= dict.fromkeys(("network", "station", "instrument"), ("sensor", text))
     arrays["soil_moisture"] = (("sensor", "time"), values)
     stations = xr.Dataset(arrays, coords={"time": days.astype("datetime64[ns]")})
-    return validate.Found(stations, sensors, Report())
+    return observations.Found(observations.placed(stations, grid), Report())
 
 
 _PLANNERS: dict[str, Callable[[Config, Root, dict[str, str]], StagePlan]] = {
     collocate.MOMENTS_STORE: collocate.plan_moments,
     collocate.STORE: collocate.plan_weights,
     invert.STORE: invert.plan,
-    validate.MATCHUPS_STORE: lambda config, root, versions: validate.plan_matchups(config, root, versions, _found(config)),
+    matchups.STORE: lambda config, root, versions: matchups.plan(config, root, versions, _found(config)),
 }
 
 
@@ -151,7 +147,7 @@ def _later_stages(small: Config, large: Config, measured: Sequence[str]) -> Iter
         if store in measured:
             again = [plan.url for plan in plans] if plans[1].marks is not None else []
             yield from measure(plans[0], plans[1], again)
-        elif store != validate.MATCHUPS_STORE:
+        elif store != matchups.STORE:
             for plan in plans:
                 create(plan.url, plan.template)
                 plan.job.compute(plan.job.blocks[0], _inputs(plan))
@@ -167,12 +163,17 @@ def _scores(folder: Path) -> Iterator[Measured]:
         period = {"start": START, "end": START + timedelta(days=days - 1)}
         config = Config.model_validate(config.model_dump(mode="json") | {"period": period})
         found, root = _found(config), Root(config.root)
-        url = root.version(validate.MATCHUPS_STORE, "made")
-        made = validate.matchups_template(config, found.stations)
+        url = root.version(matchups.STORE, "made")
+        made = matchups.template(config, found.stations)
         create(url, made)
         values = np.random.default_rng(2).uniform(0.1, 0.4, made.shape("soil_moisture")).astype(np.float32)
         write_shards(url, "soil_moisture", (0, 0, 0), values)
-        plans.append(validate.plan(config, root, {validate.MATCHUPS_STORE: "made"}, found))
+        measured = observations.plan(config, root, found)
+        create(measured.url, measured.template)
+        for block in measured.job.blocks:
+            measured.job.compute(block, None)
+        versions = {observations.STORE: measured.version, matchups.STORE: "made"}
+        plans.append(validate.plan(config, root, versions, found))
     yield from measure(plans[0], plans[1])
 
 
@@ -185,7 +186,7 @@ def _large_blocks(folder: Path) -> Iterator[Measured]:
 
 def _long_records(folder: Path) -> Iterator[Measured]:
     short, long = configure(folder / "short", 1, cells=32, days=32), configure(folder / "long", 1, cells=32, days=LONG_DAYS)
-    yield from _later_stages(short, long, (validate.MATCHUPS_STORE,))
+    yield from _later_stages(short, long, (matchups.STORE,))
     yield from _scores(folder / "scores")
 
 

@@ -73,8 +73,9 @@ def test_a_plan_has_validation_by_the_block_of_sensors(call, tmp_path):
     code, printed, _ = call("plan", "-c", tmp_path / "globe.yaml", "--set", "stations=[{kind: ismn, path: not-yet-there}]")
     assert code == 0
     # 67 stretches of days.
-    assert re.search(r"validate: matchups, for every 8 sensors\s+67 .* MiB", printed)
-    assert re.search(r"validate: scores, for every 8 sensors\s+1 .* MiB", printed)
+    assert re.search(r"validate: observations, for every 128 sensors\s+67 .* MiB", printed)
+    assert re.search(r"validate: matchups, for every 128 sensors\s+67 .* MiB", printed)
+    assert re.search(r"validate: scores, for every 128 sensors\s+1 .* MiB", printed)
 
 
 def test_a_plan_that_does_not_fit_is_refused(call, tmp_path):
@@ -98,7 +99,7 @@ def test_run_status_and_report(call, settings, tmp_path):
     assert re.search(r"ingest smap_l4\s+12\s+8 ", printed)
     code, printed, _ = call("status", "-c", path)
     assert code == 0
-    assert printed.count("published") == 9
+    assert printed.count("published") == 10
     code, printed, _ = call("status", "-c", path, "--json")
     found = json.loads(printed)
     assert found["current"] == Root(str(tmp_path / "root")).current()

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
 from deepprofile.basis import MAX_DEPTH_M
 from deepprofile.layers import overlap_weights
@@ -27,16 +28,24 @@ def step_function_mean(series: xr.DataArray, top: float, bottom: float) -> xr.Da
     top, bottom
         m from the surface, down to 1 m (deeper: 1 m).
     """
-    top, bottom = min(top, MAX_DEPTH_M), min(bottom, MAX_DEPTH_M)
-    if bottom - top < _POINT_M:
-        top, bottom = (max(bottom - _POINT_M, 0.0), max(bottom, _POINT_M))
-    weights, covered = overlap_weights(series["layer_top"].values, series["layer_bottom"].values, top, bottom)
+    weights = step_function_weights(series["layer_top"].values, series["layer_bottom"].values, top, bottom)
     used = np.flatnonzero(weights)
-    if covered < 0.5 or not used.size:
+    if not used.size:
         return xr.full_like(series.isel(layer=0, drop=True), np.nan)
     part = series.isel(layer=used).drop_vars(["layer_top", "layer_bottom"])
     weighted = part * xr.DataArray(weights[used].astype(series.dtype), dims="layer")
     return weighted.sum("layer", skipna=False)
+
+
+def step_function_weights(
+    layer_top: NDArray[np.float64], layer_bottom: NDArray[np.float64], top: float, bottom: float
+) -> NDArray[np.float64]:
+    """By what each layer of a product counts in ``step_function_mean``, shape (layer,); all 0 where that is NaN (m)."""
+    top, bottom = min(top, MAX_DEPTH_M), min(bottom, MAX_DEPTH_M)
+    if bottom - top < _POINT_M:
+        top, bottom = (max(bottom - _POINT_M, 0.0), max(bottom, _POINT_M))
+    weights, covered = overlap_weights(layer_top, layer_bottom, top, bottom)
+    return weights if covered >= 0.5 else np.zeros_like(weights)
 
 
 def plain_average(products: Mapping[str, xr.DataArray], names: Sequence[str], top: float, bottom: float) -> xr.DataArray:

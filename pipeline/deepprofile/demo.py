@@ -21,7 +21,7 @@ from deepprofile.config import Config
 from deepprofile.inversion import fuse
 from deepprofile.objects import filesystem, is_local, join, local_path
 from deepprofile.report import Published, Section, html_table, write_report
-from deepprofile.stages import invert, validate
+from deepprofile.stages import invert, matchups
 from deepprofile.twin.ceiling import ceiling
 from deepprofile.twin.granules import region, write_granules, write_stations
 
@@ -81,7 +81,7 @@ def judge(world: twin.World, stores: Published) -> pd.DataFrame:
     """Scores against the truth by depth band: medians over cells of RMSE, ubRMSE and R, and what the interval holds."""
     profile = stores.open(invert.STORE).load()
     products = stores.products()
-    without = fuse({name: series for name, series in products.items() if name != validate.NEAR_SURFACE})
+    without = fuse({name: series for name, series in products.items() if name != matchups.NEAR_SURFACE})
     # The ceiling is that of the products as they came through ingest and regridding.
     best = ceiling(twin.World(world.truth, products, {}, world.stations))
     rows = []
@@ -90,16 +90,16 @@ def judge(world: twin.World, stores: Published) -> pd.DataFrame:
         bare = truth.drop_vars(["y", "x"])
         fused = profile.deepprofile.mean(top, bottom).reset_coords(drop=True)
         estimates = {
-            validate.FUSED: fused.drop_vars(["y", "x"], errors="ignore"),
-            validate.WITHOUT: without.deepprofile.mean(top, bottom).reset_coords(drop=True),
+            matchups.FUSED: fused.drop_vars(["y", "x"], errors="ignore"),
+            matchups.WITHOUT: without.deepprofile.mean(top, bottom).reset_coords(drop=True),
             **{name: step_function_mean(products[name], top, bottom) for name in PARENTS},
-            validate.AVERAGE: plain_average(products, PARENTS, top, bottom),
+            matchups.AVERAGE: plain_average(products, PARENTS, top, bottom),
         }
         interval = profile.deepprofile.mean_interval(0.9, top, bottom)
         held = ((truth >= interval.lower) & (truth <= interval.upper)).where(fused.notnull())
         band = f"{100 * top:.0f}-{100 * bottom:.0f} cm"
         for name, estimate in estimates.items():
-            held_share = float(held.mean()) if name == validate.FUSED else np.nan
+            held_share = float(held.mean()) if name == matchups.FUSED else np.nan
             rows.append({"band": band, "estimate": name, **cell_scores(estimate, bare), "inside": held_share})
         anomalies = cell_scores(best.isel(band=k), bare - bare.mean("time"))
         rows.append({"band": band, "estimate": "ceiling", **anomalies, "rmse": np.nan, "inside": np.nan})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -139,12 +139,7 @@ class ProfileAccessor:
         return _with_depth(out.transpose(*target, ...), top, bottom, "standard deviation of soil moisture")
 
     def _remainder(self, top: xr.DataArray, bottom: xr.DataArray) -> xr.DataArray:
-        """Prior variance of what the polynomial cannot express; none where no prior stands behind it."""
-        attrs = self._data.attrs
-        share = np.zeros(top.shape)
-        if attrs["method"] == "map":
-            kernel, order = soil_kernel(float(attrs["prior_correlation_length"])), self._data.sizes["degree"] - 1
-            share = float(attrs["prior_std"]) ** 2 * remainder_variance(kernel, top.values, bottom.values, order)
+        share = unexpressed_variance(self._data.attrs, top.values, bottom.values, self._data.sizes["degree"] - 1)
         return xr.DataArray(share.reshape(top.shape), dims=top.dims)
 
     def _interval(self, level: float, centre: xr.DataArray, deviation: xr.DataArray) -> xr.Dataset:
@@ -157,6 +152,17 @@ class ProfileAccessor:
         lower.attrs = {"units": "m3 m-3", "long_name": f"lower end of the {level:.0%} interval"}
         upper.attrs = {"units": "m3 m-3", "long_name": f"upper end of the {level:.0%} interval"}
         return xr.Dataset({"lower": lower, "upper": upper})
+
+
+def unexpressed_variance(attrs: Mapping[Any, Any], top: Array, bottom: Array, order: int) -> Array:
+    """Prior variance of what the polynomial cannot express in the means between depths (m; equal: at a point), m6 m-6.
+
+    None where no prior stands behind a profile; ``attrs`` are those of its dataset, ``order`` the degree of its polynomials.
+    """
+    if attrs["method"] != "map":
+        return np.zeros(np.shape(top))
+    kernel = soil_kernel(float(attrs["prior_correlation_length"]))
+    return np.asarray(float(attrs["prior_std"]) ** 2 * remainder_variance(kernel, top, bottom, order))
 
 
 def _pick(values: NDArray[Any], position: NDArray[Any]) -> NDArray[Any]:

@@ -20,7 +20,7 @@ from deepprofile.figures import maps_figure, profiles_figure, series_figure
 from deepprofile.metrics import summarise
 from deepprofile.objects import zarr_store
 from deepprofile.redaction import without_secrets
-from deepprofile.stages import collocate, ingest, invert, validate
+from deepprofile.stages import collocate, ingest, invert, matchups, observations, validate
 from deepprofile.stages.stage import days_of
 from deepprofile.stores import Root
 
@@ -136,7 +136,7 @@ def write_report(
     stores = Published.of(config)
     profile = stores.open(invert.STORE)
     sections = [_maps(profile), _weights(stores), *extra]
-    if validate.STORE in stores.versions and config.stations:
+    if {observations.STORE, matchups.STORE, validate.STORE} <= set(stores.versions) and config.stations:
         sections += _stations(stores, profile, truth)
     sections.append(_coverage(stores, profile))
     grid, days = config.grid.grid(), days_of(config)
@@ -281,7 +281,7 @@ def html_table(frame: pd.DataFrame) -> str:
     head = "".join(f"<th>{html.escape(without_secrets(str(name)))}</th>" for name in frame.columns)
     body, before = [], None
     for values in frame.itertuples(index=False):
-        classes = ["fused"] if len(values) > 1 and values[1] == validate.FUSED else []
+        classes = ["fused"] if len(values) > 1 and values[1] == matchups.FUSED else []
         classes += ["first"] if before is not None and values[0] != before else []
         shown = ["" if values[0] == before else values[0], *values[1:]]
         cells = "".join(f"<td>{html.escape(without_secrets(str(value)))}</td>" for value in shown)
@@ -328,19 +328,19 @@ def _stations(stores: Published, profile: xr.Dataset, truth: xr.DataArray | None
         "difference is no error of either.",
         table=html_table(pd.DataFrame(rows)),
     )
-    stations, sensors, _ = validate.sensors_of(stores.config)
-    matchups = stores.root.version(validate.MATCHUPS_STORE, stores.versions[validate.MATCHUPS_STORE])
+    stations = observations.opened(stores.root.open(observations.STORE)).load().transpose("sensor", "time")
     shown = Section("At the stations")
     times = pd.DatetimeIndex(days_of(stores.config))
     for name in _best_stations(stations):
         chosen = [int(i) for i in np.flatnonzero(stations.station.values == name)]
-        chosen.sort(key=lambda i: (sensors[i].top, sensors[i].bottom))
-        one, cell = stations.isel(sensor=chosen), sensors[chosen[0]]
-        here = profile.isel(y=cell.row, x=cell.column).load()
+        chosen.sort(key=lambda i: (float(stations.depth_top[i]), float(stations.depth_bottom[i])))
+        one = stations.isel(sensor=chosen)
+        row, column = int(one.row[0]), int(one.column[0])
+        here = profile.isel(y=row, x=column).load()
         place = f"{one.network.values[0]} {name}"
-        products = stores.products(slice(cell.row, cell.row + 1), slice(cell.column, cell.column + 1))
+        products = stores.products(slice(row, row + 1), slice(column, column + 1))
         layers = {key: series.isel(y=0, x=0) for key, series in products.items()}
-        known = truth.isel(y=cell.row, x=cell.column) if truth is not None else None
+        known = truth.isel(y=row, x=column) if truth is not None else None
         # Days that every sensor has, and the profile: where the ground is frozen there is none.
         measured = np.isfinite(one.soil_moisture.transpose("sensor", "time").values).all(axis=0)
         usable = times[measured & np.isfinite(here.coefficients.isel(degree=0).values)]
@@ -350,9 +350,7 @@ def _stations(stores: Published, profile: xr.Dataset, truth: xr.DataArray | None
         parts = ["the layers of the products", *(["the truth"] if known is not None else []), "the sensors"]
         caption = f"{place}: profiles with their 90 % interval, {', '.join(parts[:-1])} and {parts[-1]}."
         shown.figures.append((f"profiles_{name}", figure, caption))
-        shown.figures.append(
-            (f"series_{name}", _series(stores.config, matchups, here, one, sensors, chosen, place), f"{place}: daily series.")
-        )
+        shown.figures.append((f"series_{name}", _series(stores, here, one, chosen, place), f"{place}: daily series."))
     return [table, shown]
 
 
@@ -364,24 +362,15 @@ def _best_stations(stations: xr.Dataset) -> list[str]:
     return ranked[:_STATIONS_SHOWN]
 
 
-def _series(
-    config: Config,
-    matchups: str,
-    here: xr.Dataset,
-    stations: xr.Dataset,
-    sensors: Sequence[validate.Sensor],
-    chosen: Sequence[int],
-    place: str,
-) -> Figure:
-    found = validate.matchups(matchups, list(chosen), config)
-    estimates = {name: found[name] for name in validate.estimates_of(config) if name in found and name != validate.WITHOUT}
+def _series(stores: Published, here: xr.Dataset, stations: xr.Dataset, chosen: Sequence[int], place: str) -> Figure:
+    found = matchups.estimates(stores.root.open(matchups.STORE), list(chosen), stores.config)
+    estimates = {name: series for name, series in found.items() if name != matchups.WITHOUT}
     intervals = []
-    for i in chosen:
-        sensor = sensors[i]
-        if sensor.bottom - sensor.top < 1e-6:
-            part = here.deepprofile.interval(0.9, depth=min(sensor.top, 1.0))
+    for top, bottom in zip(stations.depth_top.values.tolist(), stations.depth_bottom.values.tolist(), strict=True):
+        if bottom - top < 1e-6:
+            part = here.deepprofile.interval(0.9, depth=min(top, 1.0))
         else:
-            part = here.deepprofile.mean_interval(0.9, sensor.top, min(sensor.bottom, 1.0))
+            part = here.deepprofile.mean_interval(0.9, top, min(bottom, 1.0))
         intervals.append(part.reset_coords(drop=True))
     return series_figure(estimates, xr.concat(intervals, "sensor"), stations, f"{place}: series at each sensor")
 

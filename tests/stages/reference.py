@@ -20,7 +20,7 @@ from deepprofile import twin
 from deepprofile.engine import ThreadPool
 from deepprofile.objects import zarr_store
 from deepprofile.products import PRODUCTS
-from deepprofile.stages import collocate, ingest, invert, validate
+from deepprofile.stages import collocate, ingest, invert, matchups, observations, validate
 from deepprofile.stages.pipeline import STAGES, run_stages
 from deepprofile.stores import Root
 from deepprofile.twin.granules import write_granules, write_stations
@@ -32,7 +32,10 @@ SAMPLE = 600
 # How far another processor may be off: two steps of what is rounded to 2^-15, and a little of what is not rounded.
 STEPS, RELATIVE, RARE = 2 * 2.0**-15, 2e-3, 0.005
 # In the order in which they are made: the first that differs is to blame.
-STORES = (*map(ingest.store_name, NAMES), collocate.MOMENTS_STORE, collocate.STORE, invert.STORE, *("matchups", "validation"))
+STORES = (
+    *map(ingest.store_name, NAMES),
+    *(collocate.MOMENTS_STORE, collocate.STORE, invert.STORE, observations.STORE, matchups.STORE, validate.STORE),
+)
 
 
 def algorithms():
@@ -42,8 +45,9 @@ def algorithms():
         collocate.MOMENTS_STORE: [collocate.MOMENTS_ALGORITHM],
         collocate.STORE: [collocate.WEIGHTS_ALGORITHM],
         invert.STORE: [invert.ALGORITHM],
-        validate.MATCHUPS_STORE: [validate.MATCHUPS_ALGORITHM],
-        validate.STORE: [validate.SCORES_ALGORITHM],
+        observations.STORE: [observations.ALGORITHM],
+        matchups.STORE: [matchups.ALGORITHM],
+        validate.STORE: [validate.ALGORITHM],
     }
 
 

@@ -6,7 +6,7 @@ import yaml
 from deepprofile import config as configuration
 from deepprofile.engine import ThreadPool
 from deepprofile.products import PRODUCTS
-from deepprofile.stages import collocate, ingest, invert, validate
+from deepprofile.stages import collocate, ingest, invert, matchups, observations, validate
 from deepprofile.stages.pipeline import STAGES, Request, run_stages
 from deepprofile.stores import Root
 
@@ -47,8 +47,8 @@ UPGRADES = {
     "moments": (collocate, "MOMENTS_ALGORITHM", "moments"),
     "weights": (collocate, "WEIGHTS_ALGORITHM", "weights"),
     "inversion": (invert, "ALGORITHM", "profile"),
-    "matchups": (validate, "MATCHUPS_ALGORITHM", "matchups"),
-    "scores": (validate, "SCORES_ALGORITHM", "validation"),
+    "matchups": (matchups, "ALGORITHM", "matchups"),
+    "scores": (validate, "ALGORITHM", "validation"),
 }
 
 
@@ -82,6 +82,15 @@ def test_after_an_upgrade_no_block_is_taken_over(upgraded, monkeypatch, step):
         assert profiles.progress.done == profiles.progress.blocks
         days = sum(record.details["computed"] for record in profiles.records.values())
         assert days == sum(record.details["profiles"] for record in profiles.records.values()) > 0
+
+
+def test_after_an_upgrade_of_reading_stations_matchups_stay_and_scores_are_made_anew(upgraded, monkeypatch):
+    run_stages(upgraded, STAGES, ThreadPool(2))
+    before = Root(upgraded.root).current()
+    monkeypatch.setattr(observations, "ALGORITHM", observations.ALGORITHM + 1)
+    run_stages(upgraded, STAGES, ThreadPool(2))
+    after = Root(upgraded.root).current()
+    assert {store for store in after if after[store] != before[store]} == {"observations", "validation"}
 
 
 def test_going_back_takes_what_is_still_there(upgraded, monkeypatch):

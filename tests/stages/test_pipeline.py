@@ -105,7 +105,7 @@ def test_a_notebook_opens_what_is_published(finished):
 def test_a_second_run_does_nothing(configure, finished):
     again = run(finished)
     assert all(r.progress.skipped == r.progress.blocks for r in again)
-    assert len(again) == len(NAMES) + 5
+    assert len(again) == len(NAMES) + 6
 
 
 def test_scores_at_stations(finished, world):
@@ -304,17 +304,17 @@ def test_station_files_that_cannot_be_used_are_said_once_and_cost_themselves_onl
     path, *others = sorted((tmp_path / "ismn").rglob("*.stm"))
     path.write_bytes(path.read_bytes()[:40])
     config = configure(stations=[{"kind": "ismn", "path": str(tmp_path / "ismn")}])
-    matchups, scores = run(config, ("validate",))
-    (problem,) = matchups.problems
+    read, *compared = run(config, ("validate",))
+    (problem,) = read.problems
     assert str(path) in problem
     assert "its first line is no header of the ISMN" in problem
-    assert scores.problems == ()
+    assert not [problem for result in compared for problem in result.problems]
     store = dp.open_store(config.root, "validation")
     assert len(store.attrs["stations"]) == len(store.attrs["instruments"]) == store.sizes["sensor"] > 0
     assert set(store.attrs["instruments"]) == {"Twin-Sensor"}
     for other in others:
         other.unlink()
-    (result, _) = run(config, ("validate",))
+    result, *_ = run(config, ("validate",))
     assert [str(path) in problem for problem in result.problems] == [True, False]
     assert "could be read: there is nothing to validate against" in result.problems[1]
 
@@ -327,7 +327,7 @@ def test_stations_that_are_somewhere_else_are_said(configure, granules, tmp_path
         moved = f"{network} {network} {station} {10.0:10.5f} {20.0:10.5f} {' '.join(rest)}\n"
         path.write_text(moved + "".join(records))
     shutil.copytree(finished.root, tmp_path / "root", symlinks=True)
-    result, _ = run(configure(stations=[{"kind": "ismn", "path": str(tmp_path / "ismn")}]), ("validate",))
+    result, *_ = run(configure(stations=[{"kind": "ismn", "path": str(tmp_path / "ismn")}]), ("validate",))
     assert len(result.problems) == 1
     assert "lies within the grid, the depths and the period: there is nothing to validate against" in result.problems[0]
 

@@ -17,7 +17,7 @@ from deepprofile.engine import COPIED, Job, Ledger, Pool, Progress
 from deepprofile.engine import DONE as ENGINE_DONE
 from deepprofile.lease import Lease, live_holder
 from deepprofile.objects import MissingPath, join, names_below, zarr_store
-from deepprofile.stages import checks, collocate, download, ingest, invert, schedule, validate
+from deepprofile.stages import checks, collocate, download, ingest, invert, matchups, observations, schedule, validate
 from deepprofile.stages.retention import PUBLISHED, record_publication
 from deepprofile.stages.schedule import Moment
 from deepprofile.stages.stage import (
@@ -42,7 +42,8 @@ _STEPS: Final = {
     collocate.MOMENTS_STORE: "collocate",
     collocate.STORE: "collocate",
     invert.STORE: "invert",
-    validate.MATCHUPS_STORE: "validate",
+    observations.STORE: "validate",
+    matchups.STORE: "validate",
     validate.STORE: "validate",
 }
 
@@ -86,8 +87,9 @@ def steps(
         yield invert.STORE, lambda root, versions: invert.plan(config, root, versions)
     if "validate" in stages and config.stations:
         # The stations are read once, and only when it comes to them.
-        found = cache(lambda: validate.sensors_of(config))
-        yield validate.MATCHUPS_STORE, lambda root, versions: validate.plan_matchups(config, root, versions, found())
+        found = cache(lambda: observations.sensors_of(config))
+        yield observations.STORE, lambda root, versions: observations.plan(config, root, found())
+        yield matchups.STORE, lambda root, versions: matchups.plan(config, root, versions, found())
         yield validate.STORE, lambda root, versions: validate.plan(config, root, versions, found())
 
 
@@ -260,14 +262,16 @@ def _check_inputs(config: Config, root: Root, store: str, versions: Mapping[str,
     if stage is None:
         return
     needed = [ingest.store_name(name) for name in config.products]
-    if store in (collocate.STORE, validate.MATCHUPS_STORE):
+    # Stations are not read before there is something to compare them with.
+    compared = store in (observations.STORE, matchups.STORE)
+    if store == collocate.STORE or compared:
         needed.append(collocate.MOMENTS_STORE)
-    if store in (invert.STORE, validate.MATCHUPS_STORE):
+    if store == invert.STORE or compared:
         needed.append(collocate.STORE)
-    if store == validate.MATCHUPS_STORE:
+    if compared:
         needed.append(invert.STORE)
     if store == validate.STORE:
-        needed = [validate.MATCHUPS_STORE]
+        needed = [observations.STORE, matchups.STORE]
     for name in needed:
         before = "ingest" if name.startswith("ard/") else _STEPS[name]
         if name not in versions or not exists(root.version(name, versions[name])):

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from deepprofile.config import Config
 from deepprofile.documents import Kinds, read_sound, write_document
-from deepprofile.engine import FAILED, Block, Job, Ledger, Pool, Progress, Record, Retry, fingerprint, run_job
+from deepprofile.engine import FAILED, Block, Job, Ledger, Pool, Progress, Record, Retry, ThreadPool, fingerprint, run_job
 from deepprofile.grids import Grid, Overlap, overlaps, regrid
 from deepprofile.lease import CLOCK, Holder
 from deepprofile.objects import StorageClock, copy_objects, join, zarr_store
@@ -124,7 +124,8 @@ class StagePlan:
     ``url`` is that of the version of the store that it makes. ``finish`` is given the record of every block when all are done;
     it returns sentences about inputs that were missing. ``notes`` returns, in the same way, what a user should know although
     nothing is missing: it changes no exit code. ``marks``: of a store along time, of which a block can be brought up to date
-    day by day; its blocks are given a ``Given``. ``summary``: what is to be remembered of the days.
+    day by day; its blocks are given a ``Given``. ``summary``: what is to be remembered of the days. ``at_hand``: its blocks are
+    done by the driver, which alone holds what they are made of.
     """
 
     stage: str
@@ -138,6 +139,7 @@ class StagePlan:
     marks: DayMarks | None = None
     summary: Callable[[Mapping[str, Record]], Mapping[str, Any]] | None = None
     notes: Callable[[Mapping[str, Record]], list[str]] | None = None
+    at_hand: bool = False
 
 
 @dataclass(frozen=True)
@@ -211,6 +213,30 @@ class Source:
         region = (slice(*days), slice(None), slice(top, bottom), slice(left, right))
         values = read_region(self.url, "soil_moisture", region)
         return regrid(values, y.part(*rows, top), x.part(*columns, left))
+
+    def read_cells(self, target: Grid, days: tuple[int, int], cells: NDArray[np.int64]) -> tuple[NDArray[np.float32], int]:
+        """Soil moisture at some (row, column) of the target grid, in one pass over the shards that hold them.
+
+        Returns
+        -------
+        float32 (day, layer, cell), each the same as ``read`` gives for that cell alone; and the bytes that were read.
+        """
+        y, x = cached_overlaps(self.grid, target)
+        parts = [(y.part(row, row + 1, 0), x.part(column, column + 1, 0)) for row, column in cells.tolist()]
+        found = np.full((days[1] - days[0], len(self.layers), len(parts)), np.nan, np.float32)
+        met = [(k, own_y, own_x) for k, (own_y, own_x) in enumerate(parts) if own_y.needed[1] and own_x.needed[1]]
+        if not met:
+            return found, 0
+        needed = np.array([(own_y.needed, own_x.needed) for _, own_y, own_x in met])
+        top, left = needed[:, :, 0].min(axis=0).tolist()
+        bottom, right = needed[:, :, 1].max(axis=0).tolist()
+        region = (slice(*days), slice(None), slice(top, bottom), slice(left, right))
+        values = read_region(self.url, "soil_moisture", region)
+        for k, own_y, own_x in met:
+            rows, columns = (slice(*own.needed) for own in (own_y, own_x))
+            near = values[:, :, rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
+            found[:, :, k] = regrid(near, own_y.part(0, 1, rows.start), own_x.part(0, 1, columns.start))[:, :, 0, 0]
+        return found, values.nbytes
 
 
 def copier(root: Root, plan_store: str, old: str, new: str, template: Template) -> Callable[[Block], None] | None:
@@ -354,7 +380,7 @@ def execute(
     began = time.monotonic()
     records = run_job(
         job,
-        pool,
+        ThreadPool(1) if plan.at_hand else pool,
         Ledger(join(folder, "blocks")),
         window=config.compute.window,
         retry=Retry(config.compute.attempts, storage_seconds=60.0 * config.compute.storage_retry_minutes),

@@ -123,14 +123,19 @@ def _logger_step(seconds: NDArray[np.int64] | np.int64) -> NDArray[np.int64]:
 def to_dataset(records: Sequence[SensorRecord]) -> xr.Dataset:
     """Put sensor records side by side on their common days (an outer join), sorted; without any, both dimensions are empty.
 
+    Values are float64, or float32 where those of all records are.
     Sensors that nothing else tells apart get a number after the name of their instrument.
     """
     records = sorted(records, key=lambda record: record.key)
-    stamps = [record.values.index.to_numpy().astype("datetime64[s]") for record in records]
-    index = pd.DatetimeIndex(np.unique(np.concatenate(stamps)) if stamps else np.array([], "datetime64[s]"))
-    values = np.full((len(records), index.size), np.nan)
-    for row, (record, days) in enumerate(zip(records, stamps, strict=True)):
-        values[row, index.searchsorted(days)] = record.values.to_numpy(np.float64)
+    # Records of many sensors may share one index.
+    indices = {id(record.values.index): record.values.index for record in records}
+    stamps = {key: days.to_numpy().astype("datetime64[s]") for key, days in indices.items()}
+    index = pd.DatetimeIndex(np.unique(np.concatenate(list(stamps.values()))) if stamps else np.array([], "datetime64[s]"))
+    places = {key: index.searchsorted(days) for key, days in stamps.items()}
+    single = bool(records) and all(record.values.dtype == np.float32 for record in records)
+    values = np.full((len(records), index.size), np.nan, np.float32 if single else np.float64)
+    for row, record in enumerate(records):
+        values[row, places[id(record.values.index)]] = record.values.to_numpy(values.dtype)
     return xr.Dataset(
         {"soil_moisture": (("sensor", "time"), values, {"units": "m3 m-3", "long_name": "daily mean soil moisture"})},
         coords={

@@ -10,7 +10,7 @@ import csv
 import io
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,9 +120,13 @@ def read_ismn(
 
 
 def ismn_records(
-    places: Sequence[StationPath], flags: Sequence[str], min_day_fraction: float, report: Report
+    places: Sequence[StationPath],
+    flags: Sequence[str],
+    min_day_fraction: float,
+    report: Report,
+    keep: Callable[[SensorRecord], SensorRecord | None] | None = None,
 ) -> list[SensorRecord]:
-    """The records of all sensors; see ``read_ismn``."""
+    """The records of all sensors, or what ``keep`` makes of each as soon as it is read; see ``read_ismn``."""
     where, problems = ", ".join(place.name for place in places), len(report.problems)
     seen = _Flags(Counter(), 0, [], 0)
     records = []
@@ -135,6 +139,8 @@ def ismn_records(
                     sensors[header.sensor].append((file, header))
         for _, files in sorted(sensors.items()):
             record = _sensor_record(files, frozenset(flags), min_day_fraction, seen, report)
+            if record is not None and keep is not None:
+                record = keep(record)
             if record is not None:
                 records.append(record)
     if not sensors and len(report.problems) == problems:

@@ -1,0 +1,422 @@
+"""Matchups: what every estimate says at every sensor, day by day, of which a run computes the days that have changed.
+
+A block has some sensors and the days of one block of the profiles. It goes once through each shard that its sensors lie in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+import zarr
+from numpy.typing import NDArray
+
+from deepprofile.basis import MAX_DEPTH_M, basis_mean
+from deepprofile.comparison import step_function_weights
+from deepprofile.config import Config
+from deepprofile.engine import Block, Job, Ledger, Outcome, fingerprint, grid_blocks
+from deepprofile.errors import errors_from_moments, plan_comparisons
+from deepprofile.grids import Grid
+from deepprofile.layers import Layout
+from deepprofile.objects import zarr_store
+from deepprofile.profile import unexpressed_variance
+from deepprofile.stages import collocate, ingest, invert
+from deepprofile.stages.collocate import Comparison, layout_of
+from deepprofile.stages.observations import (
+    SENSORS_PER_BLOCK,
+    SENSORS_PER_CHUNK,
+    Found,
+    Place,
+    sensor_attributes,
+    sensor_coordinates,
+)
+from deepprofile.stages.stage import (
+    DayMarks,
+    Given,
+    Source,
+    StagePlan,
+    day_marks_of,
+    days_of,
+    grid_attributes,
+    ledger_url,
+    space_time_coordinates,
+)
+from deepprofile.stores import Root, Template, Variable, read_region, write_shards
+
+# The version of what turns profiles and products into matchups.
+ALGORITHM: Final = 2
+STORE: Final = "matchups"
+NEAR_SURFACE: Final = "smap_l3"
+FUSED, WITHOUT, AVERAGE = "fused", "fused, no SMAP L3", "plain average"
+# Sensors whose ends lie nearer than this are points.
+_POINT_M: Final = 1e-6
+_LAYER_M: Final = 1e-6
+
+Values = NDArray[np.float32]
+
+
+def parents_of(config: Config) -> list[str]:
+    """The models among the products: retrievals come on some days only, and to judge all on those would leave few samples."""
+    return [name for name in config.products if name != NEAR_SURFACE]
+
+
+def matched(config: Config) -> list[str]:
+    """Names of the estimates in the store; the average follows from them."""
+    parents = parents_of(config)
+    without = [WITHOUT] if NEAR_SURFACE in config.products and len(parents) >= 2 else []
+    return [FUSED, *without, *parents]
+
+
+def estimates_of(config: Config) -> list[str]:
+    """Names of all estimates; the average, where there is one, is the last."""
+    return [*matched(config), *([AVERAGE] if len(parents_of(config)) > 1 else [])]
+
+
+def template(config: Config, stations: xr.Dataset) -> Template:
+    """The store before anything is computed."""
+    names, count, days, blocks = matched(config), stations.sizes["sensor"], days_of(config), config.blocks
+    times = {name: v for name, v in space_time_coordinates(config.grid.grid(), days).items() if name == "time"}
+    return Template(
+        sizes={"time": days.size, "estimate": len(names), "sensor": count},
+        variables={
+            **times,
+            **sensor_coordinates(stations),
+            "soil_moisture": Variable(
+                ("time", "estimate", "sensor"),
+                "float32",
+                shards=(blocks.days, len(names), SENSORS_PER_BLOCK),
+                chunks=(blocks.days, len(names), SENSORS_PER_CHUNK),
+                fill=float("nan"),
+                attrs={"units": "m3 m-3", "long_name": "what each estimate says at the sensor's depths"},
+            ),
+            "standard_deviation": Variable(
+                ("time", "sensor"),
+                "float32",
+                shards=(blocks.days, SENSORS_PER_BLOCK),
+                chunks=(blocks.days, SENSORS_PER_CHUNK),
+                fill=float("nan"),
+                attrs={"units": "m3 m-3", "long_name": "standard deviation of the fused estimate at the sensor's depths"},
+            ),
+        },
+        attrs={
+            **sensor_attributes(config, stations),
+            "title": "Matchups: estimates at stations",
+            "estimates": names,
+            "block_dims": ["time", "sensor"],
+        },
+    )
+
+
+class _Still(NamedTuple):
+    """What does not change from day to day at the sensors of a block.
+
+    ``variance``: that of the fused estimate, m6 m-6, (availability, sensor). ``errors``: the error model without SMAP L3 of the
+    block's cells, along x; None where it is not needed.
+    """
+
+    variance: NDArray[np.float64]
+    errors: xr.Dataset | None
+
+
+@dataclass(frozen=True, eq=False)
+class MatchupBlock:
+    """What every estimate says at some sensors on some days; two that write the same version of the store are equal."""
+
+    target: Grid
+    sources: tuple[Source, ...]
+    profile_url: str
+    moments_url: str
+    comparison: Comparison
+    config: Config
+    url: str
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, MatchupBlock) and self.url == other.url
+
+    def __hash__(self) -> int:
+        return hash(self.url)
+
+    def __call__(self, block: Block, given: Given) -> Outcome:
+        """See ``deepprofile.engine.Job``."""
+        days, sensors = block.region
+        places: tuple[Place, ...] = given.inputs
+        count, names = days[1] - days[0], matched(self.config)
+        values = np.full((count, len(names), len(places)), np.nan, np.float32)
+        deviation = np.full((count, len(places)), np.nan, np.float32)
+        read = 0
+        if given.earlier is not None and given.earlier.unchanged:
+            kept, url = np.array(given.earlier.unchanged), given.earlier.url
+            span, own = slice(days[0], min(days[1], given.earlier.length)), slice(*sensors)
+            before = read_region(url, "soil_moisture", (span, slice(None), own))
+            widths = read_region(url, "standard_deviation", (span, own))
+            values[kept], deviation[kept], read = before[kept], widths[kept], before.nbytes + widths.nbytes
+        fresh = np.array(given.fresh(count), int)
+        if fresh.size:
+            values[fresh], deviation[fresh], volume = self._estimates(places, days[0] + fresh)
+            read += volume
+        written = write_shards(self.url, "soil_moisture", (days[0], 0, sensors[0]), values)
+        written += write_shards(self.url, "standard_deviation", (days[0], sensors[0]), deviation)
+        return Outcome(read, written)
+
+    def _estimates(self, places: Sequence[Place], days: NDArray[np.int64]) -> tuple[Values, Values, int]:
+        """All estimates on some days (day, estimate, sensor), the standard deviation (day, sensor), and the bytes read."""
+        cells, of_sensor = _cells_of(places)
+        hull, within = (int(days[0]), int(days[-1]) + 1), days - days[0]
+        order = invert.degrees_of(self.config) - 1
+        coefficients = np.empty((days.size, order + 1, len(cells)), np.float32)
+        pattern = np.empty((days.size, len(cells)), np.int64)
+        series = {s.name: np.empty((days.size, len(s.layers), len(cells)), np.float32) for s in self.sources}
+        read = 0
+        for some, rows, columns in _tiles(cells, self.config.blocks.cells):
+            region, near = (slice(*hull), rows, columns), cells[some] - (rows.start, columns.start)
+            whole = read_region(self.profile_url, "coefficients", (region[0], slice(None), *region[1:]))
+            coefficients[:, :, some] = whole[:, :, near[:, 0], near[:, 1]][within]
+            read += whole.nbytes
+            whole = read_region(self.profile_url, "pattern", region)
+            pattern[:, some] = whole[:, near[:, 0], near[:, 1]][within]
+            read += whole.nbytes
+            for source in self.sources:
+                found, volume = source.read_cells(self.target, hull, cells[some])
+                series[source.name][:, :, some] = found[within]
+                read += volume
+        still = _still(self, tuple(places))
+        values = np.full((days.size, len(matched(self.config)), len(places)), np.nan, np.float32)
+        for e, name in enumerate(matched(self.config)):
+            if name == FUSED:
+                values[:, e] = _at_sensors(coefficients, of_sensor, places, order)
+            elif name == WITHOUT:
+                assert still.errors is not None
+                profile = self._without(series, still.errors, pd.DatetimeIndex(days_of(self.config)[days]))
+                values[:, e] = _at_sensors(profile, of_sensor, places, order)
+            else:
+                layers = next(source.layers for source in self.sources if source.name == name)
+                values[:, e] = _of_product(series[name], layers, of_sensor, places)
+        variance = np.take_along_axis(still.variance, pattern[:, of_sensor], axis=0)
+        deviation = np.where(np.isfinite(values[:, 0]), np.sqrt(variance), np.nan).astype(np.float32)
+        return values, deviation, read
+
+    def _without(self, series: Mapping[str, Values], errors: xr.Dataset, times: pd.DatetimeIndex) -> Values:
+        """Coefficients (day, degree, cell) of the fusion as it would be without SMAP near-surface soil moisture."""
+        kept = {name: values[:, :, None] for name, values in series.items() if name != NEAR_SURFACE}
+        profile = invert.profile_of(kept, errors, _layout_without(self.config), times, self.config.inversion)
+        return np.asarray(profile["coefficients"].transpose("time", "degree", "y", "x").values[:, :, 0])
+
+
+def _layout_without(config: Config) -> Layout:
+    return layout_of(config, tuple(name for name in config.products if name != NEAR_SURFACE))
+
+
+def _cells_of(places: Sequence[Place]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The cells of some sensors (cell, 2), in their order, and which of them each sensor is in."""
+    position: dict[tuple[int, int], int] = {}
+    of_sensor = [position.setdefault((row, column), len(position)) for row, column, _, _ in places]
+    return np.array(list(position), np.int64).reshape(-1, 2), np.array(of_sensor, np.int64)
+
+
+def _tiles(cells: NDArray[np.int64], size: int) -> list[tuple[NDArray[np.int64], slice, slice]]:
+    """Cells by the shard that they lie in: their positions, and the rows and columns that hold them."""
+    found: dict[tuple[int, int], list[int]] = {}
+    for k, (row, column) in enumerate(cells.tolist()):
+        found.setdefault((row // size, column // size), []).append(k)
+    tiles = []
+    for members in found.values():
+        some = np.array(members)
+        low, high = cells[some].min(axis=0), cells[some].max(axis=0) + 1
+        tiles.append((some, slice(int(low[0]), int(high[0])), slice(int(low[1]), int(high[1]))))
+    return tiles
+
+
+def _interval(top: float, bottom: float) -> tuple[float, float]:
+    """What of the profile a sensor is compared with: equal depths for a point; see ``deepprofile.stations.sensor_estimate``."""
+    top, bottom = min(top, MAX_DEPTH_M), min(bottom, MAX_DEPTH_M)
+    return (top, top) if bottom - top < _POINT_M else (top, bottom)
+
+
+@lru_cache(maxsize=4096)
+def _basis(top: float, bottom: float, order: int) -> NDArray[np.float64]:
+    """The basis at the depths of a sensor, shape (degree,)."""
+    return basis_mean(*_interval(top, bottom), order)
+
+
+@lru_cache(maxsize=4096)
+def _weights(layers: tuple[tuple[float, float], ...], top: float, bottom: float) -> NDArray[np.float64]:
+    """By what the layers of a product count at the depths of a sensor, shape (layer,); a point lies in one layer."""
+    tops, bottoms = np.array(layers).T
+    top = min(top, MAX_DEPTH_M - _LAYER_M)
+    return step_function_weights(tops, bottoms, top, min(max(bottom, top + _LAYER_M), MAX_DEPTH_M))
+
+
+def _at_sensors(coefficients: Values, of_sensor: NDArray[np.int64], places: Sequence[Place], order: int) -> Values:
+    """The profile at the depths of each sensor, (day, sensor), from coefficients (day, degree, cell)."""
+    basis = np.array([_basis(top, bottom, order) for _, _, top, bottom in places])
+    total = np.zeros((len(coefficients), len(places)))
+    # Degree by degree: the sum is the same whatever the other sensors and days of the block.
+    for degree in range(order + 1):
+        total += basis[:, degree] * coefficients[:, degree, of_sensor]
+    return total.astype(np.float32)
+
+
+def _of_product(
+    series: Values, layers: tuple[tuple[float, float], ...], of_sensor: NDArray[np.int64], places: Sequence[Place]
+) -> Values:
+    """The step function of a product at the depths of each sensor, (day, sensor), from its layers (day, layer, cell)."""
+    weights = np.array([_weights(layers, top, bottom) for _, _, top, bottom in places])
+    total = np.zeros((len(series), len(places)))
+    for layer in range(len(layers)):
+        used = weights[:, layer] != 0.0
+        total[:, used] += weights[used, layer] * series[:, layer, of_sensor[used]]
+    return np.where((weights != 0.0).any(axis=1), total, np.nan).astype(np.float32)
+
+
+@lru_cache(maxsize=2)
+def _still(block: MatchupBlock, places: tuple[Place, ...]) -> _Still:
+    """What the days of a block have in common; a worker remembers it while it goes from one stretch of days to the next."""
+    cells, of_sensor = _cells_of(places)
+    order = invert.degrees_of(block.config) - 1
+    attrs = zarr.open_group(zarr_store(block.profile_url), mode="r").attrs.asdict()
+    covariance: NDArray[np.float64] | None = None
+    for some, rows, columns in _tiles(cells, block.config.blocks.cells):
+        near = cells[some] - (rows.start, columns.start)
+        whole = read_region(block.profile_url, "posterior_covariance", (rows, columns))
+        if covariance is None:
+            covariance = np.empty((len(cells), *whole.shape[2:]))
+        covariance[some] = whole[near[:, 0], near[:, 1]]
+    assert covariance is not None
+    basis = np.array([_basis(top, bottom, order) for _, _, top, bottom in places])
+    variance = np.zeros((covariance.shape[1], len(places)))
+    for one in range(order + 1):
+        for other in range(order + 1):
+            variance += covariance[of_sensor, :, one, other].T * (basis[:, one] * basis[:, other])
+    rest = {depths: _unexpressed(attrs, *_interval(*depths), order) for depths in {place[2:] for place in places}}
+    variance += np.array([rest[place[2:]] for place in places])
+    errors = None
+    if WITHOUT in matched(block.config):
+        one_by_one = [_errors_without(block, row, column) for row, column in cells.tolist()]
+        errors = xr.concat(one_by_one, "x", data_vars="minimal", coords="minimal", compat="override", join="override")
+    return _Still(variance, errors)
+
+
+def _unexpressed(attrs: Mapping[str, Any], top: float, bottom: float, order: int) -> float:
+    return float(unexpressed_variance(attrs, np.array([top]), np.array([bottom]), order)[0])
+
+
+def _errors_without(block: MatchupBlock, row: int, column: int) -> xr.Dataset:
+    """The error model of one cell from those of the moments that concern the products other than SMAP L3 alone."""
+    config, layout = block.config, _layout_without(block.config)
+    whole_layout, whole = block.comparison.design()
+    design = plan_comparisons(layout, ())
+    kept = [whole_layout.products.index(name) for name in layout.products]
+    place = np.flatnonzero(np.isin(whole_layout.product_index, kept))
+    # Each series of the smaller list as the same combination of observations in the whole list.
+    known = {tuple(one): k for k, one in enumerate(np.round(whole.weights, 12))}
+    series = []
+    for one in design.weights:
+        wide = np.zeros(whole_layout.size)
+        wide[place] = one
+        series.append(known[tuple(np.round(wide, 12))])
+    positions = {tuple(group): k for k, group in enumerate(whole.groups.tolist())}
+    groups = [positions[tuple(series[s] for s in group)] for group in design.groups.tolist()]
+    settings, target = config.collocation, block.target
+    reach = settings.window // 2
+    top, left = max(row - reach, 0), max(column - reach, 0)
+    region = (slice(top, min(row + 1 + reach, target.rows)), slice(left, min(column + 1 + reach, target.columns)))
+    moments = xr.DataArray(read_region(block.moments_url, "moments", region)[:, :, groups], dims=("y", "x", "group", "moment"))
+    inside = {"y": slice(row - top, row - top + 1), "x": slice(column - left, column - left + 1)}
+    return errors_from_moments(moments, layout, design, settings.min_samples, settings.window, inside)
+
+
+def estimates(url: str, sensors: slice | list[int], config: Config) -> dict[str, xr.DataArray]:
+    """The estimates at some sensors over the whole record, each (sensor, time), m3 m-3; NaN where there is none."""
+    with xr.open_zarr(zarr_store(url), consolidated=False, chunks=None) as store:
+        part = store["soil_moisture"].isel(sensor=sensors).load().transpose("estimate", "sensor", "time")
+    values = dict(zip(matched(config), part.values, strict=True))
+    if AVERAGE in estimates_of(config):
+        values[AVERAGE] = average([values[name] for name in parents_of(config)])
+    time = {"time": part["time"].values}
+    return {name: xr.DataArray(array, dims=("sensor", "time"), coords=time) for name, array in values.items()}
+
+
+def average(parents: Sequence[Values]) -> Values:
+    """Mean (sensor, time) of the parents that have any value at a sensor, on days when all of these have one."""
+    total, count = np.zeros_like(parents[0]), np.zeros((len(parents[0]), 1), np.float32)
+    for values in parents:
+        there = np.isfinite(values).any(axis=1, keepdims=True)
+        total += np.where(there, values, np.float32(0.0))
+        count += there
+    return np.asarray(np.where(count > 0, total / np.maximum(count, 1), np.nan), np.float32)
+
+
+def job(config: Config, count: int, compute: Any = None, mark: Any = None, inputs: Any = None) -> Job:
+    """Blocks of days and sensors, all days of some sensors after one another."""
+    blocks, n = config.blocks, layout_of(config).size
+    days, tile = min(blocks.days, days_of(config).size), blocks.cells**2
+    degrees, names = invert.degrees_of(config), matched(config)
+    without = collocate.errors_memory(config, 1) if WITHOUT in names else 0
+    made = grid_blocks((days_of(config).size, count), (blocks.days, SENSORS_PER_BLOCK))
+    return Job(
+        name="validate: matchups",
+        blocks=sorted(made, key=lambda block: block.index[::-1]),
+        compute=compute,
+        fingerprint=mark,
+        inputs=inputs,
+        # Of one shard after the other, the largest array that is read of it, and as much while it is unpacked: coefficients or
+        # layers on these days, or covariances. Then the error model of a cell's neighbourhood without SMAP L3.
+        memory_per_block=tile * max(days * max(degrees, n), 2 ** len(config.products) * degrees**2) * 4 * 2 + without,
+        bytes_in=count * days_of(config).size * (degrees + n) * 4,
+        bytes_out=count * days_of(config).size * (len(names) + 1) * 4,
+    )
+
+
+def plan(config: Config, root: Root, versions: Mapping[str, str], found: Found) -> StagePlan:
+    """Plan the matchups of the sensors that ``observations.sensors_of`` has found."""
+    made, count, places = template(config, found.stations), found.stations.sizes["sensor"], found.places
+    stores = (*map(ingest.store_name, config.products), collocate.MOMENTS_STORE, invert.STORE)
+    inputs = {name: versions[name] for name in stores}
+    setting = fingerprint(
+        "matchups",
+        [ALGORITHM, invert.ALGORITHM],
+        grid_attributes(config.grid.grid()),
+        made.shard_shape("soil_moisture"),
+        matched(config),
+        str(days_of(config)[0]),
+        versions[collocate.MOMENTS_STORE],
+    )
+    version = fingerprint(setting, inputs, dict(made.attrs), places)
+    compute = MatchupBlock(
+        config.grid.grid(),
+        collocate.sources(config, root, versions),
+        root.version(invert.STORE, versions[invert.STORE]),
+        root.version(collocate.MOMENTS_STORE, versions[collocate.MOMENTS_STORE]),
+        Comparison.of(config),
+        config,
+        root.version(STORE, version),
+    )
+    marks = day_marks_of(root, "invert", versions[invert.STORE]) or (version,) * days_of(config).size
+    bases = {name: record.base for name, record in Ledger(ledger_url(root, "invert", versions[invert.STORE])).read().items()}
+    size = config.blocks.cells
+
+    def some(block: Block) -> tuple[Place, ...]:
+        return tuple(places[slice(*block.region[1])])
+
+    def base(block: Block) -> str:
+        tiles = dict.fromkeys((row // size, column // size) for row, column, _, _ in some(block))
+        profiles = [bases.get(f"{block.index[0]}.{row}.{column}") for row, column in tiles]
+        return fingerprint(setting, block.index, some(block), profiles)
+
+    by_day = DayMarks(marks, base)
+    listed = job(config, count, compute, by_day.fingerprint, lambda block: Given(some(block)))
+    return StagePlan(
+        "validate/matchups",
+        STORE,
+        version,
+        made,
+        replace(listed, base=base),
+        compute.url,
+        inputs | {"sensors": count},
+        marks=by_day,
+    )

@@ -1,0 +1,294 @@
+"""Observations: what the stations have measured, as a store that the blocks of validation read.
+
+The driver reads the station files, since they may lie where only it can see them, and writes the daily series of the sensors
+that can be compared. From there on every block reads the series that it needs: none travels with a task. Sensors lie in the
+order of a curve through the cells of the grid (Morton 1966), so that those of one shard of the profiles are side by side.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from numpy.typing import NDArray
+
+from deepprofile.config import Config, Stations
+from deepprofile.engine import Block, Job, Outcome, fingerprint, grid_blocks
+from deepprofile.grids import Grid
+from deepprofile.objects import as_local, zarr_store
+from deepprofile.stages.stage import StagePlan, days_of, grid_attributes, space_time_coordinates
+from deepprofile.stations import (
+    MIN_DAY_FRACTION,
+    Report,
+    SensorRecord,
+    StationPath,
+    ismn_records,
+    reaches_profile,
+    scan_records,
+    to_dataset,
+    uscrn_records,
+)
+from deepprofile.stores import Root, Template, Variable, write_shards
+
+# The version of what turns station files into daily series.
+ALGORITHM: Final = 1
+STORE: Final = "observations"
+# Sensors in a shard of every store along them, which is what a block has: about 25 stations with five depths.
+SENSORS_PER_BLOCK: Final = 128
+# Sensors in a chunk: so many series are in memory at a time where whole records are scored.
+SENSORS_PER_CHUNK: Final = 16
+# What stores along sensors say of each: type, and where it comes from in the dataset of stations.
+_COORDINATES: Final = {
+    "depth_top": "float64",
+    "depth_bottom": "float64",
+    "latitude": "float64",
+    "longitude": "float64",
+    "day_offset_hours": "float64",
+    "row": "int32",
+    "column": "int32",
+}
+# Attributes that name each sensor, by the variable of the dataset.
+_NAMES: Final = {"network": "networks", "station": "stations", "instrument": "instruments"}
+
+Place = tuple[int, int, float, float]
+
+
+class Found(NamedTuple):
+    """The sensors that can be compared, and what is to be said of the station files.
+
+    ``stations``: as ``deepprofile.stations`` gives them, float32, on the days of the configuration, with the ``row`` and
+    ``column`` of each sensor's cell, in the order of the stores.
+    """
+
+    stations: xr.Dataset
+    report: Report
+
+    @property
+    def places(self) -> list[Place]:
+        """Row, column, and depths in m of each sensor: all that an estimate depends on."""
+        columns = (self.stations[name].values.tolist() for name in ("row", "column", "depth_top", "depth_bottom"))
+        return list(zip(*columns, strict=True))
+
+
+@dataclass(frozen=True)
+class _Placing:
+    """Finds the cell of a place, and remembers it: sensors of a station share one."""
+
+    grid: Grid
+    lat: NDArray[np.float64]
+    lon: NDArray[np.float64]
+    known: dict[tuple[float, float], tuple[int, int] | None]
+
+    @classmethod
+    def of(cls, grid: Grid) -> _Placing:
+        return cls(grid, grid.lat, grid.lon, {})
+
+    def cell(self, latitude: float, longitude: float) -> tuple[int, int] | None:
+        """Row and column; None outside of the grid."""
+        if (latitude, longitude) not in self.known:
+            self.known[latitude, longitude] = self._cell(latitude, longitude)
+        return self.known[latitude, longitude]
+
+    def _cell(self, latitude: float, longitude: float) -> tuple[int, int] | None:
+        off_y, off_x = np.abs(self.lat - latitude), np.abs((self.lon - longitude + 180.0) % 360.0 - 180.0)
+        row, column = int(off_y.argmin()), int(off_x.argmin())
+        # Half of a cell, and a little for the rounding of coordinates.
+        near_y = self.lat.size == 1 or off_y[row] <= 0.51 * abs(np.gradient(self.lat)[row])
+        near_x = self.lon.size == 1 or off_x[column] <= 0.51 * abs(np.gradient(self.lon)[column])
+        return (row, column) if near_y and near_x else None
+
+
+def read_records(
+    stations: Sequence[Stations], report: Report, keep: Callable[[SensorRecord], SensorRecord | None]
+) -> list[SensorRecord]:
+    """The records of all configured stations that ``keep`` returns; downloads of the same sensors are joined.
+
+    Raises
+    ------
+    deepprofile.objects.MissingPath
+        If there is nothing at a path.
+    """
+    groups: dict[tuple[str, tuple[str, ...]], list[Stations]] = {}
+    for source in stations:
+        groups.setdefault((source.kind, source.flags), []).append(source)
+    records: list[SensorRecord] = []
+    for (kind, flags), sources in groups.items():
+        with ExitStack() as fetched:
+            places = [StationPath(fetched.enter_context(as_local(source.path)), source.path) for source in sources]
+            if kind == "ismn":
+                records += ismn_records(places, flags, MIN_DAY_FRACTION, report, keep)
+            else:
+                if kind == "scan":
+                    found = scan_records(places, None, MIN_DAY_FRACTION, report)
+                else:
+                    found = uscrn_records(places, MIN_DAY_FRACTION, report)
+                records += [kept for record in found if (kept := keep(record)) is not None]
+    return records
+
+
+def sensors_of(config: Config) -> Found:
+    """The sensors that can be compared; station files that cannot be used are in the report.
+
+    They lie within the target window and the profile, and have a value on a configured day.
+
+    Raises
+    ------
+    deepprofile.objects.MissingPath
+        If there is nothing at the path of some stations.
+    """
+    report, placing, days = Report(), _Placing.of(config.grid.grid()), pd.DatetimeIndex(days_of(config))
+    read = 0
+
+    def keep(record: SensorRecord) -> SensorRecord | None:
+        nonlocal read
+        read += 1
+        if not reaches_profile(record.depth_top, record.depth_bottom):
+            return None
+        if placing.cell(record.latitude, record.longitude) is None:
+            return None
+        values = record.values.reindex(days).to_numpy(np.float32)
+        return replace(record, values=pd.Series(values, index=days)) if np.isfinite(values).any() else None
+
+    stations = to_dataset(read_records(config.stations, report, keep))
+    if not stations.sizes["sensor"]:
+        where = ", ".join(source.path for source in config.stations)
+        why = "lies within the grid, the depths and the period" if read else "could be read"
+        report.problems.append(f"no sensor of {where} {why}: there is nothing to validate against")
+        stations = stations.reindex(time=days)
+    return Found(placed(stations, config.grid.grid()), report)
+
+
+def placed(stations: xr.Dataset, grid: Grid) -> xr.Dataset:
+    """Sensors with the ``row`` and ``column`` of their cells, in the order of the stores; without those outside of the grid."""
+    placing = _Placing.of(grid)
+    cells = [placing.cell(*place) for place in zip(stations.latitude.values, stations.longitude.values, strict=True)]
+    inside = [(k, *cell) for k, cell in enumerate(cells) if cell is not None]
+    positions, rows, columns = np.array(inside, np.int64).reshape(-1, 3).T
+    order = np.argsort(along_curve(rows, columns), kind="stable")
+    return stations.isel(sensor=positions[order]).assign_coords(
+        row=("sensor", rows[order], {"long_name": "row of the sensor's cell"}),
+        column=("sensor", columns[order], {"long_name": "column of the sensor's cell"}),
+    )
+
+
+def along_curve(rows: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Place of cells on a curve that goes through one square of 2^k x 2^k cells after the other, for every k (Morton 1966).
+
+    Thus the order does not depend on the size of the shards, and yet keeps the cells of one together.
+    """
+    place = np.zeros(len(rows), np.int64)
+    for bit in range(16):
+        place |= ((columns >> bit) & 1) << (2 * bit) | ((rows >> bit) & 1) << (2 * bit + 1)
+    return place
+
+
+def sensor_coordinates(stations: xr.Dataset) -> dict[str, Variable]:
+    """Coordinates that every store along sensors has."""
+    return {
+        name: Variable(("sensor",), dtype, values=stations[name].values.astype(dtype), attrs=stations[name].attrs)
+        for name, dtype in _COORDINATES.items()
+    }
+
+
+def sensor_attributes(config: Config, stations: xr.Dataset) -> dict[str, Any]:
+    """Attributes that every store along sensors has: the grid, and the names of each sensor."""
+    return {
+        **grid_attributes(config.grid.grid()),
+        **{plural: stations[name].values.astype(str).tolist() for name, plural in _NAMES.items()},
+        "coordinates": " ".join(_COORDINATES),
+    }
+
+
+def template(config: Config, stations: xr.Dataset) -> Template:
+    """The store before anything is written."""
+    days, blocks = days_of(config), config.blocks
+    times = {name: v for name, v in space_time_coordinates(config.grid.grid(), days).items() if name == "time"}
+    return Template(
+        sizes={"time": days.size, "sensor": stations.sizes["sensor"]},
+        variables={
+            **times,
+            **sensor_coordinates(stations),
+            "soil_moisture": Variable(
+                ("time", "sensor"),
+                "float32",
+                shards=(blocks.days, SENSORS_PER_BLOCK),
+                chunks=(blocks.days, SENSORS_PER_CHUNK),
+                fill=float("nan"),
+                attrs={"units": "m3 m-3", "long_name": "daily mean soil moisture, as measured"},
+            ),
+        },
+        attrs={
+            **sensor_attributes(config, stations),
+            "title": "Observations: daily series of sensors",
+            "block_dims": ["time", "sensor"],
+        },
+    )
+
+
+@dataclass(frozen=True)
+class WriteBlock:
+    """Writes the series of some sensors on some days; ``values`` has the shape (day, sensor)."""
+
+    values: NDArray[np.float32]
+    url: str
+
+    def __call__(self, block: Block, _: Any) -> Outcome:
+        """See ``deepprofile.engine.Job``."""
+        part = self.values[tuple(slice(*span) for span in block.region)]
+        written = write_shards(self.url, "soil_moisture", [start for start, _ in block.region], part)
+        return Outcome(0, written, details={"values": int(np.isfinite(part).sum())})
+
+
+def job(config: Config, count: int, compute: Any = None, mark: Any = None) -> Job:
+    """Blocks of days and sensors."""
+    days, blocks = days_of(config).size, config.blocks
+    return Job(
+        name="validate: observations",
+        blocks=grid_blocks((days, count), (blocks.days, SENSORS_PER_BLOCK)),
+        compute=compute,
+        fingerprint=mark,
+        memory_per_block=2 * min(blocks.days, days) * SENSORS_PER_BLOCK * 4,
+        bytes_out=days * count * 4,
+    )
+
+
+def plan(config: Config, root: Root, found: Found) -> StagePlan:
+    """Plan the writing of what ``sensors_of`` has found; a block whose values are as they were is taken over."""
+    stations, report = found
+    made = template(config, stations)
+    values = np.ascontiguousarray(stations.soil_moisture.transpose("time", "sensor").values, np.float32)
+    content = hashlib.sha256(values.tobytes()).hexdigest()
+    places = [variable.values.tolist() for variable in made.variables.values() if variable.values is not None]
+    shards = made.shard_shape("soil_moisture")
+    version = fingerprint("observations", ALGORITHM, dict(made.attrs), shards, places, content)
+    compute = WriteBlock(values, root.version(STORE, version))
+
+    def mark(block: Block) -> str:
+        part = values[tuple(slice(*span) for span in block.region)]
+        return fingerprint("observations", shards, block.region, hashlib.sha256(part.tobytes()).hexdigest())
+
+    return StagePlan(
+        "validate/observations",
+        STORE,
+        version,
+        made,
+        job(config, stations.sizes["sensor"], compute, mark),
+        compute.url,
+        {"sensors": stations.sizes["sensor"]},
+        lambda _: list(dict.fromkeys(report.problems)),
+        notes=lambda _: list(dict.fromkeys(report.notes)),
+        at_hand=True,
+    )
+
+
+def opened(url: str) -> xr.Dataset:
+    """A store along sensors, lazy, with the names of each sensor as ``deepprofile.stations`` gives them."""
+    store: xr.Dataset = xr.open_zarr(zarr_store(url), consolidated=False, chunks=None)
+    names = {name: ("sensor", np.array(store.attrs[plural], str)) for name, plural in _NAMES.items()}
+    return store.assign_coords(names).set_coords(list(_COORDINATES))
