@@ -156,8 +156,8 @@ def _later_stages(small: Config, large: Config, measured: Sequence[str]) -> Iter
 
 
 def _scores(folder: Path) -> Iterator[Measured]:
-    """The scores of a long record, from matchups that are noise."""
-    plans = []
+    """Differences and scores of a long record, from matchups that are noise."""
+    plans: list[list[StagePlan]] = [[], []]
     for label, days in (("short", 64), ("long", RECORD_DAYS)):
         config = configure(folder / label, 1, cells=32, days=64)
         period = {"start": START, "end": START + timedelta(days=days - 1)}
@@ -168,13 +168,19 @@ def _scores(folder: Path) -> Iterator[Measured]:
         create(url, made)
         values = np.random.default_rng(2).uniform(0.1, 0.4, made.shape("soil_moisture")).astype(np.float32)
         write_shards(url, "soil_moisture", (0, 0, 0), values)
+        write_shards(url, "standard_deviation", (0, 0), np.full(made.shape("standard_deviation"), 0.05, np.float32))
         measured = observations.plan(config, root, found)
         create(measured.url, measured.template)
         for block in measured.job.blocks:
             measured.job.compute(block, None)
         versions = {observations.STORE: measured.version, matchups.STORE: "made"}
-        plans.append(validate.plan(config, root, versions, found))
-    yield from measure(plans[0], plans[1])
+        differences = validate.plan_differences(config, root, versions, found)
+        create(differences.url, differences.template)
+        versions[validate.DIFFERENCES_STORE] = differences.version
+        plans[0].append(differences)
+        plans[1].append(validate.plan(config, root, versions, found))
+    for small, large in plans:
+        yield from measure(small, large)
 
 
 def _large_blocks(folder: Path) -> Iterator[Measured]:

@@ -75,6 +75,7 @@ def test_a_plan_has_validation_by_the_block_of_sensors(call, tmp_path):
     # 67 stretches of days.
     assert re.search(r"validate: observations, for every 128 sensors\s+67 .* MiB", printed)
     assert re.search(r"validate: matchups, for every 128 sensors\s+67 .* MiB", printed)
+    assert re.search(r"validate: differences, for every 128 sensors\s+1 .* MiB", printed)
     assert re.search(r"validate: scores, for every 128 sensors\s+1 .* MiB", printed)
 
 
@@ -99,7 +100,7 @@ def test_run_status_and_report(call, settings, tmp_path):
     assert re.search(r"ingest smap_l4\s+12\s+8 ", printed)
     code, printed, _ = call("status", "-c", path)
     assert code == 0
-    assert printed.count("published") == 10
+    assert printed.count("published") == 11
     code, printed, _ = call("status", "-c", path, "--json")
     found = json.loads(printed)
     assert found["current"] == Root(str(tmp_path / "root")).current()

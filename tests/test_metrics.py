@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import xarray as xr
 from deepprofile.comparison import plain_average, step_function_mean
-from deepprofile.metrics import block_length, score, score_all, summarise
+from deepprofile.metrics import block_length, effective_days, score, score_all, summarise, weighted_quantile
 from scipy.signal import lfilter
 from scipy.stats import pearsonr
 
@@ -87,6 +87,28 @@ def test_summary_gives_medians_and_quartiles_by_band_and_network():
     assert table[["network", "band", "sensors", "days"]].values.tolist() == [["A", "0-10 cm", 3, 150], ["B", "10-50 cm", 1, 50]]
     assert table["rmse_median"].tolist() == pytest.approx([0.02, 0.03])
     assert table["rmse_q75"].tolist() == pytest.approx([0.04, 0.03])
+
+
+def test_effective_days_are_those_of_an_autoregressive_process():
+    rng = np.random.default_rng(4)
+    day = np.arange(20_000)
+    slow = lfilter([1.0], [1.0, -0.8], rng.standard_normal(day.size))
+    # (1 - 0.8) / (1 + 0.8) of the days.
+    assert effective_days(slow, day) == pytest.approx(day.size / 9.0, rel=0.08)
+    assert effective_days(rng.standard_normal(day.size), day) == pytest.approx(day.size, rel=0.05)
+    out = score(series(0.2 + 0.01 * slow[:900]), series(np.full(900, 0.2)), resamples=0)
+    assert float(out.n_effective) == effective_days(0.01 * slow[:900], day[:900])
+
+
+def test_a_sensor_of_ten_days_is_no_peer_of_one_of_a_thousand():
+    values, equal = np.array([0.02, 0.05, 0.01, 0.04]), np.ones(4)
+    for q in (0.25, 0.5, 0.75):
+        assert weighted_quantile(values, equal, q) == pytest.approx(np.quantile(values, q))
+    # Two long records and three short ones that are worse: by hand, places 0, 1000, 1505, 1515 and 1525 of 1525.
+    values, weights = np.array([0.03, 0.02, 0.2, 0.3, 0.1]), np.array([1000.0, 1000.0, 10.0, 10.0, 10.0])
+    assert weighted_quantile(values, weights, 0.5) == pytest.approx(0.02 + 0.01 * 762.5 / 1000.0)
+    assert np.isnan(weighted_quantile(np.array([np.nan]), np.ones(1), 0.5))
+    assert weighted_quantile(np.array([0.1, 9.0]), np.array([1.0, 0.0]), 0.9) == 0.1
 
 
 def test_step_functions_and_their_average():

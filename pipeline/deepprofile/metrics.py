@@ -4,6 +4,9 @@ Bias, RMSE, unbiased RMSE and Pearson correlation as in Entekhabi et al. (2010, 
 percentiles of a circular block bootstrap (Politis and Romano 1992): whole blocks of days are drawn, so that the
 dependence of one day on the next survives. The length of the blocks follows the lag-one autocorrelation (Carlstein 1986,
 doi 10.1214/aos/1176350057): (2 a / (1 - a^2))^(2/3) n^(1/3) days.
+
+Where sensors are summarised, each counts by its effective days: n (1 - a) / (1 + a), the number of independent days that would
+tell as much of a mean as n days of an AR(1) process (von Storch and Zwiers 1999, doi 10.1017/CBO9780511612336, 17.1).
 """
 
 from __future__ import annotations
@@ -73,16 +76,30 @@ def _bootstrap(
             _scores(estimate, reference, order[:count], out[b])
 
 
-def block_length(error: Array, day: NDArray[np.int64]) -> int:
-    """Length of the bootstrap's blocks in days, from the lag-one autocorrelation of the errors on adjacent days."""
+def lag_one_autocorrelation(error: Array, day: NDArray[np.int64]) -> float:
+    """Autocorrelation of errors on adjacent days, from 0 to 0.97; 0 where it cannot be told."""
     if error.size < 3:
-        return 1
+        return 0.0
     anomaly = error - error.mean()
     adjacent = np.diff(day) == 1
     variance = float(np.mean(anomaly**2))
-    if adjacent.sum() < 3 or variance <= 0.0:
+    # Below, there is nothing but rounding.
+    if adjacent.sum() < 3 or variance <= 1e-14:
+        return 0.0
+    return float(np.clip(np.mean((anomaly[1:] * anomaly[:-1])[adjacent]) / variance, 0.0, 0.97))
+
+
+def effective_days(error: Array, day: NDArray[np.int64]) -> float:
+    """Independent days that tell as much of a mean as these: n (1 - a) / (1 + a), at least 1."""
+    lag_one = lag_one_autocorrelation(error, day)
+    return max(error.size * (1.0 - lag_one) / (1.0 + lag_one), 1.0)
+
+
+def block_length(error: Array, day: NDArray[np.int64]) -> int:
+    """Length of the bootstrap's blocks in days, from the lag-one autocorrelation of the errors on adjacent days."""
+    lag_one = lag_one_autocorrelation(error, day)
+    if lag_one == 0.0:
         return 1
-    lag_one = float(np.clip(np.mean((anomaly[1:] * anomaly[:-1])[adjacent]) / variance, 0.0, 0.97))
     length = (2.0 * lag_one / (1.0 - lag_one**2)) ** (2.0 / 3.0) * error.size ** (1.0 / 3.0)
     return int(np.clip(np.ceil(length), 1, max(1, (int(day[-1]) + 1) // 3)))
 
@@ -90,7 +107,8 @@ def block_length(error: Array, day: NDArray[np.int64]) -> int:
 def _score_series(
     estimate: NDArray[Any], reference: NDArray[Any], day: NDArray[np.int64], resamples: int, level: float, seed: int
 ) -> Array:
-    out = np.full((len(METRICS), 3), np.nan)
+    # The last row has the effective days.
+    out = np.full((len(METRICS) + 1, 3), np.nan)
     both = np.isfinite(estimate) & np.isfinite(reference)
     out[0, 0] = both.sum()
     if both.sum() < MIN_SAMPLES:
@@ -99,14 +117,14 @@ def _score_series(
     d = d - d[0]
     value = np.empty(len(METRICS))
     _scores(e, r, np.arange(e.size), value)
-    out[:, 0] = value
+    out[:-1, 0], out[-1, 0] = value, effective_days(e - r, d)
     if resamples:
         span, block = int(d[-1]) + 1, block_length(e - r, d)
         starts = np.random.default_rng(seed).integers(0, span, (resamples, -(-span // block)))
         drawn = np.empty((resamples, len(METRICS)))
         _bootstrap(e, r, d, span, block, starts, drawn)
         tails = [0.5 * (1.0 - level), 0.5 * (1.0 + level)]
-        out[1:, 1:] = np.nanquantile(drawn[:, 1:], tails, axis=0).T
+        out[1:-1, 1:] = np.nanquantile(drawn[:, 1:], tails, axis=0).T
     return out
 
 
@@ -135,7 +153,8 @@ def score(
     Returns
     -------
     Dataset with ``n``, ``bias`` (estimate less reference), ``rmse``, ``ubrmse`` (m3 m-3) and ``r``, and for each but n the ends
-    of its interval, ``<metric>_lower`` and ``<metric>_upper``. Fewer than 10 common days give NaN.
+    of its interval, ``<metric>_lower`` and ``<metric>_upper``; and ``n_effective``, the days that are worth as much were their
+    errors independent. Fewer than 10 common days give NaN.
 
     Raises
     ------
@@ -163,6 +182,7 @@ def score(
         if m:
             out[f"{name}_lower"], out[f"{name}_upper"] = values.isel(metric=m, end=1), values.isel(metric=m, end=2)
     out["n"] = out["n"].astype(np.int64)
+    out["n_effective"] = values.isel(metric=len(METRICS), end=0)
     return xr.Dataset(out)
 
 
@@ -194,47 +214,81 @@ def score_all(estimates: Mapping[str, xr.DataArray], reference: xr.DataArray, **
     return xr.concat(parts, pd.Index(list(estimates), name="estimate"))
 
 
+def weighted_quantile(values: Array, weights: Array, q: float) -> float:
+    """Quantile of values that count by weights; NaN where none is finite with a weight above 0.
+
+    Sorted values lie at (C_k - w_k / 2 - w_1 / 2) / (C_n - w_1 / 2 - w_n / 2), with C_k the sum of the first k weights; between
+    them quantiles are linear. With equal weights that is the quantile of numpy.
+    """
+    used = np.isfinite(values) & (weights > 0.0)
+    if not used.any():
+        return float("nan")
+    order = np.argsort(values[used], kind="stable")
+    values, weights = values[used][order], weights[used][order]
+    place = np.cumsum(weights) - 0.5 * (weights + weights[0])
+    return float(np.interp(q * place[-1], place, values)) if values.size > 1 else float(values[0])
+
+
 def summarise(
-    scores: xr.Dataset, bands: Sequence[tuple[float, float]], metrics: Sequence[str] = ("rmse", "ubrmse", "bias", "r")
+    scores: xr.Dataset,
+    bands: Sequence[tuple[float, float]],
+    metrics: Sequence[str] = ("rmse", "ubrmse", "bias", "r"),
+    by: str = "network",
 ) -> pd.DataFrame:
-    """Medians and quartiles of sensors by network, depth band and estimate.
+    """Weighted medians and quartiles of sensors by group, depth band and estimate.
+
+    A sensor counts by its effective days, the mean of its estimates', so that all estimates are judged by the same weights; by
+    its days where scores do not have ``n_effective``.
 
     Parameters
     ----------
     scores
-        From ``score_all``, with the dimension ``sensor`` and its coordinates ``network``, ``depth_top``, ``depth_bottom``.
+        From ``score_all``, with the dimension ``sensor`` and its coordinates ``depth_top``, ``depth_bottom``, and ``by``.
     bands
         Depth bands (top, bottom) in m; a sensor belongs to the one that holds its middle.
     metrics
         Which of them.
+    by
+        Coordinate that groups sensors, such as ``network`` or ``climate``; where it is empty a sensor is left out.
 
     Returns
     -------
-    One row for each network, band and estimate, with ``sensors``, ``days`` and, for each metric, ``<metric>_q25``, ``_median``
+    One row for each group, band and estimate, with ``sensors``, ``days`` and, for each metric, ``<metric>_q25``, ``_median``
     and ``_q75``.
     """
     middle = 0.5 * (scores["depth_top"] + scores["depth_bottom"]).values
-    networks = scores["network"].values
+    groups = scores[by].values.astype(str)
+    weights = sensor_weights(scores)
     rows = []
-    for network in sorted(set(networks.tolist())):
+    for group in sorted(set(groups.tolist()) - {""}):
         for top, bottom in bands:
-            chosen = np.flatnonzero((networks == network) & (middle >= top - 1e-9) & (middle < bottom - 1e-9))
+            chosen = np.flatnonzero((groups == group) & (middle >= top - 1e-9) & (middle < bottom - 1e-9))
             if not chosen.size:
                 continue
             for name in scores["estimate"].values.tolist():
                 part = scores.sel(estimate=name).isel(sensor=chosen)
                 some = np.isfinite(part["rmse"].values)
                 row: dict[str, object] = {
-                    "network": network,
-                    "band": f"{100 * top:.0f}-{100 * bottom:.0f} cm",
+                    by: group,
+                    "band": band_name(top, bottom),
                     "estimate": name,
                     "sensors": int(some.sum()),
                     "days": int(part["n"].values[some].sum()),
                 }
                 for metric in metrics:
-                    values = part[metric].values
-                    finite = values[np.isfinite(values)]
                     for label, q in (("q25", 0.25), ("median", 0.5), ("q75", 0.75)):
-                        row[f"{metric}_{label}"] = float(np.quantile(finite, q)) if finite.size else np.nan
+                        row[f"{metric}_{label}"] = weighted_quantile(part[metric].values, weights[chosen], q)
                 rows.append(row)
     return pd.DataFrame(rows)
+
+
+def sensor_weights(scores: xr.Dataset) -> Array:
+    """By what each sensor counts: its effective days, the mean of the estimates that were scored; 0 where none was."""
+    days = scores["n_effective" if "n_effective" in scores else "n"].transpose("estimate", "sensor").values.astype(np.float64)
+    scored = np.isfinite(days) & (days > 0.0)
+    return np.asarray(np.where(scored, days, 0.0).sum(axis=0) / np.maximum(scored.sum(axis=0), 1))
+
+
+def band_name(top: float, bottom: float) -> str:
+    """A depth band (m) as tables show it, such as ``8-30 cm``."""
+    return f"{100 * top:.0f}-{100 * bottom:.0f} cm"

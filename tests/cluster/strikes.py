@@ -31,7 +31,7 @@ def seed(place, root, stage):
     """Begin a root with what a finished run has made before this stage."""
     place.in_storage(
         f"cd /data/deepprofile; rm -rf {root}; cp -a alone {root}; cd {root}; "
-        f"rm -rf {FROM[stage]} observations matchups validation runs/validate-* publications; "
+        f"rm -rf {FROM[stage]} observations matchups differences validation runs/validate-* publications; "
         "rm -f current.json lease.json published.json"
     )
 

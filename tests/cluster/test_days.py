@@ -48,6 +48,13 @@ def test_three_days_of_the_schedule(place):
     assert (found[1]["pattern"][late] != found[2]["pattern"][late]).any()
     assert np.array_equal(found[1]["pattern"][: late - 2], found[2]["pattern"][: late - 2])
     with place.storage():
-        assert set(manifests(ROOT)) >= {"ingest/gldas_noah", "invert", "validate/observations", "validate/matchups", "validate"}
+        assert set(manifests(ROOT)) >= {
+            "ingest/gldas_noah",
+            "invert",
+            "validate/observations",
+            "validate/matchups",
+            "validate/differences",
+            "validate",
+        }
         assert len(names_below(join(ROOT, "publications"))) == 3
     place.nothing_left()

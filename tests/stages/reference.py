@@ -34,7 +34,8 @@ STEPS, RELATIVE, RARE = 2 * 2.0**-15, 2e-3, 0.005
 # In the order in which they are made: the first that differs is to blame.
 STORES = (
     *map(ingest.store_name, NAMES),
-    *(collocate.MOMENTS_STORE, collocate.STORE, invert.STORE, observations.STORE, matchups.STORE, validate.STORE),
+    *(collocate.MOMENTS_STORE, collocate.STORE, invert.STORE, observations.STORE, matchups.STORE),
+    *(validate.DIFFERENCES_STORE, validate.STORE),
 )
 
 
@@ -47,6 +48,7 @@ def algorithms():
         invert.STORE: [invert.ALGORITHM],
         observations.STORE: [observations.ALGORITHM],
         matchups.STORE: [matchups.ALGORITHM],
+        validate.DIFFERENCES_STORE: [validate.DIFFERENCES_ALGORITHM],
         validate.STORE: [validate.ALGORITHM],
     }
 

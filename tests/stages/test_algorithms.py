@@ -48,6 +48,7 @@ UPGRADES = {
     "weights": (collocate, "WEIGHTS_ALGORITHM", "weights"),
     "inversion": (invert, "ALGORITHM", "profile"),
     "matchups": (matchups, "ALGORITHM", "matchups"),
+    "differences": (validate, "DIFFERENCES_ALGORITHM", "differences"),
     "scores": (validate, "ALGORITHM", "validation"),
 }
 
@@ -90,7 +91,7 @@ def test_after_an_upgrade_of_reading_stations_matchups_stay_and_scores_are_made_
     monkeypatch.setattr(observations, "ALGORITHM", observations.ALGORITHM + 1)
     run_stages(upgraded, STAGES, ThreadPool(2))
     after = Root(upgraded.root).current()
-    assert {store for store in after if after[store] != before[store]} == {"observations", "validation"}
+    assert {store for store in after if after[store] != before[store]} == {"observations", "differences", "validation"}
 
 
 def test_going_back_takes_what_is_still_there(upgraded, monkeypatch):

@@ -134,21 +134,19 @@ def test_old_versions_go_but_for_the_current_the_recent_and_the_leased(configure
     assert unneeded(root, Retention(versions=1, days=90), later) == []
     assert unneeded(root, Retention(versions=3, days=30), later) == []
     stores = {old.store for old in unneeded(root, Retention(versions=1, days=30), later)}
-    assert stores == {"profile", "matchups", "validation"}
+    assert stores == {"profile", "matchups", "differences", "validation"}
     # A run that is at work on versions keeps them from being removed.
     manifest = manifest_of(one)
     with root.lease() as lease:
         assert lease.holder.run == Holder.of_this_process().run == manifest["drivers"][-1]["run"]
         assert unneeded(root, Retention(versions=1, days=30), later) == []
     found = unneeded(root, Retention(versions=2, days=30), later)
-    assert [old.store for old in found] == ["matchups", "profile", "validation"]
+    assert [old.store for old in found] == ["differences", "matchups", "profile", "validation"]
     assert all(old.bytes > 0 for old in found)
-    before = tree(one.root)
+    before, stage_of = tree(one.root), {"profile": "invert", "validation": "validate"}
     for old in found:
         remove(old)
         assert not exists(root.version(old.store, old.version))
-        assert manifest_of(
-            one, old.store, {"matchups": "validate-matchups", "profile": "invert"}.get(old.store, "validate"), old.version
-        )
+        assert manifest_of(one, old.store, stage_of.get(old.store, f"validate-{old.store}"), old.version)
     assert tree(one.root) == before
     assert unneeded(root, Retention(versions=2, days=30), later) == []

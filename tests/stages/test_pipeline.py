@@ -105,7 +105,7 @@ def test_a_notebook_opens_what_is_published(finished):
 def test_a_second_run_does_nothing(configure, finished):
     again = run(finished)
     assert all(r.progress.skipped == r.progress.blocks for r in again)
-    assert len(again) == len(NAMES) + 6
+    assert len(again) == len(NAMES) + 7
 
 
 def test_scores_at_stations(finished, world):

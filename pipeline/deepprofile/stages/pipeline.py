@@ -44,6 +44,7 @@ _STEPS: Final = {
     invert.STORE: "invert",
     observations.STORE: "validate",
     matchups.STORE: "validate",
+    validate.DIFFERENCES_STORE: "validate",
     validate.STORE: "validate",
 }
 
@@ -90,6 +91,7 @@ def steps(
         found = cache(lambda: observations.sensors_of(config))
         yield observations.STORE, lambda root, versions: observations.plan(config, root, found())
         yield matchups.STORE, lambda root, versions: matchups.plan(config, root, versions, found())
+        yield validate.DIFFERENCES_STORE, lambda root, versions: validate.plan_differences(config, root, versions, found())
         yield validate.STORE, lambda root, versions: validate.plan(config, root, versions, found())
 
 
@@ -270,7 +272,7 @@ def _check_inputs(config: Config, root: Root, store: str, versions: Mapping[str,
         needed.append(collocate.STORE)
     if compared:
         needed.append(invert.STORE)
-    if store == validate.STORE:
+    if store in (validate.DIFFERENCES_STORE, validate.STORE):
         needed = [observations.STORE, matchups.STORE]
     for name in needed:
         before = "ingest" if name.startswith("ard/") else _STEPS[name]

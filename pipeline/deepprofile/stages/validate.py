@@ -1,4 +1,8 @@
-"""Validate: estimates against what the stations have measured, scored over the whole record of each sensor."""
+"""Validate: estimates against what the stations have measured, scored over the whole record of each sensor.
+
+First the moments of the differences between the fused estimate and each sensor, from which the variances of representativeness
+are estimated; then the scores of all estimates, and how often the intervals of the fused one hold.
+"""
 
 from __future__ import annotations
 
@@ -9,25 +13,67 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 import xarray as xr
+from numpy.typing import NDArray
 
 from deepprofile.config import Config
 from deepprofile.engine import Block, Job, Outcome, fingerprint, grid_blocks
-from deepprofile.metrics import METRICS, RESAMPLES, score_all
+from deepprofile.metrics import METRICS, RESAMPLES, band_name, score_all
+from deepprofile.representativeness import (
+    BANDS_M,
+    INTERVALS,
+    LEVELS,
+    MIN_STATIONS,
+    Differences,
+    Variances,
+    bands,
+    coverage,
+    crosswise,
+    differences,
+    halves,
+)
 from deepprofile.stages import matchups, observations
-from deepprofile.stages.matchups import estimates_of
+from deepprofile.stages.matchups import FUSED, estimates_of
 from deepprofile.stages.observations import SENSORS_PER_BLOCK, SENSORS_PER_CHUNK, Found, sensor_attributes, sensor_coordinates
 from deepprofile.stages.stage import StagePlan, days_of
 from deepprofile.stores import Root, Template, Variable, read_region, write_shards
 
-# The version of what turns matchups into scores.
-ALGORITHM: Final = 1
+# The versions of what turns matchups into moments of differences, and into scores.
+DIFFERENCES_ALGORITHM: Final = 1
+ALGORITHM: Final = 2
+DIFFERENCES_STORE: Final = "differences"
 STORE: Final = "validation"
+_SQUARE: Final = "m6 m-6"
+# Arrays of the differences: unit and what they are.
+_MOMENTS: Final = {
+    "days": ("1", "days with both the fused estimate and the sensor"),
+    "effective_days": ("1", "independent days that are worth as much"),
+    "mean": ("m3 m-3", "time mean of the fused estimate less that of the sensor"),
+    "mean_square": (_SQUARE, "mean square of the differences"),
+    "anomaly_square": (_SQUARE, "mean square of the differences about their time mean"),
+    "variance": (_SQUARE, "mean posterior variance of the fused estimate"),
+}
 
 
-def template(config: Config, stations: xr.Dataset) -> Template:
-    """The store before anything is computed."""
+def differences_template(config: Config, stations: xr.Dataset) -> Template:
+    """The store of the moments of differences before anything is computed."""
+    return Template(
+        sizes={"sensor": stations.sizes["sensor"]},
+        variables={
+            **sensor_coordinates(stations),
+            **{name: _of_sensor((), (), unit, text) for name, (unit, text) in _MOMENTS.items()},
+        },
+        attrs={
+            **sensor_attributes(config, stations),
+            "title": "Differences between the fused estimate and sensors",
+            "block_dims": ["sensor"],
+        },
+    )
+
+
+def template(config: Config, stations: xr.Dataset, variances: Variances | None = None) -> Template:
+    """The store before anything is computed; ``variances``: of representativeness, of each sensor."""
     names, count = estimates_of(config), stations.sizes["sensor"]
-    variables = {
+    metrics = {
         metric: Variable(
             ("estimate", "sensor", "bound"),
             "float64",
@@ -38,53 +84,147 @@ def template(config: Config, stations: xr.Dataset) -> Template:
         )
         for metric in METRICS
     }
+    unknown = np.full(count, np.nan)
+    constant, varying = (unknown, unknown) if variances is None else variances
+    static = {
+        "representativeness_constant": (constant, "variance of what stays the same between the sensor and its cell"),
+        "representativeness_varying": (varying, "variance of what changes from day to day between the sensor and its cell"),
+    }
     return Template(
-        sizes={"estimate": len(names), "sensor": count, "bound": 3},
-        variables=variables | sensor_coordinates(stations),
+        sizes={"estimate": len(names), "sensor": count, "bound": 3, "interval": len(INTERVALS), "level": len(LEVELS)},
+        variables={
+            **metrics,
+            "n_effective": _of_sensor(("estimate",), (len(names),), "1", "independent days that are worth as much as n"),
+            "coverage": _of_sensor(
+                ("interval", "level"),
+                (len(INTERVALS), len(LEVELS)),
+                "1",
+                "share of days on which the sensor lies inside the interval of the fused estimate",
+            ),
+            "level": Variable(("level",), "float64", values=np.array(LEVELS), attrs={"units": "1", "long_name": "probability"}),
+            **sensor_coordinates(stations),
+            **{
+                name: Variable(("sensor",), "float64", values=values, attrs={"units": _SQUARE, "long_name": text})
+                for name, (values, text) in static.items()
+            },
+        },
         attrs={
             **sensor_attributes(config, stations),
             "title": "Scores at stations",
             "estimates": names,
+            "intervals": list(INTERVALS),
             "block_dims": ["sensor"],
         },
     )
 
 
-@dataclass(frozen=True)
-class ScoreBlock:
-    """Scores the estimates at some sensors, a few at a time."""
+def _of_sensor(dims: tuple[str, ...], sizes: tuple[int, ...], unit: str, text: str) -> Variable:
+    """An array that blocks of sensors write, sensors last."""
+    shape = (*sizes, SENSORS_PER_BLOCK)
+    attrs = {"units": unit, "long_name": text}
+    return Variable((*dims, "sensor"), "float64", shards=shape, chunks=shape, fill=float("nan"), attrs=attrs)
 
-    config: Config
+
+def _chunks(block: Block) -> list[tuple[int, int]]:
+    """The sensors of a block, a few at a time."""
+    first, after = block.region[0]
+    return [(start, min(start + SENSORS_PER_CHUNK, after)) for start in range(first, after, SENSORS_PER_CHUNK)]
+
+
+@dataclass(frozen=True)
+class _Series:
+    """The series of sensors over the whole record, as their stores hold them."""
+
     observations_url: str
     matchups_url: str
+
+    def measured(self, first: int, after: int) -> NDArray[np.float32]:
+        """What the sensors measured, (sensor, day)."""
+        return read_region(self.observations_url, "soil_moisture", (slice(None), slice(first, after))).T
+
+    def deviation(self, first: int, after: int) -> NDArray[np.float32]:
+        """Standard deviation of the fused estimate, (sensor, day)."""
+        return read_region(self.matchups_url, "standard_deviation", (slice(None), slice(first, after))).T
+
+    def fused(self, first: int, after: int, config: Config) -> NDArray[np.float32]:
+        """The fused estimate, (sensor, day)."""
+        place = matchups.matched(config).index(FUSED)
+        region = (slice(None), slice(place, place + 1), slice(first, after))
+        return read_region(self.matchups_url, "soil_moisture", region)[:, 0].T
+
+
+@dataclass(frozen=True)
+class DifferenceBlock:
+    """Moments of the differences between the fused estimate and some sensors."""
+
+    config: Config
+    series: _Series
     url: str
 
     def __call__(self, block: Block, _: Any) -> Outcome:
         """See ``deepprofile.engine.Job``."""
-        first, after = block.region[0]
-        spans = [(start, min(start + SENSORS_PER_CHUNK, after)) for start in range(first, after, SENSORS_PER_CHUNK)]
-        parts = [self._scores(*span) for span in spans]
+        span = block.region[0]
+        arrays = (self.series.fused(*span, self.config), self.series.deviation(*span), self.series.measured(*span))
+        found = differences(*arrays)
+        written = sum(write_shards(self.url, name, span[:1], values) for name, values in found._asdict().items())
+        return Outcome(sum(array.nbytes for array in arrays), written)
+
+
+@dataclass(frozen=True)
+class ScoreBlock:
+    """Scores the estimates at some sensors, a few at a time; its input are the variances of representativeness of these."""
+
+    config: Config
+    series: _Series
+    url: str
+
+    def __call__(self, block: Block, variances: Variances) -> Outcome:
+        """See ``deepprofile.engine.Job``."""
+        first = block.region[0][0]
+        parts = []
+        for span in _chunks(block):
+            own = slice(span[0] - first, span[1] - first)
+            parts.append(self._scores(*span, Variances(*(np.array(values[own]) for values in variances))))
         written = 0
         for metric in METRICS:
-            values = np.concatenate([scores[metric] for scores, _ in parts], axis=1)
+            values = np.concatenate([found[metric] for found, _ in parts], axis=1)
             written += write_shards(self.url, metric, (0, first, 0), values)
+        for name, corner in (("n_effective", (0, first)), ("coverage", (0, 0, first))):
+            written += write_shards(self.url, name, corner, np.concatenate([found[name] for found, _ in parts], axis=-1))
         return Outcome(sum(read for _, read in parts), written)
 
-    def _scores(self, first: int, after: int) -> tuple[dict[str, Any], int]:
-        """Every metric (estimate, sensor, bound) of some sensors, and the bytes that were read."""
-        estimates = matchups.estimates(self.matchups_url, slice(first, after), self.config)
-        measured = read_region(self.observations_url, "soil_moisture", (slice(None), slice(first, after))).T
+    def _scores(self, first: int, after: int, variances: Variances) -> tuple[dict[str, Any], int]:
+        """Every array of the store for some sensors, and the bytes that were read."""
+        estimates = matchups.estimates(self.series.matchups_url, slice(first, after), self.config)
+        measured, deviation = self.series.measured(first, after), self.series.deviation(first, after)
         times = pd.DatetimeIndex(days_of(self.config))
         scores = score_all(estimates, xr.DataArray(measured, dims=("sensor", "time"), coords={"time": times}))
-        found = {}
+        found = {"n_effective": scores["n_effective"].transpose("estimate", "sensor").values}
         for metric in METRICS:
             ends = (f"{metric}_lower", f"{metric}_upper") if metric != "n" else ("n", "n")
             parts = [scores[name].transpose("estimate", "sensor").values for name in (metric, *ends)]
             found[metric] = np.stack(parts, axis=-1).astype(np.float64)
-        return found, measured.nbytes + sum(estimate.nbytes for estimate in estimates.values())
+        found["coverage"] = coverage(estimates[FUSED].values, deviation, measured, variances)
+        read = measured.nbytes + deviation.nbytes + sum(estimate.nbytes for estimate in estimates.values())
+        return found, read
 
 
-def job(config: Config, count: int, compute: Any = None, mark: Any = None) -> Job:
+def differences_job(config: Config, count: int, compute: Any = None, mark: Any = None) -> Job:
+    """Blocks of sensors."""
+    days = days_of(config).size
+    return Job(
+        name="validate: differences",
+        blocks=grid_blocks((count,), (SENSORS_PER_BLOCK,)),
+        compute=compute,
+        fingerprint=mark,
+        # Three series of each sensor, as read and in the order of the sensors; of one sensor a few arrays of doubles.
+        memory_per_block=SENSORS_PER_BLOCK * days * 3 * 4 * 2 + days * 8 * 8,
+        bytes_in=count * days * 3 * 4,
+        bytes_out=count * len(_MOMENTS) * 8,
+    )
+
+
+def job(config: Config, count: int, compute: Any = None, mark: Any = None, inputs: Any = None) -> Job:
     """Blocks of sensors."""
     days, estimates = days_of(config).size, len(estimates_of(config))
     return Job(
@@ -92,35 +232,79 @@ def job(config: Config, count: int, compute: Any = None, mark: Any = None) -> Jo
         blocks=grid_blocks((count,), (SENSORS_PER_BLOCK,)),
         compute=compute,
         fingerprint=mark,
+        inputs=inputs,
         # The series of every estimate, as read, in the order of the sensors, and on common days, with their masks: as much as
         # eight arrays of doubles. Where the blocks of the bootstrap begin, of which there are most where each is a day.
         memory_per_block=SENSORS_PER_CHUNK * days * (estimates + 1) * 8 * 8 + RESAMPLES * days * 8,
-        bytes_in=count * days * (estimates + 1) * 4,
-        bytes_out=count * estimates * len(METRICS) * 3 * 8,
+        bytes_in=count * days * (estimates + 2) * 4,
+        bytes_out=count * (estimates * (len(METRICS) * 3 + 1) + len(INTERVALS) * len(LEVELS)) * 8,
     )
 
 
 def jobs_of_some(config: Config) -> list[Job]:
     """All jobs for one block of sensors: how many sensors there are is not known before all stations are read."""
-    count = SENSORS_PER_BLOCK
-    made = (observations.job(config, count), matchups.job(config, count), job(config, count))
-    return [replace(each, name=f"{each.name}, for every {count} sensors") for each in made]
+    makers = (observations.job, matchups.job, differences_job, job)
+    made = [make(config, SENSORS_PER_BLOCK) for make in makers]
+    return [replace(each, name=f"{each.name}, for every {SENSORS_PER_BLOCK} sensors") for each in made]
+
+
+def plan_differences(config: Config, root: Root, versions: Mapping[str, str], found: Found) -> StagePlan:
+    """Plan the moments of the differences at the sensors that ``observations.sensors_of`` has found."""
+    made, count = differences_template(config, found.stations), found.stations.sizes["sensor"]
+    inputs = {name: versions[name] for name in (observations.STORE, matchups.STORE)}
+    version = fingerprint("differences", DIFFERENCES_ALGORITHM, dict(made.attrs), made.shard_shape("mean"), inputs)
+
+    def mark(block: Block) -> str:
+        return fingerprint("differences", version, block.region)
+
+    compute = DifferenceBlock(config, _series(root, versions), root.version(DIFFERENCES_STORE, version))
+    listed = differences_job(config, count, compute, mark)
+    return StagePlan("validate/differences", DIFFERENCES_STORE, version, made, listed, compute.url, inputs | {"sensors": count})
 
 
 def plan(config: Config, root: Root, versions: Mapping[str, str], found: Found) -> StagePlan:
-    """Plan the scores of the sensors that ``observations.sensors_of`` has found."""
-    made, count = template(config, found.stations), found.stations.sizes["sensor"]
-    inputs = {name: versions[name] for name in (observations.STORE, matchups.STORE)}
+    """Plan the scores of the same sensors; their variances of representativeness are estimated here, from the differences."""
+    stations, count = found.stations, found.stations.sizes["sensor"]
+    inputs = {name: versions[name] for name in (observations.STORE, matchups.STORE, DIFFERENCES_STORE)}
+    url = root.version(DIFFERENCES_STORE, versions[DIFFERENCES_STORE])
+    moments = Differences(*(read_region(url, name, (slice(None),)) for name in Differences._fields))
+    band, names = bands(stations.depth_top.values, stations.depth_bottom.values), station_names(stations)
+    variances = crosswise(moments, band, names)
+    made = template(config, stations, variances)
     version = fingerprint("validate", ALGORITHM, dict(made.attrs), made.shard_shape("n"), inputs)
 
     def mark(block: Block) -> str:
         return fingerprint("validate", version, block.region)
 
-    compute = ScoreBlock(
-        config,
-        root.version(observations.STORE, inputs[observations.STORE]),
-        root.version(matchups.STORE, inputs[matchups.STORE]),
-        root.version(STORE, version),
+    def of_block(block: Block) -> Variances:
+        return Variances(*(values[slice(*block.region[0])] for values in variances))
+
+    compute = ScoreBlock(config, _series(root, versions), root.version(STORE, version))
+    listed = job(config, count, compute, mark, of_block)
+    sentences = _too_few(band, names, variances, moments)
+    return StagePlan(
+        "validate", STORE, version, made, listed, compute.url, inputs | {"sensors": count}, notes=lambda _: sentences
     )
-    listed = job(config, count, compute, mark)
-    return StagePlan("validate", STORE, version, made, listed, compute.url, inputs | {"sensors": count})
+
+
+def station_names(stations: xr.Dataset) -> list[str]:
+    """The station of each sensor, its network first."""
+    return [f"{network}/{station}" for network, station in zip(stations.network.values, stations.station.values, strict=True)]
+
+
+def _series(root: Root, versions: Mapping[str, str]) -> _Series:
+    return _Series(*(root.version(name, versions[name]) for name in (observations.STORE, matchups.STORE)))
+
+
+def _too_few(band: NDArray[np.int64], names: list[str], variances: Variances, moments: Differences) -> list[str]:
+    """Of which depths the representativeness cannot be estimated, and why."""
+    half, text, told = halves(names), np.array(names, str), []
+    for k, depths in enumerate(BANDS_M):
+        scored = (band == k) & np.isfinite(moments.mean_square)
+        if scored.any() and np.isnan(variances.varying[scored]).any():
+            counts = [np.unique(text[scored & (half == side)]).size for side in (0, 1)]
+            told.append(
+                f"validate: at {band_name(*depths)} the halves of the stations have {counts[0]} and {counts[1]}; a variance of "
+                f"representativeness needs {MIN_STATIONS}: coverage is told without it"
+            )
+    return told
