@@ -125,7 +125,7 @@ def _found(config: Config) -> observations.Found:
         "day_offset_hours": np.zeros(SENSORS),
     }
     arrays: dict[str, Any] = {name: ("sensor", value) for name, value in numbers.items()}
-    arrays |= dict.fromkeys(("network", "station", "instrument"), ("sensor", text))
+    arrays |= dict.fromkeys(("network", "station", "instrument", "climate", "land_cover"), ("sensor", text))
     arrays["soil_moisture"] = (("sensor", "time"), values)
     stations = xr.Dataset(arrays, coords={"time": days.astype("datetime64[ns]")})
     return observations.Found(observations.placed(stations, grid), Report())

@@ -111,10 +111,10 @@ def test_run_status_and_report(call, settings, tmp_path):
     code, printed, _ = call("report", "-c", path, "-o", tmp_path / "report")
     assert code == 0
     page = (tmp_path / "report" / "index.html").read_text()
-    for heading in ("Soil moisture", "Weights", "Against stations", "At the stations", "Inputs"):
+    for heading in ("Soil moisture", "Weights", "Against stations", "How often intervals hold", "At the stations", "Inputs"):
         assert f"<h2>{heading}</h2>" in page
     # Self-contained: nothing is loaded from anywhere.
-    assert page.count("data:image/png;base64,") == len(list((tmp_path / "report").glob("*.png"))) == 8
+    assert page.count("data:image/png;base64,") == len(list((tmp_path / "report").glob("*.png"))) == 9
     assert not re.search(r'(?:src|href)="(?!data:)', page)
 
 

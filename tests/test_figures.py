@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import xarray as xr
-from deepprofile.figures import series_figure
+from deepprofile.figures import reliability_figure, series_figure
 
 
 def test_sensors_at_one_depth_are_named():
@@ -14,3 +14,13 @@ def test_sensors_at_one_depth_are_named():
     )
     figure = series_figure({"fused": sensors.soil_moisture}, None, sensors, "Moor-2")
     assert [axis.get_ylabel() for axis in figure.axes] == ["5 cm", "102 cm\nB", "102 cm\nC"]
+
+
+def test_a_reliability_diagram_leaves_out_what_is_not_known():
+    levels = np.array([0.5, 0.9])
+    panels = [("5 cm", {"with means": [0.3, 0.6], "with means, representativeness": [0.5, np.nan], "anomalies": [np.nan] * 2})]
+    (axis,) = reliability_figure(panels, levels, "Coverage").axes
+    diagonal, alone, with_more = axis.get_lines()
+    assert list(diagonal.get_xdata()) == list(diagonal.get_ydata()) == [0.0, 1.0]
+    assert (list(alone.get_ydata()), alone.get_linestyle()) == ([0.3, 0.6], "--")
+    assert (with_more.get_ydata()[0], with_more.get_linestyle()) == (0.5, "-")

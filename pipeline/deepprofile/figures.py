@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -104,6 +105,44 @@ def maps_figure(
         axis.set_xlabel("longitude (°E)", fontsize=8)
     if mesh is not None:
         figure.colorbar(mesh, ax=axes, label=label, shrink=0.85, pad=0.01)
+    figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def reliability_figure(
+    panels: Sequence[tuple[str, Mapping[str, Sequence[float]]]], levels: NDArray[np.float64], title: str
+) -> Figure:
+    """Observed against nominal coverage: on the diagonal an interval holds as often as it says, below it less often.
+
+    ``panels``: a title, and by name of the interval its coverage at each of the ``levels`` (probabilities); what is NaN is left
+    out. Names that end in ``representativeness`` are drawn full, the others dashed.
+    """
+    figure = Figure(figsize=(2.9 * len(panels) + 0.6, 4.1), layout="constrained")
+    axes = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
+    drawn: dict[str, Any] = {}
+    for axis, (name, lines) in zip(axes, panels, strict=True):
+        axis.plot([0.0, 1.0], [0.0, 1.0], color=SENSOR, lw=0.8, ls=":")
+        for text, shares in lines.items():
+            if np.isfinite(np.asarray(shares, float)).any():
+                with_means, full = text.startswith("with means"), text.endswith("representativeness")
+                (drawn[text],) = axis.plot(
+                    levels,
+                    shares,
+                    color=FUSED if with_means else OTHERS[0],
+                    ls="-" if full else "--",
+                    marker="o",
+                    ms=3.5,
+                    lw=1.4,
+                )
+        axis.set_title(name, fontsize=10)
+        axis.set_xlabel("nominal", fontsize=9)
+        axis.set_box_aspect(1.0)
+        axis.set_xlim(0.0, 1.0)
+        axis.set_ylim(0.0, 1.0)
+        axis.grid(alpha=0.25)
+    axes[0].set_ylabel("observed", fontsize=9)
+    if drawn:
+        figure.legend(drawn.values(), drawn.keys(), loc="outside lower center", ncols=2, fontsize=8, frameon=False)
     figure.suptitle(title, fontsize=11)
     return figure
 

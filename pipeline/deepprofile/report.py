@@ -14,18 +14,23 @@ import pandas as pd
 import xarray as xr
 from jinja2 import Environment
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from deepprofile.config import Config
-from deepprofile.figures import maps_figure, profiles_figure, series_figure
-from deepprofile.metrics import summarise
+from deepprofile.figures import maps_figure, profiles_figure, reliability_figure, series_figure
+from deepprofile.metrics import band_name, sensor_weights, summarise
 from deepprofile.objects import zarr_store
 from deepprofile.redaction import without_secrets
+from deepprofile.representativeness import BANDS_M, INTERVALS, bands
 from deepprofile.stages import collocate, ingest, invert, matchups, observations, validate
 from deepprofile.stages.stage import days_of
 from deepprofile.stores import Root
 
 MAP_DEPTHS_M: Final = (0.05, 0.3, 0.8)
-BANDS_M: Final = ((0.0, 0.08), (0.08, 0.3), (0.3, 0.7), (0.7, 1.05))
+# What sensors are grouped by, and how that is called; where station files do not say, there is no table.
+GROUPS: Final = {"network": "network", "climate": "climate class", "land_cover": "land cover"}
+# The interval whose coverage tables tell.
+LEVEL: Final = 0.9
 _STATIONS_SHOWN: Final = 2
 
 _PAGE: Final = """<!doctype html>
@@ -290,24 +295,61 @@ def html_table(frame: pd.DataFrame) -> str:
     return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
 
 
-def station_scores(stores: Published) -> pd.DataFrame:
-    """Medians and quartiles over sensors, by network, depth band and estimate."""
-    store = stores.open(validate.STORE).load()
-    scores = store.isel(bound=0).assign_coords(
-        estimate=store.attrs["estimates"],
-        network=("sensor", list(store.attrs["networks"])),
-        station=("sensor", list(store.attrs["stations"])),
-    )
-    return summarise(scores, BANDS_M)
+def sensors_scored(stores: Published) -> xr.Dataset:
+    """The published scores, with the names and classes of each sensor as coordinates."""
+    store = observations.opened(stores.root.open(validate.STORE)).load()
+    return store.assign_coords(estimate=store.attrs["estimates"], interval=store.attrs["intervals"]).set_coords("level")
 
 
-def _stations(stores: Published, profile: xr.Dataset, truth: xr.DataArray | None) -> list[Section]:
-    summary = station_scores(stores)
+def station_scores(scores: xr.Dataset, by: str = "network") -> pd.DataFrame:
+    """Weighted medians and quartiles over sensors, by network (or climate or land cover), depth band and estimate."""
+    return summarise(scores.drop_vars("coverage").isel(bound=0), BANDS_M, by=by)
+
+
+def station_coverage(scores: xr.Dataset, by: str | None = None) -> pd.DataFrame:
+    """How often the fused estimate's intervals hold the sensor, by depth band and, where it is given, by a coordinate.
+
+    Returns
+    -------
+    One row for each group and band, with ``sensors``, the standard deviations of representativeness (root mean squares of the
+    sensors', m3 m-3) and the mean share of days inside for each interval and level (columns (interval, level)); sensors count
+    by their effective days, and those without a variance of representativeness are not in the shares that need one.
+    """
+    place = bands(scores["depth_top"].values, scores["depth_bottom"].values)
+    groups = scores[by].values.astype(str) if by is not None else np.full(place.shape, "all")
+    weights = sensor_weights(scores)
+    held = scores["coverage"].transpose("sensor", "interval", "level").values
+    rows: list[dict[Any, Any]] = []
+    for group in sorted(set(groups.tolist()) - {""}):
+        for k, band in enumerate(BANDS_M):
+            chosen = (groups == group) & (place == k) & np.isfinite(held[:, 0, 0])
+            if not chosen.any():
+                continue
+            row: dict[Any, Any] = {by or "stations": group, "band": band_name(*band), "sensors": int(chosen.sum())}
+            for part in ("constant", "varying"):
+                square = _weighted_mean(scores[f"representativeness_{part}"].values[chosen], weights[chosen])
+                row[part] = float(np.sqrt(square))
+            shares = _weighted_mean(held[chosen], weights[chosen])
+            for i, name in enumerate(INTERVALS):
+                row |= {(name, level): float(shares[i, j]) for j, level in enumerate(scores["level"].values.tolist())}
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _weighted_mean(values: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean along the first axis of the values that are there; NaN where none is."""
+    wide = weights.reshape(-1, *[1] * (values.ndim - 1)) * np.isfinite(values)
+    total = wide.sum(axis=0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(np.where(total > 0.0, (wide * np.nan_to_num(values)).sum(axis=0) / total, np.nan))
+
+
+def _scores_table(summary: pd.DataFrame, by: str) -> str:
     rows = [
         {
             "sensors at": row["band"],
             "estimate": row["estimate"],
-            "network": row["network"],
+            GROUPS[by]: row[by],
             "n": row["sensors"],
             **{
                 f"{label} (quartiles)": f"{row[f'{m}_median']:{f}} ({row[f'{m}_q25']:{f}}, {row[f'{m}_q75']:{f}})"
@@ -322,12 +364,44 @@ def _stations(stores: Published, profile: xr.Dataset, truth: xr.DataArray | None
         for row in summary.to_dict("records")
         if row["sensors"]
     ]
-    table = Section(
-        "Against stations",
-        "Every estimate on the same days of each sensor. A station is a point, a profile the mean of a cell: part of the "
-        "difference is no error of either.",
-        table=html_table(pd.DataFrame(rows)),
-    )
+    return html_table(pd.DataFrame(rows))
+
+
+def _coverage_table(coverage: pd.DataFrame, group: str) -> str:
+    def share(value: float) -> str:
+        return "" if np.isnan(value) else f"{value:.0%}"
+
+    rows = [
+        {
+            group: row[group],
+            "sensors at": row["band"],
+            "n": row["sensors"],
+            "constant (m³ m⁻³)": "" if np.isnan(row["constant"]) else f"{row['constant']:.3f}",
+            "varying (m³ m⁻³)": "" if np.isnan(row["varying"]) else f"{row['varying']:.3f}",
+            **{name: share(row[(name, LEVEL)]) for name in INTERVALS},
+        }
+        for row in coverage.to_dict("records")
+    ]
+    return html_table(pd.DataFrame(rows).rename(columns={group: GROUPS.get(group, group)}))
+
+
+def _stations(stores: Published, profile: xr.Dataset, truth: xr.DataArray | None) -> list[Section]:
+    scores = sensors_scored(stores)
+    sections = [
+        Section(
+            "Against stations" if by == "network" else f"By {name}",
+            "Every estimate on the same days of each sensor. A station is a point, a profile the mean of a cell: part of the "
+            "difference is no error of either. Medians over sensors, each of which counts by its effective days."
+            if by == "network"
+            else "",
+            table=_scores_table(summary, by),
+        )
+        for by, name in GROUPS.items()
+        if not (summary := station_scores(scores, by)).empty
+    ]
+    coverage = station_coverage(scores)
+    if not coverage.empty:
+        sections += _held(scores, coverage)
     stations = observations.opened(stores.root.open(observations.STORE)).load().transpose("sensor", "time")
     shown = Section("At the stations")
     times = pd.DatetimeIndex(days_of(stores.config))
@@ -351,7 +425,31 @@ def _stations(stores: Published, profile: xr.Dataset, truth: xr.DataArray | None
         caption = f"{place}: profiles with their 90 % interval, {', '.join(parts[:-1])} and {parts[-1]}."
         shown.figures.append((f"profiles_{name}", figure, caption))
         shown.figures.append((f"series_{name}", _series(stores, here, one, chosen, place), f"{place}: daily series."))
-    return [table, shown]
+    return [*sections, shown]
+
+
+def _held(scores: xr.Dataset, coverage: pd.DataFrame) -> list[Section]:
+    """How often intervals hold the sensors: the diagram and tables."""
+    panels = [
+        (f"sensors at {row['band']}", {name: [row[(name, level)] for level in scores["level"].values] for name in INTERVALS})
+        for row in coverage.to_dict("records")
+    ]
+    figure = reliability_figure(panels, scores["level"].values, "How often intervals hold what sensors measure")
+    sections = [
+        Section(
+            "How often intervals hold",
+            f"Share of days on which a sensor lies inside the {LEVEL:.0%} interval of the fused estimate, by the posterior "
+            "alone and with the representativeness of a point for its cell: a constant and a varying standard deviation, "
+            "estimated at the other half of the stations. Nothing is shown where that half has too few.",
+            [("reliability", figure, "Nominal and observed coverage at the sensors, by depth.")],
+            _coverage_table(coverage, "stations"),
+        )
+    ]
+    for by, name in GROUPS.items():
+        grouped = station_coverage(scores, by)
+        if not grouped.empty:
+            sections.append(Section(f"How often intervals hold, by {name}", table=_coverage_table(grouped, by)))
+    return sections
 
 
 def _best_stations(stations: xr.Dataset) -> list[str]:

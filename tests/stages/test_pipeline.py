@@ -105,6 +105,7 @@ def test_a_notebook_opens_what_is_published(finished):
 def test_a_second_run_does_nothing(configure, finished):
     again = run(finished)
     assert all(r.progress.skipped == r.progress.blocks for r in again)
+    assert "the halves of the stations have 2 and 3; a variance of representativeness needs 8" in again[-1].notes[0]
     assert len(again) == len(NAMES) + 7
 
 
@@ -130,6 +131,17 @@ def test_scores_at_stations(finished, world):
     seen = seen.isel(sensor=int(np.flatnonzero(np.isclose(seen.depth_top, top))[0])).soil_moisture[:DAYS]
     error = (estimate.values - np.round(seen.values, 4))[np.isfinite(seen.values) & np.isfinite(estimate.values)]
     assert rmse[0, sensor] == pytest.approx(np.sqrt((error**2).mean()), abs=2e-5)
+    # Its intervals too.
+    width = (cell.deepprofile.std(top) if top == bottom else cell.deepprofile.std_mean(top, bottom)).values
+    both = np.isfinite(seen.values) & np.isfinite(estimate.values)
+    inside = np.abs(error) <= 1.6448536 * width[both]
+    level = store.level.values.tolist().index(0.9)
+    assert store.coverage.values[0, level, sensor] == pytest.approx(inside.mean(), abs=1.5 / inside.size)
+    anomaly = np.abs(error - error.mean()) <= 1.6448536 * width[both]
+    assert store.coverage.values[2, level, sensor] == pytest.approx(anomaly.mean(), abs=1.5 / inside.size)
+    # Three stations are no half from which a variance could be estimated.
+    assert np.isnan(store.representativeness_varying.values).all()
+    assert np.isnan(store.coverage.values[[1, 3]]).all()
 
 
 def test_a_longer_period_copies_what_has_not_changed(configure):

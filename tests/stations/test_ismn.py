@@ -113,6 +113,29 @@ def test_what_is_no_soil_moisture_is_passed_over(tmp_path):
     assert read_ismn(tmp_path).station.values.tolist() == ["Prairie-3"]
 
 
+STATIC = """\
+quantity_name;unit;depth_from[m];depth_to[m];value;description;quantity_source_name;quantity_source_resolution;
+clay fraction;% weight;0.00;0.30;22.00;;HWSD;30";
+land cover classification;;;;190;Urban areas;CCI_landcover_2010;300m;
+land cover classification;;;;62;Tree cover, broadleaved, deciduous, Open (15-40%);CCI_landcover_2005;300m;
+climate classification;;;;Cfa;Temperate;koeppen_geiger_2007;0.1°;
+climate classification;;;;Aw;Tropical - Savannah;koeppen_geiger_2017;0.08°;
+"""
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_climate_and_land_cover_are_those_of_the_file_beside_the_records(tmp_path, packed):
+    made = tmp_path / "made"
+    path = stm(made, station="Fen-1")
+    (path.parent / "NETQ_NETQ_Fen-1_static_variables.csv").write_bytes(STATIC.encode("latin-1"))
+    stm(made, station="Fen-1", depths=(0.2, 0.2))
+    stm(made, station="Moor-2")
+    data = read_ismn(zipped(made, tmp_path / "made.zip", "sub/") if packed else made)
+    assert data.station.values.tolist() == ["Fen-1", "Fen-1", "Moor-2"]
+    assert data.climate.values.tolist() == ["Aw", "Aw", ""]
+    assert data.land_cover.values.tolist() == ["Urban areas", "Urban areas", ""]
+
+
 def test_flags_are_chosen_and_counted(tmp_path):
     flags = ["G"] * 48 + ["U"] * 24 + ["D02,D03"] * 20 + ["U"] * 4
     stm(tmp_path, flag=flags)

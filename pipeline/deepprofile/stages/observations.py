@@ -54,7 +54,13 @@ _COORDINATES: Final = {
     "column": "int32",
 }
 # Attributes that name each sensor, by the variable of the dataset.
-_NAMES: Final = {"network": "networks", "station": "stations", "instrument": "instruments"}
+_NAMES: Final = {
+    "network": "networks",
+    "station": "stations",
+    "instrument": "instruments",
+    "climate": "climates",
+    "land_cover": "land_covers",
+}
 
 Place = tuple[int, int, float, float]
 

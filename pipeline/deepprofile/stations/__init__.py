@@ -1,8 +1,8 @@
 """Soil-moisture stations: readers of ISMN, SCAN and USCRN to one dataset.
 
 Dimensions (sensor, time) with ``soil_moisture`` (daily, m3 m-3) and, for each sensor, ``network``, ``station``, ``instrument``,
-``depth_top`` and ``depth_bottom`` (m; equal for a point sensor), ``latitude``, ``longitude`` and ``day_offset_hours``. Sensors
-come sorted by network, station, depth and instrument.
+``depth_top`` and ``depth_bottom`` (m; equal for a point sensor), ``latitude``, ``longitude``, ``climate``, ``land_cover`` and
+``day_offset_hours``. Sensors come sorted by network, station, depth and instrument.
 
 A reader raises ``StationError`` with a line for each file that cannot be used; given a ``Report`` it tells that instead, and
 reads the others.

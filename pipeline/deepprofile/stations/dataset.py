@@ -1,9 +1,9 @@
 """One dataset for stations of every network.
 
 Dimensions (sensor, time); ``soil_moisture`` in m3 m-3, daily; for each sensor ``network``, ``station``, ``instrument``,
-``depth_top`` and ``depth_bottom`` (m; equal for a point), ``latitude``, ``longitude``, and ``day_offset_hours``: by how much
-its days start later than those of UTC (0 where the record was converted). Sensors come sorted by network, station, depth and
-instrument, which together are those of one sensor only.
+``depth_top`` and ``depth_bottom`` (m; equal for a point), ``latitude``, ``longitude``, ``climate`` and ``land_cover`` (empty
+where the files do not say), and ``day_offset_hours``: by how much its days start later than those of UTC (0 where the record
+was converted). Sensors come sorted by network, station, depth and instrument, which together are those of one sensor only.
 """
 
 from __future__ import annotations
@@ -40,7 +40,10 @@ _TIME_OF_A_STEP: Final = 31
 
 @dataclass(frozen=True)
 class SensorRecord:
-    """The daily record of one sensor: m3 m-3 by day, NaN or absent where missing."""
+    """The daily record of one sensor: m3 m-3 by day, NaN or absent where missing.
+
+    ``climate`` and ``land_cover``: classes of its station, where the files give them.
+    """
 
     network: str
     station: str
@@ -51,6 +54,8 @@ class SensorRecord:
     values: pd.Series
     day_offset_hours: float = 0.0
     instrument: str = ""
+    climate: str = ""
+    land_cover: str = ""
 
     @property
     def key(self) -> tuple[str, str, float, float, str]:
@@ -143,6 +148,8 @@ def to_dataset(records: Sequence[SensorRecord]) -> xr.Dataset:
             "network": ("sensor", np.array([r.network for r in records], str)),
             "station": ("sensor", np.array([r.station for r in records], str)),
             "instrument": ("sensor", np.array(_told_apart(records), str), {"long_name": "name of the sensor"}),
+            "climate": ("sensor", np.array([r.climate for r in records], str), {"long_name": "climate class (Koeppen-Geiger)"}),
+            "land_cover": ("sensor", np.array([r.land_cover for r in records], str), {"long_name": "land cover class"}),
             "depth_top": ("sensor", np.array([r.depth_top for r in records], float), {"units": "m"}),
             "depth_bottom": ("sensor", np.array([r.depth_bottom for r in records], float), {"units": "m"}),
             "latitude": ("sensor", np.array([r.latitude for r in records], float), {"units": "degrees_north"}),

@@ -1,7 +1,8 @@
 """The International Soil Moisture Network: archives of ``.stm`` files, in the header and in the CEOP layout.
 
 Which sensor a file is of, its first line says: network, station, coordinates, depths and instrument; the instrument of the CEOP
-layout, and the variable, only the file's name says. Folders are for the files' owner to arrange.
+layout, and the variable, only the file's name says. Folders are for the files' owner to arrange. Climate and land cover of a
+station are those of the file ``*_static_variables.csv`` beside its records.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,6 +32,11 @@ _NAME: Final = re.compile(
     r"_(?P<variable>[^_]+)_(?P<top>-?\d+\.\d+)_(?P<bottom>-?\d+\.\d+)(?:_(?P<instrument>.+?))?_\d{8}_\d{8}[^_]*\.stm$",
     re.IGNORECASE,
 )
+# Of a station: what the ISMN knows of its place, one quantity a line.
+_STATIC_NAME: Final = "_static_variables.csv"
+_CLIMATE, _LAND_COVER = "climate classification", "land cover classification"
+# Places of the words of such a line.
+_QUANTITY, _VALUE, _DESCRIPTION, _SOURCE = 0, 4, 5, 6
 _DATE: Final = re.compile(r"\d{4}/\d{1,2}/\d{1,2}$")
 _FIRST_BYTES: Final = 4096
 # Latitude, longitude, elevation, and the depths.
@@ -132,13 +138,22 @@ def ismn_records(
     records = []
     with ExitStack() as opened:
         sensors: dict[tuple[str, str, float, float, str, str], list[tuple[StationFile, _Header]]] = defaultdict(list)
+        classes: dict[str, tuple[str, str]] = {}
         for file in files_in(places, "ISMN archive", report, opened):
             with report.about(file.label):
+                if file.name.lower().endswith(_STATIC_NAME) and not file.given:
+                    classes[_folder_of(file)] = _classes_in(file)
+                    continue
                 header = _header_of(file)
                 if header is not None:
                     sensors[header.sensor].append((file, header))
         for _, files in sorted(sensors.items()):
             record = _sensor_record(files, frozenset(flags), min_day_fraction, seen, report)
+            if record is not None:
+                found = sorted(classes[folder] for file, _ in files if (folder := _folder_of(file)) in classes)
+                # Of several downloads one that says something.
+                climate, land_cover = (max((each[k] for each in found), default="") for k in (0, 1))
+                record = replace(record, climate=climate, land_cover=land_cover)
             if record is not None and keep is not None:
                 record = keep(record)
             if record is not None:
@@ -147,6 +162,24 @@ def ismn_records(
         report.problems.append(f"{where} holds no soil-moisture file of the ISMN (named like *_sm_*.stm)")
     _tell_flags(where, flags, seen, report)
     return records
+
+
+def _folder_of(file: StationFile) -> str:
+    """The folder of a file, within its ZIP where it is in one."""
+    return file.label.removesuffix(file.name)
+
+
+def _classes_in(file: StationFile) -> tuple[str, str]:
+    """Climate and land cover of a station; of several sources of one of them, the one whose name comes last: the latest."""
+    found: dict[str, tuple[str, str]] = {}
+    for line in file.text().splitlines():
+        words = [word.strip() for word in line.split(";")]
+        if len(words) > _SOURCE and words[_QUANTITY] in (_CLIMATE, _LAND_COVER):
+            value, description = words[_VALUE], words[_DESCRIPTION]
+            # Classes of climate are known by their letters, those of land cover have numbers.
+            name = value if words[_QUANTITY] == _CLIMATE else description or value
+            found[words[_QUANTITY]] = max(found.get(words[_QUANTITY], ("", "")), (words[_SOURCE], name))
+    return found.get(_CLIMATE, ("", ""))[1], found.get(_LAND_COVER, ("", ""))[1]
 
 
 def _header_of(file: StationFile) -> _Header | None:
