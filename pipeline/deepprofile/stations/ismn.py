@@ -20,8 +20,10 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 import xarray as xr
+from numpy.typing import NDArray
 
 from deepprofile.stations.dataset import MIN_DAY_FRACTION, SensorRecord, daily_means, day_steps, to_dataset
+from deepprofile.stations.lines import Records, plain_records
 from deepprofile.stations.reading import Report, StationError, StationFile, StationPath, decoded, files_in
 
 GOOD: Final = ("G",)
@@ -254,9 +256,19 @@ def _plain_lines(content: bytes) -> bytes:
     return content.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n").replace(b"\r", b"\n")
 
 
-def _read_records(file: StationFile, header: _Header) -> pd.DataFrame:
+def _read_records(file: StationFile, header: _Header) -> Records:
     """Times, values and flags of a file's records, as they stand there."""
-    content = _plain_lines(file.read())
+    content = _plain_lines(file.read()).lstrip()
+    records = plain_records(content, header.lines, header.columns, _WORDS_AFTER_FLAG - 2)
+    if records is None:
+        records = _unusual_records(file, content, header)
+    if header.lines == 0:
+        _check_one_sensor(file, content, header)
+    return records
+
+
+def _unusual_records(file: StationFile, content: bytes, header: _Header) -> Records:
+    """The same where lines are not all plain, or wrong: then with what is wrong."""
     date, clock, value, flag = header.columns
     try:
         table = _table(content, header, {value: np.float64, **dict.fromkeys((date, clock, flag, flag + 1), str)})
@@ -271,9 +283,9 @@ def _read_records(file: StationFile, header: _Header) -> pd.DataFrame:
     provider = table[flag + 1].fillna("").to_numpy()
     if not content.endswith(b"\n") and len(table) > 1 and provider[-1] == "" and provider[-2] != "":
         raise StationError(f"{file.label}: its last line is not complete: the file is cut off")
-    if header.lines == 0:
-        _check_one_sensor(file, content, header)
-    return pd.DataFrame({"time": times, "value": table[value], "flag": table[flag]})
+    kinds, names = pd.factorize(table[flag])
+    minutes = times.to_numpy().astype("datetime64[m]").astype(np.int64)
+    return Records(minutes, table[value].to_numpy(np.float64), kinds.astype(np.int64), [str(name) for name in names])
 
 
 def _table(content: bytes, header: _Header, kinds: Any) -> pd.DataFrame:
@@ -281,7 +293,7 @@ def _table(content: bytes, header: _Header, kinds: Any) -> pd.DataFrame:
     names: Any = range(header.columns[3] + _WORDS_AFTER_FLAG)
     missing: Any = {header.columns[2]: ["NaN", "nan", "NA"]}
     return pd.read_csv(
-        io.BytesIO(content.lstrip()),
+        io.BytesIO(content),
         sep=r"\s+",
         header=None,
         names=names,
@@ -297,7 +309,7 @@ def _table(content: bytes, header: _Header, kinds: Any) -> pd.DataFrame:
 def _wrong_line(content: bytes, header: _Header) -> str:
     """What the first line that is no record is."""
     date, clock, value, flag = header.columns
-    for number, line in enumerate(content.lstrip().split(b"\n"), start=1):
+    for number, line in enumerate(content.split(b"\n"), start=1):
         words = decoded(line).split()
         if number <= header.lines or not words:
             continue
@@ -330,34 +342,30 @@ def _sensor_record(
     report: Report,
 ) -> SensorRecord | None:
     """One sensor, from all files that are of it; None where none can be used, or it stands above the ground."""
-    parts: list[tuple[pd.Timestamp, pd.DataFrame, _Header]] = []
+    parts: list[tuple[Records, _Header]] = []
     for file, header in files:
         with report.about(file.label):
             if header.top < 0.0:
                 report.notes.append(f"{file.label} was left out: its sensor stands above the ground ({header.top:g} m)")
                 continue
-            frame = _read_records(file, header)
-            parts.append((frame["time"].max(), frame, header))
+            parts.append((_read_records(file, header), header))
     if not parts:
         return None
     # The later download counts first, whatever the order of the files.
-    parts.sort(key=lambda part: part[0], reverse=True)
-    header = parts[0][2]
-    frame = pd.concat([part.assign(rank=rank) for rank, (_, part, _) in enumerate(parts)], ignore_index=True)
-    kinds = frame["flag"].astype("category")
-    chosen = [flag for flag in kinds.cat.categories if set(re.split(r"[,;/]", flag)) <= flags]
-    frame["good"] = kinds.isin(chosen).to_numpy() & (frame["value"] > 0.0).to_numpy()
-    frame = frame.sort_values(["time", "good", "rank", "value"], ascending=[True, False, True, True], kind="stable")
-    frame = frame.drop_duplicates("time")
-    there = np.isfinite(frame["value"]) & (frame["value"] > -999.0) & (frame["flag"] != MISSING)
-    counts = frame["flag"].isin(chosen)
-    seen.left_out.update(frame.loc[there & ~counts, "flag"].value_counts().to_dict())
+    parts.sort(key=lambda part: int(part[0].minutes.max()), reverse=True)
+    header = parts[0][1]
+    records = _joined([part for part, _ in parts], flags)
+    counts = _chosen(records, flags)
+    missing = np.array([name == MISSING for name in records.names])[records.flags]
+    there = np.isfinite(records.values) & (records.values > -999.0) & ~missing
+    left_out = np.bincount(records.flags[there & ~counts], minlength=len(records.names))
+    seen.left_out.update({name: int(number) for name, number in zip(records.names, left_out, strict=True) if number})
     seen.values += int(there.sum())
     seen.sensors += 1
     if there.any() and not (there & counts).any():
         seen.without.append(str(header))
-    times = pd.DatetimeIndex(frame["time"])
-    values = pd.Series(frame["value"].to_numpy(), index=times)[counts.to_numpy()]
+    times = pd.DatetimeIndex(records.minutes.astype("datetime64[m]").astype("datetime64[s]"))
+    values = pd.Series(records.values, index=times)[counts]
     return SensorRecord(
         network=header.network,
         station=header.station,
@@ -368,6 +376,31 @@ def _sensor_record(
         values=daily_means(values, day_steps(times), min_day_fraction),
         instrument=header.instrument,
     )
+
+
+def _joined(parts: Sequence[Records], flags: frozenset[str]) -> Records:
+    """Downloads as one record, in the order of time: of the same time a good value stays, else that of the first part."""
+    names = list(dict.fromkeys(name for part in parts for name in part.names))
+    kinds = [np.array([names.index(name) for name in part.names], np.int64)[part.flags] for part in parts]
+    whole = Records(
+        np.concatenate([part.minutes for part in parts]),
+        np.concatenate([part.values for part in parts]),
+        np.concatenate(kinds),
+        names,
+    )
+    if (np.diff(whole.minutes) > 0).all():
+        return whole
+    rank = np.repeat(np.arange(len(parts)), [part.minutes.size for part in parts])
+    with np.errstate(invalid="ignore"):
+        good = _chosen(whole, flags) & (whole.values > 0.0)
+    order = np.lexsort((whole.values, rank, ~good, whole.minutes))
+    order = order[np.append(True, np.diff(whole.minutes[order]) > 0)]
+    return Records(whole.minutes[order], whole.values[order], whole.flags[order], names)
+
+
+def _chosen(records: Records, flags: frozenset[str]) -> NDArray[np.bool_]:
+    """Which records have flags that count; of several flags of one all have to."""
+    return np.array([set(re.split(r"[,;/]", name)) <= flags for name in records.names])[records.flags]
 
 
 def _tell_flags(where: str, flags: Sequence[str], seen: _Flags, report: Report) -> None:
