@@ -20,6 +20,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date
 from itertools import product as combinations
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -151,6 +152,21 @@ def fill(config: Config, stations: Sequence[Station]) -> int:
     return len(shards)
 
 
+def prepare(folder: Path, count: int, years: int) -> None:
+    """Write the archive and the stores, and say how long that took."""
+    config = configure(folder / "root", folder / "ismn", years)
+    began = time.perf_counter()
+    stations = place_stations(count, min(NETWORKS, count))
+    files = write_archive(folder / "ismn", stations, days_of(config))
+    written = time.perf_counter()
+    shards = fill(config, stations)
+    print(
+        f"{files} files of {days_of(config).size} days in {written - began:.0f} s, stores of {shards} shards in "
+        f"{time.perf_counter() - written:.0f} s",
+        flush=True,
+    )
+
+
 @dataclass(frozen=True)
 class Step:
     """A step of the run: seconds of wall clock, and of processor time of the driver and of the workers together."""
@@ -204,16 +220,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console(width=120)
     folder = Path(tempfile.mkdtemp(prefix="deepprofile-validation-"))
     try:
+        # In a process of its own, so that the driver's memory is that of validation.
+        preparing = get_context("spawn").Process(target=prepare, args=(folder, chosen.stations, chosen.years))
+        preparing.start()
+        preparing.join()
+        if preparing.exitcode:
+            return 1
         config = configure(folder / "root", folder / "ismn", chosen.years)
-        began = time.perf_counter()
-        stations = place_stations(chosen.stations, min(NETWORKS, chosen.stations))
-        files = write_archive(folder / "ismn", stations, days_of(config))
-        written = time.perf_counter()
-        shards = fill(config, stations)
-        console.print(
-            f"{files} files of {days_of(config).size} days in {written - began:.0f} s, stores of {shards} shards in "
-            f"{time.perf_counter() - written:.0f} s"
-        )
         with local_pool(config.compute) as pool:
             watch = Watch()
             results = run_stages(config, ("validate",), pool, on_stage=lambda plan: watch.next(plan.stage))

@@ -73,8 +73,8 @@ def test_a_plan_has_validation_by_the_block_of_sensors(call, tmp_path):
     code, printed, _ = call("plan", "-c", tmp_path / "globe.yaml", "--set", "stations=[{kind: ismn, path: not-yet-there}]")
     assert code == 0
     # 67 stretches of days.
-    assert re.search(r"validate: observations, for every 128 sensors\s+67 .* MiB", printed)
-    assert re.search(r"validate: matchups, for every 128 sensors\s+67 .* MiB", printed)
+    assert re.search(r"validate: observations, for every 512 sensors\s+67 .* MiB", printed)
+    assert re.search(r"validate: matchups, for every 512 sensors\s+67 .* MiB", printed)
     assert re.search(r"validate: differences, for every 128 sensors\s+1 .* MiB", printed)
     assert re.search(r"validate: scores, for every 128 sensors\s+1 .* MiB", printed)
 

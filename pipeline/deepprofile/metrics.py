@@ -29,51 +29,69 @@ RESAMPLES: Final = 500
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _scores(estimate: Array, reference: Array, order: NDArray[np.int64], out: Array) -> None:
-    """n, bias, RMSE, ubRMSE and R over the days in ``order``."""
-    n = se = st = see = stt = setx = 0.0
-    origin = reference[0]
-    for t in order:
-        e, r = estimate[t] - origin, reference[t] - origin
-        n += 1.0
-        se += e
-        st += r
-        see += e * e
-        stt += r * r
-        setx += e * r
+def _from_sums(n: float, se: float, sr: float, see: float, srr: float, ser: float, offset: float, out: Array) -> None:
+    """n, bias, RMSE, ubRMSE and R from sums of values about origins, of which that of the estimate is larger by ``offset``."""
     out[0] = n
-    me, mt = se / n, st / n
-    ve, vt, c = see / n - me * me, stt / n - mt * mt, setx / n - me * mt
-    out[1] = me - mt
-    unbiased = max(ve + vt - 2.0 * c, 0.0)
+    me, mr = se / n, sr / n
+    ve, vr, c = see / n - me * me, srr / n - mr * mr, ser / n - me * mr
+    out[1] = me - mr + offset
+    unbiased = max(ve + vr - 2.0 * c, 0.0)
     out[2] = np.sqrt(unbiased + out[1] ** 2)
     out[3] = np.sqrt(unbiased)
-    out[4] = c / np.sqrt(ve * vt) if ve > 1e-14 and vt > 1e-14 else np.nan
+    out[4] = c / np.sqrt(ve * vr) if ve > 1e-14 and vr > 1e-14 else np.nan
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _scores(estimate: Array, reference: Array, out: Array) -> None:
+    """n, bias, RMSE, ubRMSE and R."""
+    se = sr = see = srr = ser = 0.0
+    origin = reference[0]
+    for t in range(estimate.size):
+        e, r = estimate[t] - origin, reference[t] - origin
+        se += e
+        sr += r
+        see += e * e
+        srr += r * r
+        ser += e * r
+    _from_sums(estimate.size, se, sr, see, srr, ser, 0.0, out)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _bootstrap(
     estimate: Array, reference: Array, day: NDArray[np.int64], span: int, block: int, starts: NDArray[np.int64], out: Array
 ) -> None:
-    """Scores of resampled records; blocks are stretches of the calendar, so gaps stay where they are in a block."""
-    position = np.full(span, -1, np.int64)
+    """Scores of resampled records; blocks are stretches of the calendar, so gaps stay where they are in a block.
+
+    A stretch adds the difference of two running sums, of the days before its end and of those before its start: the work is
+    that of the blocks, not that of their days.
+    """
+    # About their means, so that the differences keep their digits.
+    origin_e, origin_r = estimate.mean(), reference.mean()
+    running = np.zeros((span + 1, 6))
     for i in range(day.size):
-        position[day[i]] = i
-    order = np.empty(span + block, np.int64)
+        e, r = estimate[i] - origin_e, reference[i] - origin_r
+        row = running[day[i] + 1]
+        row[0], row[1], row[2], row[3], row[4], row[5] = 1.0, e, r, e * e, r * r, e * r
+    for t in range(span):
+        for k in range(6):
+            running[t + 1, k] += running[t, k]
+    total = np.empty(6)
     for b in range(starts.shape[0]):
-        count = 0
+        total[:] = 0.0
         for s in range(starts.shape[1]):
-            for k in range(block):
-                if s * block + k >= span:
-                    break
-                i = position[(starts[b, s] + k) % span]
-                if i >= 0:
-                    order[count] = i
-                    count += 1
-        if count < 3:
+            first = starts[b, s]
+            after = first + min(block, span - s * block)
+            # The calendar is a circle.
+            for k in range(6):
+                if after <= span:
+                    total[k] += running[after, k] - running[first, k]
+                else:
+                    total[k] += running[span, k] - running[first, k] + running[after - span, k]
+        n = total[0]
+        if n < 3.0:
             out[b] = np.nan
         else:
-            _scores(estimate, reference, order[:count], out[b])
+            _from_sums(n, total[1], total[2], total[3], total[4], total[5], origin_e - origin_r, out[b])
 
 
 def lag_one_autocorrelation(error: Array, day: NDArray[np.int64]) -> float:
@@ -116,7 +134,7 @@ def _score_series(
     e, r, d = estimate[both].astype(np.float64), reference[both].astype(np.float64), day[both]
     d = d - d[0]
     value = np.empty(len(METRICS))
-    _scores(e, r, np.arange(e.size), value)
+    _scores(e, r, value)
     out[:-1, 0], out[-1, 0] = value, effective_days(e - r, d)
     if resamples:
         span, block = int(d[-1]) + 1, block_length(e - r, d)

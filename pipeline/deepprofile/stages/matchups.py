@@ -17,6 +17,7 @@ import zarr
 from numpy.typing import NDArray
 
 from deepprofile.basis import MAX_DEPTH_M, basis_mean
+from deepprofile.collocation import MOMENTS
 from deepprofile.comparison import step_function_weights
 from deepprofile.config import Config
 from deepprofile.engine import Block, Job, Ledger, Outcome, fingerprint, grid_blocks
@@ -28,8 +29,8 @@ from deepprofile.profile import unexpressed_variance
 from deepprofile.stages import collocate, ingest, invert
 from deepprofile.stages.collocate import Comparison, layout_of
 from deepprofile.stages.observations import (
-    SENSORS_PER_BLOCK,
     SENSORS_PER_CHUNK,
+    SENSORS_PER_STRETCH,
     Found,
     Place,
     sensor_attributes,
@@ -89,7 +90,7 @@ def template(config: Config, stations: xr.Dataset) -> Template:
             "soil_moisture": Variable(
                 ("time", "estimate", "sensor"),
                 "float32",
-                shards=(blocks.days, len(names), SENSORS_PER_BLOCK),
+                shards=(blocks.days, len(names), SENSORS_PER_STRETCH),
                 chunks=(blocks.days, len(names), SENSORS_PER_CHUNK),
                 fill=float("nan"),
                 attrs={"units": "m3 m-3", "long_name": "what each estimate says at the sensor's depths"},
@@ -97,7 +98,7 @@ def template(config: Config, stations: xr.Dataset) -> Template:
             "standard_deviation": Variable(
                 ("time", "sensor"),
                 "float32",
-                shards=(blocks.days, SENSORS_PER_BLOCK),
+                shards=(blocks.days, SENSORS_PER_STRETCH),
                 chunks=(blocks.days, SENSORS_PER_CHUNK),
                 fill=float("nan"),
                 attrs={"units": "m3 m-3", "long_name": "standard deviation of the fused estimate at the sensor's depths"},
@@ -294,20 +295,16 @@ def _still(block: MatchupBlock, places: tuple[Place, ...]) -> _Still:
             variance += covariance[of_sensor, :, one, other].T * (basis[:, one] * basis[:, other])
     rest = {depths: _unexpressed(attrs, *_interval(*depths), order) for depths in {place[2:] for place in places}}
     variance += np.array([rest[place[2:]] for place in places])
-    errors = None
-    if WITHOUT in matched(block.config):
-        one_by_one = [_errors_without(block, row, column) for row, column in cells.tolist()]
-        errors = xr.concat(one_by_one, "x", data_vars="minimal", coords="minimal", compat="override", join="override")
-    return _Still(variance, errors)
+    return _Still(variance, _errors_without(block, cells) if WITHOUT in matched(block.config) else None)
 
 
 def _unexpressed(attrs: Mapping[str, Any], top: float, bottom: float, order: int) -> float:
     return float(unexpressed_variance(attrs, np.array([top]), np.array([bottom]), order)[0])
 
 
-def _errors_without(block: MatchupBlock, row: int, column: int) -> xr.Dataset:
-    """The error model of one cell from those of the moments that concern the products other than SMAP L3 alone."""
-    config, layout = block.config, _layout_without(block.config)
+def _errors_without(block: MatchupBlock, cells: NDArray[np.int64]) -> xr.Dataset:
+    """The error model of some cells, along x, from those of the moments that concern the products other than SMAP L3 alone."""
+    config, layout, target = block.config, _layout_without(block.config), block.target
     whole_layout, whole = block.comparison.design()
     design = plan_comparisons(layout, ())
     kept = [whole_layout.products.index(name) for name in layout.products]
@@ -321,13 +318,26 @@ def _errors_without(block: MatchupBlock, row: int, column: int) -> xr.Dataset:
         series.append(known[tuple(np.round(wide, 12))])
     positions = {tuple(group): k for k, group in enumerate(whole.groups.tolist())}
     groups = [positions[tuple(series[s] for s in group)] for group in design.groups.tolist()]
-    settings, target = config.collocation, block.target
+    settings = config.collocation
     reach = settings.window // 2
-    top, left = max(row - reach, 0), max(column - reach, 0)
-    region = (slice(top, min(row + 1 + reach, target.rows)), slice(left, min(column + 1 + reach, target.columns)))
-    moments = xr.DataArray(read_region(block.moments_url, "moments", region)[:, :, groups], dims=("y", "x", "group", "moment"))
-    inside = {"y": slice(row - top, row - top + 1), "x": slice(column - left, column - left + 1)}
-    return errors_from_moments(moments, layout, design, settings.min_samples, settings.window, inside)
+    found: dict[int, xr.Dataset] = {}
+    for some, rows, columns in _tiles(cells, config.blocks.cells):
+        region = (_widened(rows, reach, target.rows), _widened(columns, reach, target.columns))
+        moments = read_region(block.moments_url, "moments", region)
+        for k in some.tolist():
+            own = [slice(int(at), int(at) + 1) for at in cells[k]]
+            spans = [_widened(at, reach, size) for at, size in zip(own, target.shape, strict=True)]
+            near = moments[tuple(slice(s.start - r.start, s.stop - r.start) for s, r in zip(spans, region, strict=True))]
+            window = xr.DataArray(near[:, :, groups], dims=("y", "x", "group", "moment"))
+            inside = {dim: slice(at.start - s.start, at.stop - s.start) for dim, at, s in zip("yx", own, spans, strict=True)}
+            found[k] = errors_from_moments(window, layout, design, settings.min_samples, settings.window, inside)
+    one_by_one = [found[k] for k in range(len(cells))]
+    return xr.concat(one_by_one, "x", data_vars="minimal", coords="minimal", compat="override", join="override")
+
+
+def _widened(span: slice, reach: int, size: int) -> slice:
+    """A stretch of rows or columns with so many more on either side, within the grid."""
+    return slice(max(span.start - reach, 0), min(span.stop + reach, size))
 
 
 def estimates(url: str, sensors: slice | list[int], config: Config) -> dict[str, xr.DataArray]:
@@ -354,10 +364,10 @@ def average(parents: Sequence[Values]) -> Values:
 def job(config: Config, count: int, compute: Any = None, mark: Any = None, inputs: Any = None) -> Job:
     """Blocks of days and sensors, all days of some sensors after one another."""
     blocks, n = config.blocks, layout_of(config).size
-    days, tile = min(blocks.days, days_of(config).size), blocks.cells**2
+    days, tile, sensors = min(blocks.days, days_of(config).size), blocks.cells**2, min(count, SENSORS_PER_STRETCH)
     degrees, names = invert.degrees_of(config), matched(config)
-    without = collocate.errors_memory(config, 1) if WITHOUT in names else 0
-    made = grid_blocks((days_of(config).size, count), (blocks.days, SENSORS_PER_BLOCK))
+    without = _moments_bytes(config) + collocate.errors_memory(config, 1) if WITHOUT in names else 0
+    made = grid_blocks((days_of(config).size, count), (blocks.days, SENSORS_PER_STRETCH))
     return Job(
         name="validate: matchups",
         blocks=sorted(made, key=lambda block: block.index[::-1]),
@@ -365,11 +375,21 @@ def job(config: Config, count: int, compute: Any = None, mark: Any = None, input
         fingerprint=mark,
         inputs=inputs,
         # Of one shard after the other, the largest array that is read of it, and as much while it is unpacked: coefficients or
-        # layers on these days, or covariances. Then the error model of a cell's neighbourhood without SMAP L3.
-        memory_per_block=tile * max(days * max(degrees, n), 2 ** len(config.products) * degrees**2) * 4 * 2 + without,
+        # layers on these days, covariances, or the moments about it for the error models without SMAP L3. Of the cells and
+        # sensors, their series, and those of one estimate in doubles.
+        memory_per_block=2 * max(tile * days * max(degrees, n) * 4, tile * 2 ** len(config.products) * degrees**2 * 4, without)
+        + days * sensors * (2 * (degrees + n) + 2 * len(names) + 6) * 4,
         bytes_in=count * days_of(config).size * (degrees + n) * 4,
         bytes_out=count * days_of(config).size * (len(names) + 1) * 4,
     )
+
+
+def _moments_bytes(config: Config) -> int:
+    """Bytes of the moments of a shard's cells and of half a window around them."""
+    edge, reach = config.blocks.cells, 2 * (config.collocation.window // 2)
+    rows, columns = (min(edge + reach, size) for size in config.grid.grid().shape)
+    _, design = Comparison.of(config).design()
+    return rows * columns * len(design.groups) * MOMENTS * 8
 
 
 def plan(config: Config, root: Root, versions: Mapping[str, str], found: Found) -> StagePlan:

@@ -39,7 +39,10 @@ from deepprofile.stores import Root, Template, Variable, write_shards
 # The version of what turns station files into daily series.
 ALGORITHM: Final = 1
 STORE: Final = "observations"
-# Sensors in a shard of every store along them, which is what a block has: about 25 stations with five depths.
+# Sensors in a shard of stores along time and sensors: some hundred stations with five depths, so that few shards of the
+# profiles are read for two blocks.
+SENSORS_PER_STRETCH: Final = 512
+# Sensors in a shard of stores along sensors alone, of which a block has the whole record.
 SENSORS_PER_BLOCK: Final = 128
 # Sensors in a chunk: so many series are in memory at a time where whole records are scored.
 SENSORS_PER_CHUNK: Final = 16
@@ -223,7 +226,7 @@ def template(config: Config, stations: xr.Dataset) -> Template:
             "soil_moisture": Variable(
                 ("time", "sensor"),
                 "float32",
-                shards=(blocks.days, SENSORS_PER_BLOCK),
+                shards=(blocks.days, SENSORS_PER_STRETCH),
                 chunks=(blocks.days, SENSORS_PER_CHUNK),
                 fill=float("nan"),
                 attrs={"units": "m3 m-3", "long_name": "daily mean soil moisture, as measured"},
@@ -256,10 +259,10 @@ def job(config: Config, count: int, compute: Any = None, mark: Any = None) -> Jo
     days, blocks = days_of(config).size, config.blocks
     return Job(
         name="validate: observations",
-        blocks=grid_blocks((days, count), (blocks.days, SENSORS_PER_BLOCK)),
+        blocks=grid_blocks((days, count), (blocks.days, SENSORS_PER_STRETCH)),
         compute=compute,
         fingerprint=mark,
-        memory_per_block=2 * min(blocks.days, days) * SENSORS_PER_BLOCK * 4,
+        memory_per_block=2 * min(blocks.days, days) * SENSORS_PER_STRETCH * 4,
         bytes_out=days * count * 4,
     )
 

@@ -33,7 +33,14 @@ from deepprofile.representativeness import (
 )
 from deepprofile.stages import matchups, observations
 from deepprofile.stages.matchups import FUSED, estimates_of
-from deepprofile.stages.observations import SENSORS_PER_BLOCK, SENSORS_PER_CHUNK, Found, sensor_attributes, sensor_coordinates
+from deepprofile.stages.observations import (
+    SENSORS_PER_BLOCK,
+    SENSORS_PER_CHUNK,
+    SENSORS_PER_STRETCH,
+    Found,
+    sensor_attributes,
+    sensor_coordinates,
+)
 from deepprofile.stages.stage import StagePlan, days_of
 from deepprofile.stores import Root, Template, Variable, read_region, write_shards
 
@@ -243,9 +250,14 @@ def job(config: Config, count: int, compute: Any = None, mark: Any = None, input
 
 def jobs_of_some(config: Config) -> list[Job]:
     """All jobs for one block of sensors: how many sensors there are is not known before all stations are read."""
-    makers = (observations.job, matchups.job, differences_job, job)
-    made = [make(config, SENSORS_PER_BLOCK) for make in makers]
-    return [replace(each, name=f"{each.name}, for every {SENSORS_PER_BLOCK} sensors") for each in made]
+    counts = {
+        observations.job: SENSORS_PER_STRETCH,
+        matchups.job: SENSORS_PER_STRETCH,
+        differences_job: SENSORS_PER_BLOCK,
+        job: SENSORS_PER_BLOCK,
+    }
+    made = [(make(config, count), count) for make, count in counts.items()]
+    return [replace(each, name=f"{each.name}, for every {count} sensors") for each, count in made]
 
 
 def plan_differences(config: Config, root: Root, versions: Mapping[str, str], found: Found) -> StagePlan:

@@ -55,7 +55,7 @@ def place_stations(stations: int = STATIONS, networks: int = NETWORKS, seed: int
 def write_archive(folder: Path, stations: list[Station], days: NDArray[np.datetime64], seed: int = 0) -> int:
     """Write a record of every station at five depths, one value a day; returns the number of files of records.
 
-    The soil moisture of a network is rain that is remembered, for longer the deeper; each sensor has a mean, a range and a noise
+    The soil moisture of a network is rain that is remembered, for longer the deeper; each sensor has a mean, a range and noise
     of its own. The ISMN has hourly records as a rule: the readers take any step, and daily ones keep the archive small.
     """
     rng = np.random.default_rng(seed)
