@@ -13,7 +13,18 @@ from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 import yaml
-from pydantic import BaseModel, ByteSize, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ByteSize,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from deepprofile import grids
 from deepprofile.errors import WINDOW
@@ -24,6 +35,10 @@ from deepprofile.products import PRODUCTS, VARIANTS, Latency, Outage, Product
 MIRROR = "zarr+"
 NO_END = "'period.end' is missing, unless 'run --until' names the last day"
 Positive = Annotated[int, Field(gt=0)]
+
+
+# Of a bound: see ``Inversion``.
+_FORMS = ("number", "grid")
 
 
 class ConfigError(Exception):
@@ -156,20 +171,53 @@ class PriorSettings(Section):
     correlation_length: float = Field(0.45, gt=0.0, description="vertical correlation length at the surface, m")
 
 
+class GridBound(Section):
+    """A bound that differs from cell to cell, such as the porosity."""
+
+    path: str = Field(description="file of HDF5 or netCDF, or group in Zarr, on this machine or gs://")
+    variable: str = Field(description="its name there, such as Land-Model-Constants_Data/clsm_poros of SPL4SMLM")
+    units: Literal["m3 m-3", "percent"] | None = Field(None, description="of its values; as the file says, by default")
+    missing: float | None = Field(
+        None, ge=0.0, le=1.0, description="bound where the grid has no value; by default there is no soil there, and no profile"
+    )
+
+
+def _kind_of_bound(value: Any) -> str:
+    return "grid" if isinstance(value, (dict, GridBound)) else "number"
+
+
+Bound = Annotated[
+    Annotated[float, Tag("number")] | Annotated[GridBound, Tag("grid")],
+    Discriminator(_kind_of_bound),
+]
+
+
 class Inversion(Section):
     """From layers to profiles."""
 
     method: Literal["map", "wls"] = Field("map", description="map: maximum a posteriori; wls: weighted least squares")
     order: Annotated[int, Field(ge=0, le=7)] | None = Field(None, description="degree of the polynomial; 5 for map, 2 for wls")
-    bounds: tuple[float, float] = Field((0.0, 0.8), description="least and greatest soil moisture, m3 m-3")
+    bounds: tuple[Bound, Bound] = Field(
+        (0.0, 0.8),
+        description="least and greatest soil moisture, m3 m-3; either may be a grid: {path: FILE, variable: clsm_poros}, with "
+        "'units' (m3 m-3, percent) where the file does not say, and 'missing', the bound of cells without a value",
+    )
     prior: PriorSettings = Field(default_factory=PriorSettings)
 
     @field_validator("bounds")
     @classmethod
-    def _ordered(cls, value: tuple[float, float]) -> tuple[float, float]:
-        if not 0.0 <= value[0] < value[1] <= 1.0:
-            raise ValueError(f"{list(value)}: the lower bound has to be less than the upper one, both between 0 and 1")
+    def _ordered(cls, value: tuple[Bound, Bound]) -> tuple[Bound, Bound]:
+        low, high = (each if isinstance(each, float) else fallback for each, fallback in zip(value, (0.0, 1.0), strict=True))
+        if not 0.0 <= low < high <= 1.0:
+            shown = [each if isinstance(each, float) else each.path for each in value]
+            raise ValueError(f"{shown}: the lower bound has to be less than the upper one, both between 0 and 1")
         return value
+
+    @property
+    def constant_bounds(self) -> tuple[float, float] | None:
+        """The bounds where both are numbers; None where one is a grid."""
+        low, high = self.bounds
+        return (low, high) if isinstance(low, float) and isinstance(high, float) else None
 
 
 class Stations(Section):
@@ -339,8 +387,12 @@ def _resolved(config: Config, folder: Path) -> Config:
             return MIRROR + absolute(url.removeprefix(MIRROR))
         return url if "://" in url or url.startswith("/") else str((folder / url).resolve())
 
+    bounds = tuple(
+        b.model_copy(update={"path": absolute(b.path)}) if isinstance(b, GridBound) else b for b in config.inversion.bounds
+    )
     return config.model_copy(
         update={
+            "inversion": config.inversion.model_copy(update={"bounds": bounds}),
             "root": absolute(config.root),
             "products": {n: s.model_copy(update={"granules": absolute(s.granules)}) for n, s in config.products.items()},
             "stations": tuple(s.model_copy(update={"path": absolute(s.path)}) for s in config.stations),
@@ -368,6 +420,8 @@ def _apply(document: dict[str, Any], override: str) -> tuple[str, ...]:
 
 def _explain(path: Path, node: Any, said: dict[tuple[str, ...], str], error: dict[str, Any]) -> str:
     location = tuple(str(part) for part in error["loc"])
+    # Which form a bound has is no key: inversion.bounds.1.grid.path is inversion.bounds.1.path.
+    location = tuple(part for k, part in enumerate(location) if not (k and part in _FORMS and location[k - 1].isdigit()))
     where = next((text for key, text in said.items() if location[: len(key)] == key), None)
     if where is None:
         line = _line(node, location)
@@ -384,19 +438,21 @@ def _explain(path: Path, node: Any, said: dict[tuple[str, ...], str], error: dic
 
 
 def _section(location: Sequence[str]) -> type[BaseModel] | None:
-    section: Any = Config
+    kind: Any = Config
     for part in location:
-        field = section.model_fields.get(part) if isinstance(section, type) and issubclass(section, BaseModel) else None
-        if section is Config and part == "products":
-            section = {"": ProductSource}
-        elif isinstance(section, dict):
-            section = section[""]
-        elif field is not None:
-            section = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            field = kind.model_fields.get(part)
+            kind = None if field is None else _without_none(field.annotation)
         else:
-            return None
-        section = _without_none(section)
-    return section if isinstance(section, type) and issubclass(section, BaseModel) else None
+            kind = _member(kind)
+    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+
+
+def _member(kind: Any) -> Any:
+    """The section that a mapping or a list holds; None where it holds none."""
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return kind
+    return next((found for each in get_args(kind) if (found := _member(each)) is not None), None)
 
 
 def _without_none(kind: Any) -> Any:

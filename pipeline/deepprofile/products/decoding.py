@@ -33,6 +33,7 @@ _MINUTES: Final = {
 _SAME: Final = {
     "m3 m-3": ("m3m-3", "m3/m3", "cm3cm-3", "cm3/cm3", "m3.m-3", "1", "", "-", "~", "dimensionless", "fraction", "unitless"),
     "kg m-2": ("kgm-2", "kg/m2", "kg.m-2", "mm"),
+    "percent": ("%", "vol%", "%vol", "vol.%", "pct", "percentage", "volumepercent", "m3m-3*100", "10-2m3m-3"),
     "K": ("k", "kelvin", "degk", "degreesk", "kelvins", ""),
 }
 
@@ -222,8 +223,8 @@ def _normal(unit: Any) -> str:
 
 
 def is_unit(unit: Any, expected: str) -> bool:
-    """Whether a unit, however it is spelt, is ``m3 m-3``, ``kg m-2`` or ``K``."""
-    return _normal(unit) in _SAME[expected]
+    """Whether a unit, however it is spelt, is ``m3 m-3``, ``kg m-2``, ``percent`` or ``K``."""
+    return _normal(unit) in (_normal(expected), *_SAME[expected])
 
 
 def in_kelvin(values: Floats, unit: Any) -> Floats | None:

@@ -104,6 +104,10 @@ class GranuleFile(ABC):
     def variable(self, name: str) -> Variable | None:
         """A variable by its exact name."""
 
+    def paths(self) -> list[str]:
+        """Names of all variables, those in groups too."""
+        return self.names()
+
     def group_attribute(self, group: str, name: str) -> Any:
         """An attribute of a group; None where there is none."""
         return None
@@ -150,6 +154,17 @@ class Hdf5File(GranuleFile):
     def names(self) -> list[str]:
         """See ``GranuleFile``."""
         return list(self._file)
+
+    def paths(self) -> list[str]:
+        """See ``GranuleFile``."""
+        found: list[str] = []
+
+        def note(name: str, item: Any) -> None:
+            if isinstance(item, h5py.Dataset):
+                found.append(name)
+
+        self._file.visititems(note)
+        return found
 
     def group_attribute(self, group: str, name: str) -> Any:
         """See ``GranuleFile``."""

@@ -126,13 +126,9 @@ def cells_of(file: GranuleFile, grid: Grid, shape: tuple[int, ...], groups: Sequ
         y = file.find(*_NORTHINGS) or _by_unit(file, None, "projection_y_coordinate")
         if x is not None and y is not None and len(x.shape) <= 1:
             return _by_centres(file, grid, _metres(x), _metres(y), y, x)
-    for group in groups:
-        lat, lon = (_in_group(file, group, names) for names in (_LATITUDES, _LONGITUDES))
-        if lat is not None and lon is not None and len(lat.shape) <= 1 and len(lon.shape) <= 1:
-            return _by_centres(file, grid, *grid.own_coordinates(decode_numbers(lon), decode_numbers(lat)), lat, lon)
-    lat, lon = _by_unit(file, "degrees_north", "latitude"), _by_unit(file, "degrees_east", "longitude")
-    if lat is not None and lon is not None:
-        return _by_centres(file, grid, *grid.own_coordinates(decode_numbers(lon), decode_numbers(lat)), lat, lon)
+    axes = find_axes(file, groups)
+    if axes is not None:
+        return _by_centres(file, grid, *grid.own_coordinates(decode_numbers(axes[1]), decode_numbers(axes[0])), *axes)
     for group in groups:
         rows, columns = (_in_group(file, group, names) for names in (_ROWS, _COLUMNS))
         if rows is not None and columns is not None:
@@ -148,6 +144,16 @@ def cells_of(file: GranuleFile, grid: Grid, shape: tuple[int, ...], groups: Sequ
         f"{grid.whole_columns}, and nothing says which of them they are (no x and y, no latitude and longitude, no row and "
         "column of each cell)"
     )
+
+
+def find_axes(file: GranuleFile, groups: Sequence[str] = ("",)) -> tuple[Variable, Variable] | None:
+    """Latitudes and longitudes that lie on one axis each, by their names, or else by their units; None where there are none."""
+    for group in groups:
+        lat, lon = (_in_group(file, group, names) for names in (_LATITUDES, _LONGITUDES))
+        if lat is not None and lon is not None and len(lat.shape) <= 1 and len(lon.shape) <= 1:
+            return lat, lon
+    lat, lon = _by_unit(file, "degrees_north", "latitude"), _by_unit(file, "degrees_east", "longitude")
+    return (lat, lon) if lat is not None and lon is not None else None
 
 
 def _in_group(file: GranuleFile, group: str, names: Sequence[str]) -> Variable | None:

@@ -63,7 +63,7 @@ _BESIDE: Final = frozenset(
     ]
 )
 # What a store in Zarr has at its top.
-_ZARR_MARKS: Final = ("zarr.json", ".zgroup", ".zmetadata")
+ZARR_MARKS: Final = ("zarr.json", ".zgroup", ".zmetadata")
 # Below the cache: what files hold whose names do not say it.
 _INDEX: Final = "contents"
 # So many files that were passed over are kept by name in a manifest.
@@ -170,7 +170,7 @@ def find_granules(product: Product, url: str, days: NDArray[np.datetime64], cach
     passed_over: list[PassedOver] = []
     there: list[str] = []
     for entry in entries:
-        granule = _granule(str(entry["url"]), entry)
+        granule = granule_of(str(entry["url"]), entry)
         if "/." in granule.url.replace(path, "", 1):
             continue
         name = product.parse(granule.name)
@@ -190,7 +190,8 @@ def find_granules(product: Product, url: str, days: NDArray[np.datetime64], cach
     return Catalogue(kept, tuple(passed_over), tuple(f"{product.name}: {sentence}" for sentence in replaced))
 
 
-def _granule(url: str, entry: Mapping[str, Any]) -> Granule:
+def granule_of(url: str, entry: Mapping[str, Any]) -> Granule:
+    """A file of a listing."""
     # Of a local file the time of its last change, elsewhere what the service says of its content.
     marks = ("etag", "ETag", "md5Hash", "md5", "mtime", "updated", "LastModified")
     tag = next((str(entry[mark]) for mark in marks if entry.get(mark)), "")
@@ -240,7 +241,7 @@ def _folders_like_granules(product: Product, url: str, path: str, granules: Sequ
         hidden = "/." in folder.replace(path, "", 1)
         if hidden or product.parse(name) is None or any(one.startswith(f"{folder}/") for one in granules):
             continue
-        if any(os.path.exists(os.path.join(folder, mark)) for mark in _ZARR_MARKS):
+        if any(os.path.exists(os.path.join(folder, mark)) for mark in ZARR_MARKS):
             yield PassedOver(name, f"it is a store in Zarr: name it as '{MIRROR}' and its path", True)
         else:
             yield PassedOver(name, "it is a folder, not a file, and no granule is in it", True)

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from deepprofile.config import Config, Inversion
 from deepprofile.engine import Block, Job, Ledger, Outcome, fingerprint, grid_blocks
 from deepprofile.grids import Grid
-from deepprofile.inversion import DEFAULT_ORDER, invert_stack, product_patterns
+from deepprofile.inversion import DEFAULT_ORDER, Bound, invert_stack, product_patterns
 from deepprofile.layers import OBSERVATION, Layout, stack_products
 from deepprofile.prior import Prior
-from deepprofile.stages import checks, collocate, ingest
+from deepprofile.stages import bounds, checks, collocate, ingest
 from deepprofile.stages.collocate import Comparison
 from deepprofile.stages.stage import (
     DayMarks,
@@ -62,9 +62,17 @@ def _prior(settings: Inversion) -> Prior:
 
 
 def profile_of(
-    series: Mapping[str, NDArray[np.float32]], errors: xr.Dataset, layout: Layout, days: pd.DatetimeIndex, settings: Inversion
+    series: Mapping[str, NDArray[np.float32]],
+    errors: xr.Dataset,
+    layout: Layout,
+    days: pd.DatetimeIndex,
+    settings: Inversion,
+    cell_bounds: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None,
 ) -> xr.Dataset:
-    """Profiles of arrays (day, layer, row, column) by product, with the patterns of whole products."""
+    """Profiles of arrays (day, layer, row, column) by product, with the patterns of whole products.
+
+    ``cell_bounds``: the lower and the upper bound of each cell, shape (row, column), where these are not numbers.
+    """
     products = {}
     for p, name in enumerate(layout.products):
         own = layout.product_index == p
@@ -74,12 +82,17 @@ def profile_of(
             coords={"time": days, "layer_top": ("layer", layout.top[own]), "layer_bottom": ("layer", layout.bottom[own])},
         )
     stack = stack_products(products)
+    limits: tuple[Bound, Bound] | None = settings.constant_bounds
+    if limits is None:
+        assert cell_bounds is not None
+        low, high = cell_bounds
+        limits = low, high
     return invert_stack(
         stack,
         errors,
         settings.method,
         settings.order,
-        settings.bounds,
+        limits,
         _prior(settings),
         listed=product_patterns(layout),
     )
@@ -102,7 +115,8 @@ def _prototype(config: Config) -> xr.Dataset:
             "status": ((OBSERVATION, "y", "x"), np.zeros(one.shape, np.int8)),
         }
     ).assign_coords(layout.coordinates())
-    return profile_of(series, errors, layout, pd.DatetimeIndex(["2000-01-01"]), config.inversion)
+    limits = np.zeros((1, 1), np.float32), np.ones((1, 1), np.float32)
+    return profile_of(series, errors, layout, pd.DatetimeIndex(["2000-01-01"]), config.inversion, limits)
 
 
 def template(config: Config) -> Template:
@@ -173,6 +187,8 @@ class InvertBlock:
     settings: Inversion
     first_day: np.datetime64
     url: str
+    # Of the store of the bounds, where they differ from cell to cell.
+    bounds_url: str | None = None
     # Write what was read instead of a solution: what the stage would cost without its arithmetic.
     solve: bool = True
 
@@ -190,13 +206,14 @@ class InvertBlock:
             for k, s in enumerate(self.sources)
         }
         errors = collocate.read_errors(self.weights_url, layout, slice(*rows), slice(*columns))
+        limits = bounds.read(self.bounds_url, rows, columns) if self.bounds_url is not None else None
         read = errors.nbytes + (sum(v.nbytes for v in series.values()) if stretches else 0)
         places = np.array(fresh or [0])
         index = pd.DatetimeIndex(self.first_day + (days[0] + places).astype("timedelta64[D]"))
         profile = (
-            profile_of(series, errors, layout, index, self.settings)
+            profile_of(series, errors, layout, index, self.settings, limits)
             if self.solve
-            else self._unsolved(series, errors, layout, index)
+            else self._unsolved(series, errors, layout, index, limits)
         )
         arrays: dict[str, NDArray[Any]] = {name: profile[name].transpose(*dims).values for name, dims in _IN_TIME.items()}
         before: dict[str, NDArray[Any]] = {}
@@ -231,11 +248,16 @@ class InvertBlock:
         return Outcome(read, written, details=details)
 
     def _unsolved(
-        self, series: Mapping[str, NDArray[np.float32]], errors: xr.Dataset, layout: Layout, days: pd.DatetimeIndex
+        self,
+        series: Mapping[str, NDArray[np.float32]],
+        errors: xr.Dataset,
+        layout: Layout,
+        days: pd.DatetimeIndex,
+        limits: tuple[NDArray[np.float32], NDArray[np.float32]] | None,
     ) -> xr.Dataset:
         """Arrays of the shapes and about the entropy of a solution, for the benchmark."""
         first = {name: values[:1] for name, values in series.items()}
-        one = profile_of(first, errors, layout, days[:1], self.settings)
+        one = profile_of(first, errors, layout, days[:1], self.settings, limits)
         degrees = one.sizes["degree"]
         stacked = np.concatenate(list(series.values()), axis=1)[:, :degrees]
         shape = (stacked.shape[0], *stacked.shape[2:])
@@ -284,7 +306,14 @@ def plan(config: Config, root: Root, versions: Mapping[str, str], *, solve: bool
     inputs = {name: versions[name] for name in (*map(ingest.store_name, config.products), collocate.STORE)}
     shards = {name: (v.shards, v.chunks) for name, v in made.variables.items()}
     first = days_of(config)[0]
-    setting = [ALGORITHM, dict(made.attrs), shards, comparison, config.inversion.model_dump(mode="json"), str(first), solve]
+    inversion, gridded = config.inversion.model_dump(mode="json"), bounds.are_gridded(config)
+    limits = None
+    if gridded:
+        # What they are counts, not where their files lie: the version of the store says it, and of each block its record.
+        inversion["bounds"] = "grid"
+        inputs[bounds.STORE] = versions[bounds.STORE]
+        limits = Ledger(ledger_url(root, bounds.STAGE, versions[bounds.STORE])).read()
+    setting = [ALGORITHM, dict(made.attrs), shards, comparison, inversion, str(first), solve]
     version = fingerprint("invert", setting, inputs, days_of(config).size)
     weights = versions[collocate.STORE]
     sources = collocate.sources(config, root, versions)
@@ -296,6 +325,7 @@ def plan(config: Config, root: Root, versions: Mapping[str, str], *, solve: bool
         config.inversion,
         first,
         root.version(STORE, version),
+        root.version(bounds.STORE, versions[bounds.STORE]) if gridded else None,
         solve,
     )
     of_products = [day_marks_of(root, ingest.stage_name(name), versions[ingest.store_name(name)]) for name in config.products]
@@ -309,7 +339,8 @@ def plan(config: Config, root: Root, versions: Mapping[str, str], *, solve: bool
 
     def base(block: Block) -> str:
         failures = [each.within(block) for each in broken]
-        return fingerprint("invert", settled, block.index, block.region[1:], failures)
+        of_bounds = [] if limits is None else [limits[f"{block.index[1]}.{block.index[2]}"].fingerprint]
+        return fingerprint("invert", settled, block.index, block.region[1:], failures, *of_bounds)
 
     by_day = DayMarks(marks, base)
     cost = job(config, task, by_day.fingerprint, lambda _: Given())

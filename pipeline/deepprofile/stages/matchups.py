@@ -26,7 +26,7 @@ from deepprofile.grids import Grid
 from deepprofile.layers import Layout
 from deepprofile.objects import zarr_store
 from deepprofile.profile import unexpressed_variance
-from deepprofile.stages import collocate, ingest, invert
+from deepprofile.stages import bounds, collocate, ingest, invert
 from deepprofile.stages.collocate import Comparison, layout_of
 from deepprofile.stages.observations import (
     SENSORS_PER_CHUNK,
@@ -117,11 +117,12 @@ class _Still(NamedTuple):
     """What does not change from day to day at the sensors of a block.
 
     ``variance``: that of the fused estimate, m6 m-6, (availability, sensor). ``errors``: the error model without SMAP L3 of the
-    block's cells, along x; None where it is not needed.
+    block's cells, along x; None where it is not needed. ``bounds``: of these cells, (1, cell), where they are no numbers.
     """
 
     variance: NDArray[np.float64]
     errors: xr.Dataset | None
+    bounds: tuple[Values, Values] | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,8 +192,7 @@ class MatchupBlock:
             if name == FUSED:
                 values[:, e] = _at_sensors(coefficients, of_sensor, places, order)
             elif name == WITHOUT:
-                assert still.errors is not None
-                profile = self._without(series, still.errors, pd.DatetimeIndex(days_of(self.config)[days]))
+                profile = self._without(series, still, pd.DatetimeIndex(days_of(self.config)[days]))
                 values[:, e] = _at_sensors(profile, of_sensor, places, order)
             else:
                 layers = next(source.layers for source in self.sources if source.name == name)
@@ -201,10 +201,12 @@ class MatchupBlock:
         deviation = np.where(np.isfinite(values[:, 0]), np.sqrt(variance), np.nan).astype(np.float32)
         return values, deviation, read
 
-    def _without(self, series: Mapping[str, Values], errors: xr.Dataset, times: pd.DatetimeIndex) -> Values:
+    def _without(self, series: Mapping[str, Values], still: _Still, times: pd.DatetimeIndex) -> Values:
         """Coefficients (day, degree, cell) of the fusion as it would be without SMAP near-surface soil moisture."""
+        assert still.errors is not None
         kept = {name: values[:, :, None] for name, values in series.items() if name != NEAR_SURFACE}
-        profile = invert.profile_of(kept, errors, _layout_without(self.config), times, self.config.inversion)
+        layout, settings = _layout_without(self.config), self.config.inversion
+        profile = invert.profile_of(kept, still.errors, layout, times, settings, still.bounds)
         return np.asarray(profile["coefficients"].transpose("time", "degree", "y", "x").values[:, :, 0])
 
 
@@ -281,12 +283,16 @@ def _still(block: MatchupBlock, places: tuple[Place, ...]) -> _Still:
     order = invert.degrees_of(block.config) - 1
     attrs = zarr.open_group(zarr_store(block.profile_url), mode="r").attrs.asdict()
     covariance: NDArray[np.float64] | None = None
+    limits = np.empty((2, 1, len(cells)), np.float32)
+    gridded = block.config.inversion.constant_bounds is None
     for some, rows, columns in _tiles(cells, block.config.blocks.cells):
         near = cells[some] - (rows.start, columns.start)
         whole = read_region(block.profile_url, "posterior_covariance", (rows, columns))
         if covariance is None:
             covariance = np.empty((len(cells), *whole.shape[2:]))
         covariance[some] = whole[near[:, 0], near[:, 1]]
+        for k, name in enumerate(bounds.NAMES if gridded else ()):
+            limits[k, 0, some] = read_region(block.profile_url, name, (rows, columns))[near[:, 0], near[:, 1]]
     assert covariance is not None
     basis = np.array([_basis(top, bottom, order) for _, _, top, bottom in places])
     variance = np.zeros((covariance.shape[1], len(places)))
@@ -295,7 +301,8 @@ def _still(block: MatchupBlock, places: tuple[Place, ...]) -> _Still:
             variance += covariance[of_sensor, :, one, other].T * (basis[:, one] * basis[:, other])
     rest = {depths: _unexpressed(attrs, *_interval(*depths), order) for depths in {place[2:] for place in places}}
     variance += np.array([rest[place[2:]] for place in places])
-    return _Still(variance, _errors_without(block, cells) if WITHOUT in matched(block.config) else None)
+    errors = _errors_without(block, cells) if WITHOUT in matched(block.config) else None
+    return _Still(variance, errors, (limits[0], limits[1]) if gridded else None)
 
 
 def _unexpressed(attrs: Mapping[str, Any], top: float, bottom: float, order: int) -> float:

@@ -17,7 +17,7 @@ from deepprofile.engine import COPIED, Job, Ledger, Pool, Progress
 from deepprofile.engine import DONE as ENGINE_DONE
 from deepprofile.lease import Lease, live_holder
 from deepprofile.objects import MissingPath, join, names_below, zarr_store
-from deepprofile.stages import checks, collocate, download, ingest, invert, matchups, observations, schedule, validate
+from deepprofile.stages import bounds, checks, collocate, download, ingest, invert, matchups, observations, schedule, validate
 from deepprofile.stages.retention import PUBLISHED, record_publication
 from deepprofile.stages.schedule import Moment
 from deepprofile.stages.stage import (
@@ -78,6 +78,9 @@ def steps(
     config: Config, stages: Sequence[str], moment: Moment | None = None
 ) -> Iterator[tuple[str, Callable[[Root, Mapping[str, str]], StagePlan]]]:
     """The steps of these stages: the store that each makes, and how it is planned from the versions before it."""
+    if "invert" in stages and bounds.are_gridded(config):
+        # First of all: what is wrong with them is said before hours are spent.
+        yield bounds.STORE, lambda root, _: bounds.plan(config, root)
     if "ingest" in stages:
         for name in config.products:
             yield ingest.store_name(name), partial(_plan_ingest, config, name, moment)
@@ -107,6 +110,7 @@ def jobs(config: Config, stages: Sequence[str] = STAGES) -> list[Job]:
     if "collocate" in stages:
         found += [collocate.moments_job(config), collocate.weights_job(config)]
     if "invert" in stages:
+        found += [bounds.job(config)] if bounds.are_gridded(config) else []
         found.append(invert.job(config))
     if "validate" in stages and config.stations:
         found += validate.jobs_of_some(config)

@@ -1,0 +1,250 @@
+"""Bounds that differ from cell to cell, such as the porosity: from a file to a small store on the target grid.
+
+The step belongs to the inversion and runs only where ``inversion.bounds`` names a grid. The driver reads the file, which may
+lie where only it can see it. The version of the store is told by the values on the target grid alone: a file that has moved, or
+that changed elsewhere, leaves it as it is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepprofile.config import MIRROR, Config, GridBound
+from deepprofile.engine import Block, Job, Outcome, fingerprint, grid_blocks
+from deepprofile.grids import Grid, regrid
+from deepprofile.objects import MissingPath, exists, join, listing, told
+from deepprofile.products import GranuleError
+from deepprofile.products.decoding import Floats, is_unit
+from deepprofile.products.static import StaticField, opened_field
+from deepprofile.stages.granules import ZARR_MARKS, Cache, granule_of, local_copy
+from deepprofile.stages.stage import PlanError, StagePlan, cached_overlaps, grid_attributes, space_time_coordinates
+from deepprofile.stores import Root, Template, Variable, read_region, write_shards
+
+# The version of what turns a file into bounds.
+ALGORITHM: Final = 1
+STORE: Final = "bounds"
+STAGE: Final = "invert/bounds"
+NAMES: Final = ("lower_bound", "upper_bound")
+
+# Rows and columns of the target, each first and last + 1, to values there.
+_Reader = Callable[[tuple[int, int], tuple[int, int]], Floats]
+
+
+def are_gridded(config: Config) -> bool:
+    """Whether any bound is a grid, so that there is a store of them."""
+    return any(isinstance(bound, GridBound) for bound in config.inversion.bounds)
+
+
+def _place(bound: GridBound, cache: Cache) -> Path | str:
+    """The file of a bound as one of this machine, or the URL of its group in Zarr.
+
+    Raises
+    ------
+    deepprofile.objects.MissingPath
+        Where there is nothing at the path.
+    PlanError
+        Where it names several files.
+    """
+    if bound.path.startswith(MIRROR) or any(exists(join(bound.path, mark)) for mark in ZARR_MARKS):
+        return bound.path.removeprefix(MIRROR)
+    with told(bound.path):
+        found = listing(bound.path)
+    if not found:
+        raise MissingPath(f"there is no file {bound.path}, which inversion.bounds names")
+    if len(found) > 1:
+        raise PlanError(f"inversion.bounds: {bound.path} has {len(found)} files: name one of them, or a group in Zarr")
+    return local_copy(granule_of(str(found[0]["url"]), found[0]), cache)
+
+
+@contextmanager
+def _opened_grid(bound: GridBound, target: Grid, cache: Cache) -> Iterator[_Reader]:
+    """Reads a map on parts of the target grid, in m3 m-3.
+
+    Raises
+    ------
+    GranuleError
+        Where it cannot be read, has no such variable, is in another unit, or does not reach into the target.
+    """
+    with opened_field(_place(bound, cache), bound.variable) as field:
+        factor = _factor(bound, field)
+        try:
+            window = field.grid.covering(target)
+        except ValueError as error:
+            raise GranuleError(f"{field.file.name}: {error}") from error
+        y, x = cached_overlaps(window, target)
+
+        def read(rows: tuple[int, int], columns: tuple[int, int]) -> Floats:
+            part_y, part_x = y.part(*rows, 0), x.part(*columns, 0)
+            (top, bottom), (left, right) = part_y.needed, part_x.needed
+            values = field.read(window.window(top, left, bottom - top, right - left)) * factor
+            found = regrid(values, y.part(*rows, top), x.part(*columns, left))
+            return found if bound.missing is None else np.where(np.isnan(found), np.float32(bound.missing), found)
+
+        yield read
+
+
+def _factor(bound: GridBound, field: StaticField) -> np.float32:
+    said = bound.units or field.units
+    if is_unit(said, "percent"):
+        return np.float32(0.01)
+    if is_unit(said, "m3 m-3"):
+        return np.float32(1.0)
+    raise GranuleError(
+        f"{field.file.name} gives {bound.variable} in {said!r}, which is neither m3 m-3 nor percent: a bound is a volume of "
+        "water in a volume of soil (where the file is wrong, 'units' of the bound says what they are)"
+    )
+
+
+@contextmanager
+def _opened(config: Config, target: Grid) -> Iterator[tuple[_Reader, ...]]:
+    """A reader of the lower and one of the upper bound."""
+    cache = Cache(config.ingest.cache, config.ingest.cache_limit_bytes)
+    with ExitStack() as stack:
+        yield tuple(
+            stack.enter_context(_opened_grid(each, target, cache)) if isinstance(each, GridBound) else _constant(each)
+            for each in config.inversion.bounds
+        )
+
+
+def _constant(value: float) -> _Reader:
+    def read(rows: tuple[int, int], columns: tuple[int, int]) -> Floats:
+        return np.full((rows[1] - rows[0], columns[1] - columns[0]), value, np.float32)
+
+    return read
+
+
+def template(config: Config) -> Template:
+    """The store before anything is computed."""
+    grid, blocks = config.grid.grid(), config.blocks
+    return Template(
+        sizes={"y": grid.rows, "x": grid.columns},
+        variables={
+            **space_time_coordinates(grid, None),
+            **{
+                name: Variable(
+                    ("y", "x"),
+                    "float32",
+                    shards=(blocks.cells, blocks.cells),
+                    chunks=(blocks.chunk_cells, blocks.chunk_cells),
+                    fill=float("nan"),
+                    attrs={"units": "m3 m-3", "long_name": f"{word} soil moisture; NaN where there is no soil"},
+                )
+                for name, word in zip(NAMES, ("least", "greatest"), strict=True)
+            },
+        },
+        attrs={**grid_attributes(grid), "title": "Bounds of soil moisture", "block_dims": ["y", "x"]},
+    )
+
+
+@dataclass(frozen=True)
+class BoundsBlock:
+    """Writes the bounds of a block of cells; ``values``: of the whole grid, in the order of ``NAMES``, (bound, row, column)."""
+
+    values: Floats
+    url: str
+
+    def __call__(self, block: Block, _: Any) -> Outcome:
+        """See ``deepprofile.engine.Job``."""
+        (top, bottom), (left, right) = block.region
+        parts = zip(NAMES, self.values[:, top:bottom, left:right], strict=True)
+        return Outcome(0, sum(write_shards(self.url, name, (top, left), part) for name, part in parts))
+
+
+def job(config: Config, compute: Any = None, mark: Any = None, inputs: Any = None) -> Job:
+    """Blocks of cells and their cost."""
+    grid, edge = config.grid.grid(), config.blocks.cells
+    cells = min(edge, grid.rows) * min(edge, grid.columns)
+    return Job(
+        name="invert: bounds",
+        blocks=grid_blocks(grid.shape, (edge, edge)),
+        compute=compute,
+        fingerprint=mark,
+        inputs=inputs,
+        memory_per_block=2 * cells * 2 * 4,
+        bytes_in=grid.rows * grid.columns * 2 * 4,
+        bytes_out=grid.rows * grid.columns * 2 * 4,
+    )
+
+
+def plan(config: Config, root: Root) -> StagePlan:
+    """Plan the step: read the bounds, check them, and tell the version by what they are. The driver writes them.
+
+    Raises
+    ------
+    PlanError
+        Where they cannot be had, are none of soil moisture, or cross.
+    deepprofile.objects.MissingPath
+        Where there is no such file.
+    """
+    made, target = template(config), config.grid.grid()
+    values = np.empty((2, *target.shape), np.float32)
+    try:
+        with _opened(config, target) as readers:
+            # Some rows at a time: a map may be far finer than the target.
+            for first in range(0, target.rows, config.blocks.cells):
+                rows = (first, min(first + config.blocks.cells, target.rows))
+                for k, read_part in enumerate(readers):
+                    values[k, slice(*rows)] = read_part(rows, (0, target.columns))
+    except GranuleError as error:
+        raise PlanError(f"inversion.bounds: {error}") from error
+    _check(config, target, values)
+    # One bit pattern for what is missing: values that are the same have the same bytes.
+    values[np.isnan(values)] = np.nan
+    shards = [(made.variables[name].shards, made.variables[name].chunks) for name in NAMES]
+    settled = fingerprint("bounds", ALGORITHM, dict(made.attrs), shards)
+    version = fingerprint(settled, hashlib.sha256(values.tobytes()).hexdigest())
+
+    def mark(block: Block) -> str:
+        part = values[:, slice(*block.region[0]), slice(*block.region[1])]
+        return fingerprint(settled, block.region, hashlib.sha256(part.tobytes()).hexdigest())
+
+    task = BoundsBlock(values, root.version(STORE, version))
+    files = {
+        name: bound.model_dump(mode="json") if isinstance(bound, GridBound) else bound
+        for name, bound in zip(NAMES, config.inversion.bounds, strict=True)
+    }
+    return StagePlan(STAGE, STORE, version, made, job(config, task, mark), task.url, files, at_hand=True)
+
+
+def _check(config: Config, target: Grid, values: Floats) -> None:
+    """Raise a PlanError that says all that is wrong with the bounds; nothing where all is well."""
+    said = []
+    for name, bound, field in zip(NAMES, config.inversion.bounds, values, strict=True):
+        if not isinstance(bound, GridBound):
+            continue
+        where, there = f"{bound.variable} of {bound.path}", np.isfinite(field)
+        least, most = float(field.min(initial=1.0, where=there)), float(field.max(initial=0.0, where=there))
+        if not there.any():
+            said.append(f"{where} has no value in any cell of the grid")
+        elif least < 0.0 or most > 1.0:
+            hint = "" if most <= 1.0 else " (values in percent: give the bound 'units: percent')"
+            said.append(
+                f"{where}, the {name.replace('_', ' ')}, goes from {field[there].min():.4g} to {field[there].max():.4g} on the "
+                f"grid: soil moisture in m3 m-3 lies between 0 and 1{hint}"
+            )
+    low, high = values
+    crossed: NDArray[np.int64] = np.argwhere(high <= low)
+    if not said and len(crossed):
+        row, column = map(int, crossed[0])
+        soil, lat, lon = int(np.isfinite(low + high).sum()), target.lat[row], target.lon[column]
+        said.append(
+            f"the upper bound is not above the lower one in {len(crossed)} of {soil} cells, first at {lat:.3f} N {lon:.3f} E "
+            f"({high[row, column]:.4g} against {low[row, column]:.4g} m3 m-3): cells without soil have to be missing (NaN or "
+            "_FillValue)"
+        )
+    if said:
+        raise PlanError("inversion.bounds: " + "; ".join(said))
+
+
+def read(url: str, rows: tuple[int, int], columns: tuple[int, int]) -> tuple[Floats, Floats]:
+    """The lower and the upper bound of some cells, each of shape (rows, columns); NaN where there is no soil."""
+    low, high = (read_region(url, name, (slice(*rows), slice(*columns))) for name in NAMES)
+    return low, high
