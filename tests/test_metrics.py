@@ -5,7 +5,16 @@ import pandas as pd
 import pytest
 import xarray as xr
 from deepprofile.comparison import plain_average, step_function_mean
-from deepprofile.metrics import block_length, effective_days, score, score_all, summarise, weighted_quantile
+from deepprofile.metrics import (
+    block_length,
+    effective_days,
+    score,
+    score_all,
+    score_differences,
+    summarise,
+    summarise_differences,
+    weighted_quantile,
+)
 from scipy.signal import lfilter
 from scipy.stats import pearsonr
 
@@ -123,3 +132,87 @@ def test_step_functions_and_their_average():
     both = {"noah": noah, "surface": surface}
     assert float(plain_average(both, list(both), 0.05, 0.05).isel(time=0)) == pytest.approx(0.3)
     assert float(plain_average(both, list(both), 0.2, 0.2).isel(time=0)) == pytest.approx(0.2)
+
+
+def by_hand(estimate, rival, truth, days, block, starts):
+    """Paired differences of RMSE and R of resampled records, one day after the other; a circle of days, with its gaps."""
+    known, span = {int(d): k for k, d in enumerate(days)}, int(days[-1]) + 1
+    found = []
+    for row in starts:
+        calendar = [(start + k) % span for start in row for k in range(block)][:span]
+        chosen = [known[day] for day in calendar if day in known]
+        e, o, t = estimate[chosen], rival[chosen], truth[chosen]
+        rmse = np.sqrt(np.mean((e - t) ** 2)) - np.sqrt(np.mean((o - t) ** 2))
+        bias = abs(np.mean(e - t)) - abs(np.mean(o - t))
+        found.append((bias, rmse, np.corrcoef(e, t)[0, 1] - np.corrcoef(o, t)[0, 1]))
+    return np.array(found)
+
+
+def test_paired_differences_are_those_of_a_bootstrap_by_hand():
+    rng = np.random.default_rng(7)
+    truth = 0.25 + 0.05 * np.sin(np.arange(200) / 20.0)
+    slow = lfilter([1.0], [1.0, -0.9], rng.normal(0.0, 0.01, 200))
+    estimate, rival = truth + slow + 0.01, truth + slow + rng.normal(-0.02, 0.02, 200)
+    # Days that only one of the three has do not count.
+    estimate[3], rival[50:55], truth[120] = np.nan, np.nan, np.nan
+    out = score_differences(series(estimate), series(rival), series(truth), resamples=40, seed=3)
+    days = np.flatnonzero(np.isfinite(estimate + rival + truth))
+    assert int(out.n) == days.size == 193
+    e, o, t = estimate[days], rival[days], truth[days]
+    assert float(out.rmse_estimate) == pytest.approx(np.sqrt(np.mean((e - t) ** 2)))
+    assert float(out.rmse_difference) == pytest.approx(np.sqrt(np.mean((e - t) ** 2)) - np.sqrt(np.mean((o - t) ** 2)))
+    assert float(out.bias_difference) == pytest.approx(abs(np.mean(e - t)) - abs(np.mean(o - t)))
+    assert float(out.r_rival) == pytest.approx(pearsonr(o, t).statistic)
+    block = max(block_length(e - t, days), block_length(o - t, days))
+    starts = np.random.default_rng(3).integers(0, 200, (40, -(-200 // block)))
+    drawn = by_hand(e, o, t, days, block, starts)
+    for k, name in enumerate(("bias", "rmse", "r")):
+        ends = [float(out[f"{name}_lower"]), float(out[f"{name}_upper"])]
+        assert ends == pytest.approx(np.quantile(drawn[:, k], [0.025, 0.975]).tolist(), abs=1e-9)
+
+
+def test_what_both_share_does_not_widen_the_interval_of_their_difference():
+    rng = np.random.default_rng(8)
+    truth = rng.normal(0.25, 0.05, 600)
+    shared = lfilter([1.0], [1.0, -0.95], rng.normal(0.0, 0.01, 600))
+    better, worse = truth + shared, truth + shared + rng.normal(0.0, 0.015, 600)
+    paired = score_differences(series(better), series(worse), series(truth))
+    alone = [score(series(each), series(truth)) for each in (better, worse)]
+    assert float(paired.rmse_upper) < 0.0
+    # Each by itself is so uncertain that the intervals overlap.
+    assert float(alone[0].rmse_upper) > float(alone[1].rmse_lower)
+    same = score_differences(series(better), series(better), series(truth))
+    assert float(same.rmse_difference) == float(same.rmse_lower) == float(same.rmse_upper) == 0.0
+    few = score_differences(series(better[:9]), series(worse[:9]), series(truth[:9]))
+    assert int(few.n) == 9
+    assert np.isnan(few.rmse_difference)
+
+
+def test_differences_are_summed_up_by_band_and_rival():
+    gaps = {"rmse": [[-0.02, -0.01, 0.03, -0.04]], "r": [[0.1, -0.2, 0.0, 0.3]]}
+    dims = ("rival", "sensor")
+    data = {"n": (dims, [[100, 200, 300, 400]]), "n_effective": (dims, [[10.0, 10.0, 10.0, 10.0]])}
+    for name in ("bias", "rmse", "ubrmse", "r"):
+        values = np.array(gaps.get(name, [[np.nan] * 4]))
+        parts = {"difference": values, "lower": values - 0.015, "upper": values + 0.015, "estimate": values + 0.5}
+        data |= {f"{name}_{part}": (dims, array) for part, array in parts.items()}
+        data[f"{name}_rival"] = (dims, np.full((1, 4), 0.5))
+    place = {"network": ["A"] * 4, "station": ["one", "one", "two", "three"]}
+    depths = {"depth_top": [0.05, 0.05, 0.05, 0.5], "depth_bottom": [0.05, 0.05, 0.05, 0.5]}
+    differences = xr.Dataset(data, {"rival": ["c3s"], **{k: ("sensor", v) for k, v in (place | depths).items()}})
+    table = summarise_differences(differences, ((0.0, 0.1), (0.1, 1.0)))
+    assert table[["band", "metric", "sensors", "stations", "days"]].values.tolist() == [
+        ["0-10 cm", "rmse", 3, 2, 600],
+        ["0-10 cm", "r", 3, 2, 600],
+        ["10-100 cm", "rmse", 1, 1, 400],
+        ["10-100 cm", "r", 1, 1, 400],
+    ]
+    # Lower RMSE is better, higher R is; an interval that holds 0 decides nothing.
+    assert table[["better", "worse", "undecided"]].values.tolist() == [[1, 1, 1], [1, 1, 1], [1, 0, 0], [1, 0, 0]]
+    assert table.difference.tolist() == pytest.approx([-0.01, 0.0, -0.04, 0.3])
+    assert table.rival_score.tolist() == [0.5] * 4
+    assert table[["lower", "upper"]].isna().all(axis=None)
+    more = xr.concat([differences.assign_coords(station=("sensor", [f"{k}{n}" for n in range(4)])) for k in range(5)], "sensor")
+    table = summarise_differences(more, ((0.0, 0.1),))
+    # Medians of stations drawn again: each is one of the differences, or lies between two of them.
+    assert -0.02 <= table.lower[0] <= -0.01 <= table.upper[0] <= 0.03

@@ -26,6 +26,10 @@ METRICS: Final = ("n", "bias", "rmse", "ubrmse", "r")
 MIN_SAMPLES: Final = 10
 # Of the bootstrap.
 RESAMPLES: Final = 500
+# What two estimates are compared by, and on which side of zero the difference between the first and the second is better.
+COMPARED: Final[Mapping[str, float]] = {"bias": -1.0, "rmse": -1.0, "ubrmse": -1.0, "r": 1.0}
+# Of an interval over stations: fewer say nothing of how much they differ.
+_FEWEST_STATIONS: Final = 3
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -204,6 +208,112 @@ def score(
     return xr.Dataset(out)
 
 
+def _difference_series(
+    estimate: NDArray[Any],
+    rival: NDArray[Any],
+    reference: NDArray[Any],
+    day: NDArray[np.int64],
+    resamples: int,
+    level: float,
+    seed: int,
+) -> Array:
+    """Rows: n, the metrics, the effective days; columns: of the estimate, of the rival, their difference, its interval."""
+    out = np.full((len(METRICS) + 1, 5), np.nan)
+    common = np.isfinite(estimate) & np.isfinite(rival) & np.isfinite(reference)
+    out[0, :2] = common.sum()
+    if common.sum() < MIN_SAMPLES:
+        return out
+    r, d = reference[common].astype(np.float64), day[common]
+    pair = [each[common].astype(np.float64) for each in (estimate, rival)]
+    d = d - d[0]
+    for k, series in enumerate(pair):
+        value = np.empty(len(METRICS))
+        _scores(series, r, value)
+        out[:-1, k], out[-1, k] = value, effective_days(series - r, d)
+    out[1:-1, 2] = _gap(out[1:-1, 0], out[1:-1, 1])
+    if resamples:
+        # The same blocks for both: what a stretch of days does to the two alike cancels. The longer length respects both.
+        span, block = int(d[-1]) + 1, max(block_length(series - r, d) for series in pair)
+        starts = np.random.default_rng(seed).integers(0, span, (resamples, -(-span // block)))
+        drawn = np.empty((2, resamples, len(METRICS)))
+        for k, series in enumerate(pair):
+            _bootstrap(series, r, d, span, block, starts, drawn[k])
+        gaps = _gap(drawn[0, :, 1:].T, drawn[1, :, 1:].T)
+        known = np.isfinite(gaps).any(axis=1)
+        tails = [0.5 * (1.0 - level), 0.5 * (1.0 + level)]
+        out[1:-1, 3:][known] = np.nanquantile(gaps[known], tails, axis=1).T
+    return out
+
+
+def _gap(estimate: Array, rival: Array) -> Array:
+    """Differences of the metrics (those after n, along the first axis); of biases, those of their sizes."""
+    gap = estimate - rival
+    gap[0] = np.abs(estimate[0]) - np.abs(rival[0])
+    return gap
+
+
+def score_differences(
+    estimate: xr.DataArray,
+    rival: xr.DataArray,
+    reference: xr.DataArray,
+    *,
+    dim: str = "time",
+    resamples: int = RESAMPLES,
+    level: float = 0.95,
+    seed: int = 0,
+) -> xr.Dataset:
+    """Compare two estimates with a reference on the days that all three have.
+
+    The intervals are those of a paired block bootstrap: both estimates are scored on the same resampled days, so that the
+    difference is judged by what the two do not share. Blocks are as long as the more persistent errors of the two ask for.
+
+    Parameters
+    ----------
+    estimate, rival, reference
+        m3 m-3, with the dimension ``dim`` (days) and any others; NaN where missing.
+    resamples, level, seed
+        As for ``score``.
+
+    Returns
+    -------
+    Dataset with ``n``, the common days, and for each of ``bias``, ``rmse``, ``ubrmse`` (m3 m-3) and ``r``:
+    ``<metric>_estimate`` and ``<metric>_rival``; ``<metric>_difference``, the first less the second (for the bias: of their
+    absolute values), and the ends of its interval, ``<metric>_lower`` and ``<metric>_upper``. Differences of bias, RMSE and
+    ubRMSE below 0, and of R above 0, are in favour of the estimate. ``n_effective``: the mean of both estimates' effective
+    days. Fewer than 10 common days give NaN.
+
+    Raises
+    ------
+    ValueError
+        If the three have no value of ``dim`` in common.
+    """
+    estimate, rival, reference = xr.align(estimate, rival, reference, join="inner", copy=False)
+    if not estimate.sizes[dim]:
+        raise ValueError(f"estimate, rival and reference have no {dim} in common")
+    times = estimate.get_index(dim)
+    day = ((times - times[0]) // pd.Timedelta(days=1)).to_numpy().astype(np.int64)
+    values = xr.apply_ufunc(
+        _difference_series,
+        estimate,
+        rival,
+        reference,
+        kwargs={"day": day, "resamples": resamples, "level": level, "seed": seed},
+        input_core_dims=[[dim]] * 3,
+        output_core_dims=[["metric", "part"]],
+        vectorize=True,
+        output_dtypes=[np.float64],
+    )
+    out = {
+        "n": values.isel(metric=0, part=0).astype(np.int64),
+        "n_effective": values.isel(metric=len(METRICS), part=slice(0, 2)).mean("part", skipna=False),
+    }
+    for m, name in enumerate(METRICS):
+        if m:
+            for k, part in enumerate(("estimate", "rival", "difference", "lower", "upper")):
+                out[f"{name}_{part}"] = values.isel(metric=m, part=k)
+    return xr.Dataset(out)
+
+
 def score_all(estimates: Mapping[str, xr.DataArray], reference: xr.DataArray, **options: Any) -> xr.Dataset:
     """Score several estimates on identical samples: the days that the reference and every estimate have.
 
@@ -310,3 +420,88 @@ def sensor_weights(scores: xr.Dataset) -> Array:
 def band_name(top: float, bottom: float) -> str:
     """A depth band (m) as tables show it, such as ``8-30 cm``."""
     return f"{100 * top:.0f}-{100 * bottom:.0f} cm"
+
+
+def summarise_differences(
+    differences: xr.Dataset,
+    bands: Sequence[tuple[float, float]],
+    *,
+    resamples: int = RESAMPLES,
+    level: float = 0.95,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Paired differences of sensors by depth band and rival: their median, and at how many sensors the estimate is better.
+
+    At a sensor the estimate is better, or worse, where the interval of the difference lies on one side of 0; else that is
+    undecided. Sensors count by their effective days in the median. Its interval comes from a bootstrap of stations: sensors of
+    one station, which share their weather and soil, are drawn together.
+
+    Parameters
+    ----------
+    differences
+        From ``score_differences``, with the dimensions ``rival`` (with its coordinate) and ``sensor``, and the coordinates
+        ``network``, ``station``, ``depth_top`` and ``depth_bottom`` of the sensors.
+    bands
+        Depth bands (top, bottom) in m; a sensor belongs to the one that holds its middle.
+    resamples, level, seed
+        Of the bootstrap of stations.
+
+    Returns
+    -------
+    One row for each band, rival and metric with a sensor: ``sensors``, ``stations``, ``days``; ``estimate`` and
+    ``rival_score``, the medians of both; ``difference``, ``lower``, ``upper`` (NaN for fewer than 3 stations); ``better``,
+    ``worse``, ``undecided``.
+    """
+    middle = 0.5 * (differences["depth_top"] + differences["depth_bottom"]).values
+    stations = np.array(
+        [
+            f"{network}/{name}"
+            for network, name in zip(differences["network"].values, differences["station"].values, strict=True)
+        ]
+    )
+    rows = []
+    for top, bottom in bands:
+        within = (middle >= top - 1e-9) & (middle < bottom - 1e-9)
+        for rival in differences["rival"].values.tolist():
+            one = differences.sel(rival=rival)
+            for metric, sign in COMPARED.items():
+                gaps = one[f"{metric}_difference"].values
+                some = np.flatnonzero(within & np.isfinite(gaps))
+                if not some.size:
+                    continue
+                part, weights = one.isel(sensor=some), one["n_effective"].values[some]
+                low, high = sign * part[f"{metric}_lower"].values, sign * part[f"{metric}_upper"].values
+                better, worse = int((np.fmin(low, high) > 0.0).sum()), int((np.fmax(low, high) < 0.0).sum())
+                ends = _interval_of_median(gaps[some], weights, stations[some], resamples, level, seed)
+                rows.append(
+                    {
+                        "band": band_name(top, bottom),
+                        "rival": rival,
+                        "metric": metric,
+                        "sensors": some.size,
+                        "stations": len(set(stations[some])),
+                        "days": int(part["n"].values.sum()),
+                        "estimate": weighted_quantile(part[f"{metric}_estimate"].values, weights, 0.5),
+                        "rival_score": weighted_quantile(part[f"{metric}_rival"].values, weights, 0.5),
+                        "difference": weighted_quantile(gaps[some], weights, 0.5),
+                        "lower": ends[0],
+                        "upper": ends[1],
+                        "better": better,
+                        "worse": worse,
+                        "undecided": some.size - better - worse,
+                    }
+                )
+    return pd.DataFrame(rows)
+
+
+def _interval_of_median(
+    values: Array, weights: Array, stations: NDArray[Any], resamples: int, level: float, seed: int
+) -> tuple[float, float]:
+    """Ends of the interval of a weighted median, by a bootstrap of whole stations."""
+    names, of_sensor = np.unique(stations, return_inverse=True)
+    if names.size < _FEWEST_STATIONS or not resamples:
+        return float("nan"), float("nan")
+    drawn = np.random.default_rng(seed).integers(0, names.size, (resamples, names.size))
+    medians = [weighted_quantile(values, weights * np.bincount(each, minlength=names.size)[of_sensor], 0.5) for each in drawn]
+    low, high = np.nanquantile(medians, [0.5 * (1.0 - level), 0.5 * (1.0 + level)])
+    return float(low), float(high)
