@@ -74,6 +74,12 @@ class FieldReader:
             kept = np.broadcast_to(kept, (steps.size, *kept.shape[1:]))
         return np.ascontiguousarray(self._newest(kept, steps))
 
+    def chunks(self, variable: Variable) -> dict[str, int]:
+        """Length of what is unpacked at once along ``t0`` (time), ``y`` and ``x``; what is not in pieces is not there."""
+        if variable.chunks is None:
+            return {}
+        return dict(zip(self._roles(variable), variable.chunks, strict=True))
+
     def is_provisional(self, steps: NDArray[np.int64]) -> bool:
         """Whether the provider will replace values of these steps, of those that were read."""
         versions = self._versions

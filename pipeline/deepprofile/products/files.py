@@ -65,7 +65,8 @@ class Variable:
     """A variable of a file as it is stored.
 
     ``raw`` gives a part of the values as they are stored, packed and with fill, for a slice of each axis. ``axes`` gives a
-    name for each axis, "" where the file has none; they are looked up only where they are needed.
+    name for each axis, "" where the file has none; they are looked up only where they are needed. ``chunks``: along each axis,
+    what is unpacked at once; None where nothing is.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Variable:
     dtype: np.dtype[Any]
     attrs: Mapping[str, Any]
     raw: Callable[[Index], NDArray[Any]]
+    chunks: tuple[int, ...] | None = None
 
     @cached_property
     def dims(self) -> tuple[str, ...]:
@@ -183,7 +185,13 @@ class Hdf5File(GranuleFile):
         found = h5py.Dataset(opened_here)
         attrs = {key: _attribute(found, key) for key in _CF_ATTRIBUTES if h5py.h5a.exists(opened_here, key.encode())}
         return Variable(
-            name, partial(_hdf5_dims, found), found.shape or (), found.dtype, attrs, lambda index: np.asarray(found[index])
+            name,
+            partial(_hdf5_dims, found),
+            found.shape or (),
+            found.dtype,
+            attrs,
+            lambda index: np.asarray(found[index]),
+            found.chunks,
         )
 
 
@@ -238,7 +246,10 @@ class DatasetFile(GranuleFile):
         attrs = {str(key): plain(value) for key, value in found.attrs.items() if key in _CF_ATTRIBUTES}
         # Copied: the values may be a view of a file that is about to be closed.
         dims = tuple(map(str, found.dims))
-        return Variable(name, lambda: dims, found.shape, found.dtype, attrs, lambda index: np.array(found[index].values))
+        chunks = found.encoding.get("chunks")
+        return Variable(
+            name, lambda: dims, found.shape, found.dtype, attrs, lambda index: np.array(found[index].values), chunks
+        )
 
 
 class JoinedFile(GranuleFile):

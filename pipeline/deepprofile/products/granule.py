@@ -369,7 +369,7 @@ class Product(ABC):
 
     def _time_axis(self, file: GranuleFile) -> TimeAxis:
         named = self.parse(_own_name(file))
-        found = _times_of(file)
+        found = times_of(file)
         stated = self._stated_time(file) if found is None else None
         if found is None:
             time = named.time if named is not None and named.time is not None else stated
@@ -587,9 +587,14 @@ def _own_name(file: GranuleFile) -> str:
     return file.name.split(" in ", 1)[0]
 
 
-def _times_of(file: GranuleFile) -> TimeAxis | None:
-    """The time steps of a file: ``valid_time``, or ``time`` with the ``step`` of a forecast."""
-    valid = file.find("valid_time")
+def times_of(file: GranuleFile, name: str | None = None) -> TimeAxis | None:
+    """The time steps of a file: ``valid_time``, or ``time`` with the ``step`` of a forecast; or a variable of a given name.
+
+    None where there are none.
+    """
+    valid = file.find("valid_time") if name is None else file.find(name)
+    if valid is None and name is not None:
+        return None
     if valid is not None:
         return TimeAxis(decode_times(valid).reshape(-1), valid.shape, valid.dims)
     time = file.find("time", "forecast_reference_time", "datetime", "date")
