@@ -236,6 +236,65 @@ class Stations(Section):
         return self
 
 
+LayerDepths = tuple[float, float]
+
+
+class Rival(Section):
+    """A gridded product that is scored beside the profiles, at the stations; it takes no part in them."""
+
+    path: str = Field(
+        description="its files: a folder, at any depth, a pattern with * in it, a file, or a group in Zarr; on this machine or gs://"
+    )
+    variables: dict[str, tuple[LayerDepths, ...]] = Field(
+        min_length=1,
+        description="of each variable the layer, [top, bottom] in m; or several, in the order in which they lie along its axis",
+    )
+    units: Literal["m3 m-3", "percent", "kg m-2"] | None = Field(
+        None, description="of its values (kg m-2: of each layer); as the files say, by default"
+    )
+    scale: float = Field(1.0, gt=0.0, description="values are multiplied by it first")
+    flags: dict[str, tuple[float, ...]] = Field(
+        default_factory=dict, description="variables with the values that are allowed, such as {flag: [0]}"
+    )
+    steps_per_day: Positive = Field(1, description="time steps of a whole day; ingest.min_day_fraction of them make a mean")
+    time: str | None = Field(None, description="name of the time, where it is not a usual one")
+    latitude: str | None = Field(None, description="name of the latitude, where it is not a usual one")
+    longitude: str | None = Field(None, description="name of the longitude, where it is not a usual one")
+
+    @field_validator("variables", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: Any) -> Any:
+        """A single layer as a list of one."""
+
+        def is_layer(layers: Any) -> bool:
+            return isinstance(layers, (list, tuple)) and bool(layers) and all(isinstance(each, (int, float)) for each in layers)
+
+        return {name: [each] if is_layer(each) else each for name, each in value.items()} if isinstance(value, dict) else value
+
+    @field_validator("variables")
+    @classmethod
+    def _are_layers(cls, value: dict[str, tuple[LayerDepths, ...]]) -> dict[str, tuple[LayerDepths, ...]]:
+        for name, layers in value.items():
+            if not layers:
+                raise ValueError(f"{name} has no layer: give [top, bottom] in m")
+            for top, bottom in layers:
+                if not 0.0 <= top < bottom:
+                    raise ValueError(
+                        f"{name}: [{top:g}, {bottom:g}] is no layer: the top lies above the bottom, in m from the surface"
+                    )
+                if top >= 1.0:
+                    raise ValueError(
+                        f"{name}: the layer from {top:g} to {bottom:g} m lies below 1 m, where there are no profiles"
+                    )
+        return value
+
+    @model_validator(mode="after")
+    def _both_coordinates(self) -> Rival:
+        if (self.latitude is None) != (self.longitude is None):
+            raise ValueError("'latitude' and 'longitude' are named together")
+        return self
+
+
 class Gate(Section):
     """What a new version has to pass before readers see it."""
 
@@ -311,6 +370,9 @@ class Config(Section):
     collocation: Collocation = Field(default_factory=Collocation)
     inversion: Inversion = Field(default_factory=Inversion)
     stations: tuple[Stations, ...] = ()
+    rivals: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")], Rival] = Field(
+        default_factory=dict, description="gridded products that are scored beside the profiles, by name"
+    )
     gate: Gate = Field(default_factory=Gate)
     retention: Retention = Field(default_factory=Retention)
     blocks: Blocks = Field(default_factory=Blocks)
@@ -329,6 +391,12 @@ class Config(Section):
             if source.grid is not None and source.grid != PRODUCTS[name].grid.name and (name, source.grid) not in VARIANTS:
                 raise ValueError(f"{name} does not come on the grid {source.grid!r}")
         return value
+
+    @model_validator(mode="after")
+    def _scored_somewhere(self) -> Config:
+        if self.rivals and not self.stations:
+            raise ValueError("rivals are scored at stations: name some under 'stations'")
+        return self
 
     def product(self, name: str) -> Product:
         """A product as it is configured."""
@@ -396,6 +464,7 @@ def _resolved(config: Config, folder: Path) -> Config:
             "root": absolute(config.root),
             "products": {n: s.model_copy(update={"granules": absolute(s.granules)}) for n, s in config.products.items()},
             "stations": tuple(s.model_copy(update={"path": absolute(s.path)}) for s in config.stations),
+            "rivals": {n: r.model_copy(update={"path": absolute(r.path)}) for n, r in config.rivals.items()},
         }
     )
 
@@ -493,6 +562,12 @@ def documented(section: type[BaseModel] = Config, indent: int = 0) -> str:
                 f"{pad}products:",
                 f"{pad}  smap_l4:  # any of {', '.join(PRODUCTS)}",
                 documented(ProductSource, indent + 2),
+            ]
+        elif name == "rivals":
+            lines += [
+                f"{pad}rivals:",
+                f"{pad}  esa_cci_rzsm:  # {(Rival.__doc__ or '').splitlines()[0]}",
+                documented(Rival, indent + 2),
             ]
         elif name == "stations":
             lines += [

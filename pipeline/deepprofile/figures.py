@@ -147,6 +147,42 @@ def reliability_figure(
     return figure
 
 
+def differences_figure(table: pd.DataFrame, panels: Mapping[str, tuple[str, float]], title: str) -> Figure:
+    """Median differences from rivals with their intervals, by depth: one panel a metric, one colour a rival.
+
+    Parameters
+    ----------
+    table
+        From ``deepprofile.metrics.summarise_differences``.
+    panels
+        By metric, the heading of its panel and on which side of 0 (-1 or 1) a difference is in favour of the estimate: that
+        side is shaded.
+    title
+        Of the figure.
+    """
+    bands, rivals = list(dict.fromkeys(table["band"])), list(dict.fromkeys(table["rival"]))
+    figure = Figure(figsize=(3.1 * len(panels), 1.3 + 0.42 * len(bands) + 0.1 * len(rivals)), layout="constrained")
+    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axis, (metric, (heading, sign)) in zip(axes, panels.items(), strict=True):
+        for k, rival in enumerate(rivals):
+            rows = table[(table["metric"] == metric) & (table["rival"] == rival)]
+            place = [bands.index(band) + 0.16 * (k - 0.5 * (len(rivals) - 1)) for band in rows["band"]]
+            colour, (low, high) = OTHERS[k % len(OTHERS)], (rows["lower"].to_numpy(), rows["upper"].to_numpy())
+            axis.hlines(place, low, high, color=colour, lw=1.8)
+            axis.plot(rows["difference"], place, "o", color=colour, ms=4.5, label=rival)
+        reach = 1.05 * float(np.nanmax(np.abs([*axis.get_xlim(), 1e-6])))
+        axis.axvspan(0.0, sign * reach, color=BAND, alpha=0.25, lw=0)
+        axis.axvline(0.0, color=SENSOR, lw=0.8)
+        axis.set_xlim(-reach, reach)
+        axis.set_title(heading, fontsize=10)
+        axis.grid(alpha=0.25)
+    axes[0].set_yticks(range(len(bands)), bands, fontsize=9)
+    axes[0].set_ylim(len(bands) - 0.5, -0.5)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8, frameon=False)
+    figure.suptitle(title, fontsize=11)
+    return figure
+
+
 def section_figure(profile: xr.Dataset, title: str) -> Figure:
     """Time by depth section of theta(z), and of its standard deviation, of one cell."""
     depth = np.linspace(0.0, 1.0, 51)

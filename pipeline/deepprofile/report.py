@@ -17,12 +17,12 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from deepprofile.config import Config
-from deepprofile.figures import maps_figure, profiles_figure, reliability_figure, series_figure
-from deepprofile.metrics import band_name, sensor_weights, summarise
+from deepprofile.figures import differences_figure, maps_figure, profiles_figure, reliability_figure, series_figure
+from deepprofile.metrics import COMPARED, band_name, sensor_weights, summarise, summarise_differences
 from deepprofile.objects import zarr_store
 from deepprofile.redaction import without_secrets
 from deepprofile.representativeness import BANDS_M, INTERVALS, bands
-from deepprofile.stages import collocate, ingest, invert, matchups, observations, validate
+from deepprofile.stages import collocate, ingest, invert, matchups, observations, paired, validate
 from deepprofile.stages.stage import days_of
 from deepprofile.stores import Root
 
@@ -399,6 +399,8 @@ def _stations(stores: Published, profile: xr.Dataset, truth: xr.DataArray | None
         for by, name in GROUPS.items()
         if not (summary := station_scores(scores, by)).empty
     ]
+    if stores.config.rivals and paired.STORE in stores.versions:
+        sections += _rivals(paired.differences(stores.root.open(paired.STORE)))
     coverage = station_coverage(scores)
     if not coverage.empty:
         sections += _held(scores, coverage)
@@ -426,6 +428,50 @@ def _stations(stores: Published, profile: xr.Dataset, truth: xr.DataArray | None
         shown.figures.append((f"profiles_{name}", figure, caption))
         shown.figures.append((f"series_{name}", _series(stores, here, one, chosen, place), f"{place}: daily series."))
     return [*sections, shown]
+
+
+def _rivals(differences: xr.Dataset) -> list[Section]:
+    """Paired differences from every rival, by depth band; nothing where no sensor has days with a rival."""
+    summary = summarise_differences(differences, BANDS_M)
+    if summary.empty:
+        return []
+    labels = {"rmse": "RMSE", "ubrmse": "ubRMSE", "bias": "|bias|", "r": "R"}
+    order = {metric: k for k, metric in enumerate(labels)}
+    rows = []
+    for row in sorted(summary.to_dict("records"), key=lambda row: (_place(row["band"]), row["rival"], order[row["metric"]])):
+        shown = ".2f" if row["metric"] == "r" else ".3f"
+        ends = "" if np.isnan(row["lower"]) else f" ({row['lower']:+{shown}}, {row['upper']:+{shown}})"
+        rows.append(
+            {
+                "sensors at": row["band"],
+                "rival": row["rival"],
+                "score": labels[row["metric"]],
+                "sensors": row["sensors"],
+                "stations": row["stations"],
+                "fused": f"{row['estimate']:{shown}}",
+                "rival's": f"{row['rival_score']:{shown}}",
+                "difference (95 %)": f"{row['difference']:+{shown}}{ends}",
+                "fused better at": row["better"],
+                "worse at": row["worse"],
+                "undecided": row["undecided"],
+            }
+        )
+    panels = {metric: (f"{labels[metric]}: fused less rival", COMPARED[metric]) for metric in ("rmse", "ubrmse", "r")}
+    figure = differences_figure(summary, panels, "Fused estimate beside rivals")
+    return [
+        Section(
+            "Beside rivals",
+            "The fused estimate and each rival on the days of each sensor that both have. Differences are fused less rival, "
+            "medians over sensors, with an interval from a bootstrap of stations; below 0 is in favour of the fused estimate, for "
+            "R above 0. At a sensor one is better where the interval of the paired bootstrap of days lies on one side of 0.",
+            [("rivals", figure, "Median differences, 95 % intervals; the shaded side is in favour of the fused estimate.")],
+            html_table(pd.DataFrame(rows)),
+        )
+    ]
+
+
+def _place(band: str) -> int:
+    return [band_name(*each) for each in BANDS_M].index(band)
 
 
 def _held(scores: xr.Dataset, coverage: pd.DataFrame) -> list[Section]:

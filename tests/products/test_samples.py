@@ -169,7 +169,7 @@ def test_a_file_without_a_time_has_that_of_its_name(tmp_path):
     [
         ({}, {"variables": (("rzsm_9", (Layer(0.0, 0.1),)),)}, r"no variable 'rzsm_9'; it has .*rzsm_1"),
         ({"units": "K"}, {}, r"gives rzsm_1 in 'K', which is none of m3 m-3, percent and kg m-2"),
-        ({"factor": 100.0}, {}, r"holds values from 10.* to .*, read as its units say: .* state 'units', such as percent"),
+        ({"factor": 100.0}, {}, r"holds values from 10.* to .*, read as its units say: .*state 'units', such as percent"),
         ({}, {"flags": (("quality", (0.0,)),)}, r"no variable 'quality'"),
         ({}, {"time": "t0"}, r"has no variable 't0'"),
     ],

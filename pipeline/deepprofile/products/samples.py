@@ -114,11 +114,13 @@ def sample(
             raise GranuleError(f"{file.name} has no {'time' if how.time is None else f'variable {how.time!r}'}")
         axis = TimeAxis(np.array([named], "datetime64[m]"), (), ())
     steps: Positions = np.flatnonzero(np.isin(axis.times.astype("datetime64[D]"), days))
+    if not steps.size:
+        return Samples(axis.times[:0], np.zeros((0, len(how.layers), places.latitude.size), np.float32))
     found = [(_variable(file, name), layers) for name, layers in how.variables]
     cells, rows, columns = _locate(file, how, places, found[0][0])
     inside: Positions = np.flatnonzero((rows >= 0) & (columns >= 0))
     values = np.full((steps.size, len(how.layers), rows.size), np.nan, np.float32)
-    if not steps.size or not inside.size:
+    if not inside.size:
         return Samples(axis.times[steps], values)
     reader = _Sampler(FieldReader(file, axis, cells), rows[inside], columns[inside])
     k = 0
@@ -194,8 +196,8 @@ def _checked(file: GranuleFile, values: Floats, how: Reading) -> Floats:
     there = values[np.isfinite(values)]
     if there.size and (there.min() < LEAST or there.max() > GREATEST):
         raise GranuleError(
-            f"{file.name} holds values from {there.min():.4g} to {there.max():.4g}, read as {how.units or 'its units say'}: soil "
-            "moisture in m3 m-3 lies between 0 and 1 (state 'units', such as percent or kg m-2, or 'scale')"
+            f"{file.name} holds values from {there.min():.4g} to {there.max():.4g}, read as {how.units or 'its units say'}: "
+            "soil moisture in m3 m-3 lies between 0 and 1 (state 'units', such as percent or kg m-2, or 'scale')"
         )
     with np.errstate(invalid="ignore"):
         values[(values < 0.0) | (values > 1.0)] = np.nan

@@ -225,13 +225,21 @@ def _why_not(product: Product, name: str) -> PassedOver | None:
     reason = product.refusal(name)
     if reason is not None:
         return PassedOver(name, reason, True)
-    ending = name.rsplit(".", 1)[-1].lower() if "." in name else ""
-    if ending in _BESIDE:
-        return PassedOver(name, f"a file that ends in .{ending} holds no data that can be read", False)
+    if holds_no_data(name):
+        return PassedOver(name, f"a file that ends in .{_ending(name)} holds no data that can be read", False)
     other = next(
         (p for p in PRODUCTS.values() if p.name != product.name and p.parse(name) is not None and _is_telling(p)), None
     )
     return PassedOver(name, f"it is a granule of {other.name}", False) if other is not None else None
+
+
+def _ending(name: str) -> str:
+    return name.rsplit(".", 1)[-1].lower() if "." in name else ""
+
+
+def holds_no_data(name: str) -> bool:
+    """Whether a file lies beside granules and is none, by how its name ends."""
+    return _ending(name) in _BESIDE
 
 
 def _folders_like_granules(product: Product, url: str, path: str, granules: Sequence[str]) -> Iterator[PassedOver]:

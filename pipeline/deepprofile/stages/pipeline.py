@@ -17,7 +17,20 @@ from deepprofile.engine import COPIED, Job, Ledger, Pool, Progress
 from deepprofile.engine import DONE as ENGINE_DONE
 from deepprofile.lease import Lease, live_holder
 from deepprofile.objects import MissingPath, join, names_below, zarr_store
-from deepprofile.stages import bounds, checks, collocate, download, ingest, invert, matchups, observations, schedule, validate
+from deepprofile.stages import (
+    bounds,
+    checks,
+    collocate,
+    download,
+    ingest,
+    invert,
+    matchups,
+    observations,
+    paired,
+    rivals,
+    schedule,
+    validate,
+)
 from deepprofile.stages.retention import PUBLISHED, record_publication
 from deepprofile.stages.schedule import Moment
 from deepprofile.stages.stage import (
@@ -96,10 +109,20 @@ def steps(
         yield matchups.STORE, lambda root, versions: matchups.plan(config, root, versions, found())
         yield validate.DIFFERENCES_STORE, lambda root, versions: validate.plan_differences(config, root, versions, found())
         yield validate.STORE, lambda root, versions: validate.plan(config, root, versions, found())
+        for name in config.rivals:
+            yield rivals.store_name(name), partial(_plan_rival, config, name, found)
+        if config.rivals:
+            yield paired.STORE, lambda root, versions: paired.plan(config, root, versions, found())
 
 
 def _plan_ingest(config: Config, name: str, moment: Moment | None, root: Root, _: Mapping[str, str]) -> StagePlan:
     return ingest.plan(config, root, name, moment)
+
+
+def _plan_rival(
+    config: Config, name: str, found: Callable[[], observations.Found], root: Root, _: Mapping[str, str]
+) -> StagePlan:
+    return rivals.plan(config, root, name, found())
 
 
 def jobs(config: Config, stages: Sequence[str] = STAGES) -> list[Job]:
@@ -113,7 +136,7 @@ def jobs(config: Config, stages: Sequence[str] = STAGES) -> list[Job]:
         found += [bounds.job(config)] if bounds.are_gridded(config) else []
         found.append(invert.job(config))
     if "validate" in stages and config.stations:
-        found += validate.jobs_of_some(config)
+        found += validate.jobs_of_some(config) + paired.jobs_of_some(config)
     return found
 
 

@@ -1,0 +1,198 @@
+"""Paired differences: the fused estimate beside every rival, scored at each sensor on the days that all three have."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from numpy.typing import NDArray
+
+from deepprofile.basis import MAX_DEPTH_M
+from deepprofile.comparison import step_function_weights
+from deepprofile.config import Config
+from deepprofile.engine import Block, Job, Outcome, fingerprint, grid_blocks
+from deepprofile.metrics import COMPARED, RESAMPLES, score_differences
+from deepprofile.objects import zarr_store
+from deepprofile.stages import matchups, observations, rivals
+from deepprofile.stages.observations import (
+    SENSORS_PER_BLOCK,
+    SENSORS_PER_CHUNK,
+    SENSORS_PER_STRETCH,
+    Found,
+    sensor_attributes,
+    sensor_coordinates,
+)
+from deepprofile.stages.stage import StagePlan, days_of
+from deepprofile.stores import Root, Template, Variable, read_region, write_shards
+
+# The version of what turns daily series into paired differences.
+ALGORITHM: Final = 1
+STORE: Final = "comparison"
+_POINT_M: Final = 1e-6
+
+
+def template(config: Config, stations: xr.Dataset) -> Template:
+    """The store of the paired differences before anything is computed."""
+    names, count = list(config.rivals), stations.sizes["sensor"]
+
+    def of_sensor(unit: str, text: str, *more: int) -> Variable:
+        shape = (len(names), SENSORS_PER_BLOCK, *more)
+        dims = ("rival", "sensor", *(("bound",) if more else ()))
+        attrs = {"units": unit, "long_name": text}
+        return Variable(dims, "float64", shards=shape, chunks=shape, fill=float("nan"), attrs=attrs)
+
+    variables = {
+        "n": of_sensor("1", "days that the sensor, the fused estimate and the rival have"),
+        "n_effective": of_sensor("1", "independent days that are worth as much as n"),
+    }
+    for metric, sign in COMPARED.items():
+        unit, better = "1" if metric == "r" else "m3 m-3", "below" if sign < 0.0 else "above"
+        sizes = " of the sizes" if metric == "bias" else ""
+        variables |= {
+            f"{metric}_fused": of_sensor(unit, f"{metric} of the fused estimate"),
+            f"{metric}_rival": of_sensor(unit, f"{metric} of the rival"),
+            f"{metric}_difference": of_sensor(
+                unit,
+                f"{metric}: difference{sizes}, fused less rival, and its 95 % interval; {better} 0 is in favour of fused",
+                3,
+            ),
+        }
+    return Template(
+        sizes={"rival": len(names), "sensor": count, "bound": 3},
+        variables=variables | sensor_coordinates(stations),
+        attrs={
+            **sensor_attributes(config, stations),
+            "title": "Scores of rivals beside the fused estimate, on identical days",
+            "rivals": names,
+            "block_dims": ["sensor"],
+        },
+    )
+
+
+@dataclass(frozen=True)
+class ComparisonBlock:
+    """Compares the fused estimate with every rival at some sensors, a few at a time."""
+
+    days: NDArray[np.datetime64]
+    observations_url: str
+    matchups_url: str
+    rivals: tuple[str, ...]
+    url: str
+
+    def __call__(self, block: Block, _: Any) -> Outcome:
+        """See ``deepprofile.engine.Job``."""
+        first, after = block.region[0]
+        spans = [(start, min(start + SENSORS_PER_CHUNK, after)) for start in range(first, after, SENSORS_PER_CHUNK)]
+        parts = [self._differences(*span) for span in spans]
+        whole = xr.concat([part for part, _ in parts], "sensor")
+        written = 0
+        for name in ("n", "n_effective"):
+            written += write_shards(
+                self.url, name, (0, first), whole[name].transpose("rival", "sensor").values.astype(np.float64)
+            )
+        for metric in COMPARED:
+            for mine, theirs in (("fused", "estimate"), ("rival", "rival")):
+                values = whole[f"{metric}_{theirs}"].transpose("rival", "sensor").values
+                written += write_shards(self.url, f"{metric}_{mine}", (0, first), values)
+            ends = [whole[f"{metric}_{part}"].transpose("rival", "sensor").values for part in ("difference", "lower", "upper")]
+            written += write_shards(self.url, f"{metric}_difference", (0, first, 0), np.stack(ends, axis=-1))
+        return Outcome(sum(read for _, read in parts), written)
+
+    def _differences(self, first: int, after: int) -> tuple[xr.Dataset, int]:
+        """Differences (rival, sensor) of some sensors, and the bytes that were read."""
+        own, times = slice(first, after), {"time": pd.DatetimeIndex(self.days)}
+        measured = read_region(self.observations_url, "soil_moisture", (slice(None), own)).T
+        # The fused estimate is the first of the matchups.
+        fused = read_region(self.matchups_url, "soil_moisture", (slice(None), slice(0, 1), own))[:, 0].T
+        depths = [read_region(self.observations_url, name, (own,)).tolist() for name in ("depth_top", "depth_bottom")]
+        read, parts = measured.nbytes + fused.nbytes, []
+        truth, ours = (xr.DataArray(np.ascontiguousarray(v), dims=("sensor", "time"), coords=times) for v in (measured, fused))
+        for url in self.rivals:
+            series = read_region(url, "soil_moisture", (slice(None), slice(None), own))
+            top, bottom = (read_region(url, name, (slice(None),)) for name in ("layer_top", "layer_bottom"))
+            theirs = np.stack(
+                [at_depths(series[:, :, k], top, bottom, *depth) for k, depth in enumerate(zip(*depths, strict=True))]
+            )
+            parts.append(score_differences(ours, xr.DataArray(theirs, dims=("sensor", "time"), coords=times), truth))
+            read += series.nbytes
+        return xr.concat(parts, "rival"), read
+
+
+def at_depths(
+    series: NDArray[np.float32],
+    layer_top: NDArray[np.float64],
+    layer_bottom: NDArray[np.float64],
+    top: float,
+    bottom: float,
+) -> NDArray[np.float32]:
+    """The step function of layers (day, layer) at the depths of a sensor, (day,), as the matchups have products."""
+    top = min(top, MAX_DEPTH_M - _POINT_M)
+    weights = step_function_weights(layer_top, layer_bottom, top, min(max(bottom, top + _POINT_M), MAX_DEPTH_M))
+    total = np.zeros(len(series))
+    for layer in np.flatnonzero(weights):
+        total += weights[layer] * series[:, layer]
+    return np.where(weights.any(), total, np.nan).astype(np.float32)
+
+
+def job(config: Config, count: int, compute: Any = None, mark: Any = None) -> Job:
+    """Blocks of sensors."""
+    days = days_of(config).size
+    layers = max((len(rivals.reading_of(rival).layers) for rival in config.rivals.values()), default=0)
+    return Job(
+        name="validate: comparison",
+        blocks=grid_blocks((count,), (SENSORS_PER_BLOCK,)),
+        compute=compute,
+        fingerprint=mark,
+        # Of some sensors three series and the layers of a rival, as read and in the order of the sensors, and on common days;
+        # where the blocks of the bootstrap begin.
+        memory_per_block=SENSORS_PER_CHUNK * days * (3 + layers) * 4 * 6 + RESAMPLES * days * 8,
+        bytes_in=count * days * (2 + layers * len(config.rivals)) * 4,
+        bytes_out=count * len(config.rivals) * (2 + 5 * len(COMPARED)) * 8,
+    )
+
+
+def plan(config: Config, root: Root, versions: Mapping[str, str], found: Found) -> StagePlan:
+    """Plan the paired differences of the sensors that ``observations.sensors_of`` has found."""
+    made, count = template(config, found.stations), found.stations.sizes["sensor"]
+    stores = (observations.STORE, matchups.STORE, *map(rivals.store_name, config.rivals))
+    inputs = {name: versions[name] for name in stores}
+    version = fingerprint("comparison", ALGORITHM, dict(made.attrs), made.shard_shape("n"), inputs)
+
+    def mark(block: Block) -> str:
+        return fingerprint("comparison", version, block.region)
+
+    urls = [root.version(name, inputs[name]) for name in stores]
+    compute = ComparisonBlock(days_of(config), urls[0], urls[1], tuple(urls[2:]), root.version(STORE, version))
+    listed = job(config, count, compute, mark)
+    return StagePlan("validate/comparison", STORE, version, made, listed, compute.url, inputs | {"sensors": count})
+
+
+def jobs_of_some(config: Config) -> list[Job]:
+    """All jobs for one block of sensors: how many sensors there are is not known before all stations are read."""
+    if not config.rivals:
+        return []
+    made = [(rivals.job(config, name, SENSORS_PER_STRETCH), SENSORS_PER_STRETCH) for name in config.rivals]
+    made.append((job(config, SENSORS_PER_BLOCK), SENSORS_PER_BLOCK))
+    return [replace(each, name=f"{each.name}, for every {count} sensors") for each, count in made]
+
+
+def differences(url: str) -> xr.Dataset:
+    """The paired differences of a store, as ``deepprofile.metrics.summarise_differences`` takes them."""
+    with xr.open_zarr(zarr_store(url), consolidated=False, chunks=None) as store:
+        found = store.load()
+    parts = {"n": found["n"], "n_effective": found["n_effective"]}
+    for metric in COMPARED:
+        parts[f"{metric}_estimate"], parts[f"{metric}_rival"] = found[f"{metric}_fused"], found[f"{metric}_rival"]
+        for k, end in enumerate(("difference", "lower", "upper")):
+            parts[f"{metric}_{end}"] = found[f"{metric}_difference"].isel(bound=k)
+    return xr.Dataset(parts).assign_coords(
+        rival=list(found.attrs["rivals"]),
+        network=("sensor", np.array(found.attrs["networks"], str)),
+        station=("sensor", np.array(found.attrs["stations"], str)),
+        depth_top=found["depth_top"],
+        depth_bottom=found["depth_bottom"],
+    )
