@@ -189,28 +189,30 @@ def test_what_both_share_does_not_widen_the_interval_of_their_difference():
 
 
 def test_differences_are_summed_up_by_band_and_rival():
-    gaps = {"rmse": [[-0.02, -0.01, 0.03, -0.04]], "r": [[0.1, -0.2, 0.0, 0.3]]}
+    gaps = {"rmse": [[-0.02, -0.01, 0.03, -0.04]], "bias": [[0.01, np.nan, np.nan, np.nan]], "r": [[0.1, -0.2, 0.0, 0.3]]}
     dims = ("rival", "sensor")
     data = {"n": (dims, [[100, 200, 300, 400]]), "n_effective": (dims, [[10.0, 10.0, 10.0, 10.0]])}
     for name in ("bias", "rmse", "ubrmse", "r"):
         values = np.array(gaps.get(name, [[np.nan] * 4]))
         parts = {"difference": values, "lower": values - 0.015, "upper": values + 0.015, "estimate": values + 0.5}
         data |= {f"{name}_{part}": (dims, array) for part, array in parts.items()}
-        data[f"{name}_rival"] = (dims, np.full((1, 4), 0.5))
+        # Of a bias only its size counts.
+        data[f"{name}_rival"] = (dims, np.full((1, 4), -0.5 if name == "bias" else 0.5))
     place = {"network": ["A"] * 4, "station": ["one", "one", "two", "three"]}
     depths = {"depth_top": [0.05, 0.05, 0.05, 0.5], "depth_bottom": [0.05, 0.05, 0.05, 0.5]}
     differences = xr.Dataset(data, {"rival": ["c3s"], **{k: ("sensor", v) for k, v in (place | depths).items()}})
     table = summarise_differences(differences, ((0.0, 0.1), (0.1, 1.0)))
     assert table[["band", "metric", "sensors", "stations", "days"]].values.tolist() == [
         ["0-10 cm", "rmse", 3, 2, 600],
+        ["0-10 cm", "bias", 1, 1, 100],
         ["0-10 cm", "r", 3, 2, 600],
         ["10-100 cm", "rmse", 1, 1, 400],
         ["10-100 cm", "r", 1, 1, 400],
     ]
     # Lower RMSE is better, higher R is; an interval that holds 0 decides nothing.
-    assert table[["better", "worse", "undecided"]].values.tolist() == [[1, 1, 1], [1, 1, 1], [1, 0, 0], [1, 0, 0]]
-    assert table.difference.tolist() == pytest.approx([-0.01, 0.0, -0.04, 0.3])
-    assert table.rival_score.tolist() == [0.5] * 4
+    assert table[["better", "worse", "undecided"]].values.tolist() == [[1, 1, 1], [0, 0, 1], [1, 1, 1], [1, 0, 0], [1, 0, 0]]
+    assert table.difference.tolist() == pytest.approx([-0.01, 0.01, 0.0, -0.04, 0.3])
+    assert table.rival_score.tolist() == [0.5] * 5
     assert table[["lower", "upper"]].isna().all(axis=None)
     more = xr.concat([differences.assign_coords(station=("sensor", [f"{k}{n}" for n in range(4)])) for k in range(5)], "sensor")
     table = summarise_differences(more, ((0.0, 0.1),))

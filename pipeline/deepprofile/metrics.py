@@ -27,7 +27,7 @@ MIN_SAMPLES: Final = 10
 # Of the bootstrap.
 RESAMPLES: Final = 500
 # What two estimates are compared by, and on which side of zero the difference between the first and the second is better.
-COMPARED: Final[Mapping[str, float]] = {"bias": -1.0, "rmse": -1.0, "ubrmse": -1.0, "r": 1.0}
+COMPARED: Final[Mapping[str, float]] = {"rmse": -1.0, "ubrmse": -1.0, "bias": -1.0, "r": 1.0}
 # Of an interval over stations: fewer say nothing of how much they differ.
 _FEWEST_STATIONS: Final = 3
 
@@ -449,8 +449,8 @@ def summarise_differences(
     Returns
     -------
     One row for each band, rival and metric with a sensor: ``sensors``, ``stations``, ``days``; ``estimate`` and
-    ``rival_score``, the medians of both; ``difference``, ``lower``, ``upper`` (NaN for fewer than 3 stations); ``better``,
-    ``worse``, ``undecided``.
+    ``rival_score``, the medians of both (of absolute biases); ``difference``, ``lower``, ``upper`` (NaN for fewer than 3
+    stations); ``better``, ``worse``, ``undecided``.
     """
     middle = 0.5 * (differences["depth_top"] + differences["depth_bottom"]).values
     stations = np.array(
@@ -470,6 +470,8 @@ def summarise_differences(
                 if not some.size:
                     continue
                 part, weights = one.isel(sensor=some), one["n_effective"].values[some]
+                scores = [part[f"{metric}_{which}"].values for which in ("estimate", "rival")]
+                ours, theirs = [np.abs(values) for values in scores] if metric == "bias" else scores
                 low, high = sign * part[f"{metric}_lower"].values, sign * part[f"{metric}_upper"].values
                 better, worse = int((np.fmin(low, high) > 0.0).sum()), int((np.fmax(low, high) < 0.0).sum())
                 ends = _interval_of_median(gaps[some], weights, stations[some], resamples, level, seed)
@@ -481,8 +483,8 @@ def summarise_differences(
                         "sensors": some.size,
                         "stations": len(set(stations[some])),
                         "days": int(part["n"].values.sum()),
-                        "estimate": weighted_quantile(part[f"{metric}_estimate"].values, weights, 0.5),
-                        "rival_score": weighted_quantile(part[f"{metric}_rival"].values, weights, 0.5),
+                        "estimate": weighted_quantile(ours, weights, 0.5),
+                        "rival_score": weighted_quantile(theirs, weights, 0.5),
                         "difference": weighted_quantile(gaps[some], weights, 0.5),
                         "lower": ends[0],
                         "upper": ends[1],

@@ -436,9 +436,8 @@ def _rivals(differences: xr.Dataset) -> list[Section]:
     if summary.empty:
         return []
     labels = {"rmse": "RMSE", "ubrmse": "ubRMSE", "bias": "|bias|", "r": "R"}
-    order = {metric: k for k, metric in enumerate(labels)}
     rows = []
-    for row in sorted(summary.to_dict("records"), key=lambda row: (_place(row["band"]), row["rival"], order[row["metric"]])):
+    for row in summary.to_dict("records"):
         shown = ".2f" if row["metric"] == "r" else ".3f"
         ends = "" if np.isnan(row["lower"]) else f" ({row['lower']:+{shown}}, {row['upper']:+{shown}})"
         rows.append(
@@ -462,16 +461,12 @@ def _rivals(differences: xr.Dataset) -> list[Section]:
         Section(
             "Beside rivals",
             "The fused estimate and each rival on the days of each sensor that both have. Differences are fused less rival, "
-            "medians over sensors, with an interval from a bootstrap of stations; below 0 is in favour of the fused estimate, for "
-            "R above 0. At a sensor one is better where the interval of the paired bootstrap of days lies on one side of 0.",
+            "medians over sensors, with an interval from a bootstrap of stations; below 0 is in favour of the fused estimate, "
+            "for R above 0. At a sensor one is better where the interval of a paired bootstrap of days is on one side of 0.",
             [("rivals", figure, "Median differences, 95 % intervals; the shaded side is in favour of the fused estimate.")],
             html_table(pd.DataFrame(rows)),
         )
     ]
-
-
-def _place(band: str) -> int:
-    return [band_name(*each) for each in BANDS_M].index(band)
 
 
 def _held(scores: xr.Dataset, coverage: pd.DataFrame) -> list[Section]:

@@ -169,7 +169,7 @@ def test_a_coarser_map_in_percent_and_a_number_for_cells_without_a_value(profile
 
 def test_a_plan_lists_the_step_and_numbers_need_none(configure, porosity):
     listed = [job.name for job in jobs(configure(inversion__bounds=[0.0, porosity()]))]
-    assert listed[-5:-3] == ["invert: bounds", "invert"]
+    assert listed.index("invert: bounds") == listed.index("invert") - 1
     assert "invert: bounds" not in [job.name for job in jobs(configure(inversion__bounds=[0.0, 0.6]))]
 
 
