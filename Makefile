@@ -67,6 +67,7 @@ bench: $(INSTALLED)  ## speed and memory, as ratios taken in one run
 	$(BIN)/python -m benchmarks
 	$(BIN)/python -m benchmarks.stages
 	$(BIN)/python -m benchmarks.scale
+	$(BIN)/python -m benchmarks.validation
 
 twin: $(INSTALLED)  ## accuracy on products made from measured profiles, and on nine simulated regions
 	$(BIN)/python -m benchmarks.profiles
