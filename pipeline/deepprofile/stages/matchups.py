@@ -172,8 +172,7 @@ class MatchupBlock:
         order = invert.degrees_of(self.config) - 1
         coefficients = np.empty((days.size, order + 1, len(cells)), np.float32)
         pattern = np.empty((days.size, len(cells)), np.int64)
-        series = {s.name: np.empty((days.size, len(s.layers), len(cells)), np.float32) for s in self.sources}
-        read = 0
+        series, read = {}, 0
         for some, rows, columns in _tiles(cells, self.config.blocks.cells):
             region, near = (slice(*hull), rows, columns), cells[some] - (rows.start, columns.start)
             whole = read_region(self.profile_url, "coefficients", (region[0], slice(None), *region[1:]))
@@ -182,10 +181,10 @@ class MatchupBlock:
             whole = read_region(self.profile_url, "pattern", region)
             pattern[:, some] = whole[:, near[:, 0], near[:, 1]][within]
             read += whole.nbytes
-            for source in self.sources:
-                found, volume = source.read_cells(self.target, hull, cells[some])
-                series[source.name][:, :, some] = found[within]
-                read += volume
+        for source in self.sources:
+            found, volume = source.read_cells(self.target, hull, cells, self.config.blocks.cells)
+            series[source.name] = found[within]
+            read += volume
         still = _still(self, tuple(places))
         values = np.full((days.size, len(matched(self.config)), len(places)), np.nan, np.float32)
         for e, name in enumerate(matched(self.config)):

@@ -272,7 +272,7 @@ def plan(config: Config, root: Root, found: Found) -> StagePlan:
     stations, report = found
     made = template(config, stations)
     values = np.ascontiguousarray(stations.soil_moisture.transpose("time", "sensor").values, np.float32)
-    content = hashlib.sha256(values.tobytes()).hexdigest()
+    content = hashlib.sha256(values.data).hexdigest()
     places = [variable.values.tolist() for variable in made.variables.values() if variable.values is not None]
     shards = made.shard_shape("soil_moisture")
     version = fingerprint("observations", ALGORITHM, dict(made.attrs), shards, places, content)
@@ -280,7 +280,7 @@ def plan(config: Config, root: Root, found: Found) -> StagePlan:
 
     def mark(block: Block) -> str:
         part = values[tuple(slice(*span) for span in block.region)]
-        return fingerprint("observations", shards, block.region, hashlib.sha256(part.tobytes()).hexdigest())
+        return fingerprint("observations", shards, block.region, hashlib.sha256(np.ascontiguousarray(part).data).hexdigest())
 
     return StagePlan(
         "validate/observations",

@@ -214,29 +214,36 @@ class Source:
         values = read_region(self.url, "soil_moisture", region)
         return regrid(values, y.part(*rows, top), x.part(*columns, left))
 
-    def read_cells(self, target: Grid, days: tuple[int, int], cells: NDArray[np.int64]) -> tuple[NDArray[np.float32], int]:
+    def read_cells(
+        self, target: Grid, days: tuple[int, int], cells: NDArray[np.int64], shard_cells: int
+    ) -> tuple[NDArray[np.float32], int]:
         """Soil moisture at some (row, column) of the target grid, in one pass over the shards that hold them.
+
+        ``shard_cells``: rows, and columns, in a shard of the store.
 
         Returns
         -------
         float32 (day, layer, cell), each the same as ``read`` gives for that cell alone; and the bytes that were read.
         """
         y, x = cached_overlaps(self.grid, target)
-        parts = [(y.part(row, row + 1, 0), x.part(column, column + 1, 0)) for row, column in cells.tolist()]
-        found = np.full((days[1] - days[0], len(self.layers), len(parts)), np.nan, np.float32)
-        met = [(k, own_y, own_x) for k, (own_y, own_x) in enumerate(parts) if own_y.needed[1] and own_x.needed[1]]
-        if not met:
-            return found, 0
-        needed = np.array([(own_y.needed, own_x.needed) for _, own_y, own_x in met])
-        top, left = needed[:, :, 0].min(axis=0).tolist()
-        bottom, right = needed[:, :, 1].max(axis=0).tolist()
-        region = (slice(*days), slice(None), slice(top, bottom), slice(left, right))
-        values = read_region(self.url, "soil_moisture", region)
-        for k, own_y, own_x in met:
-            rows, columns = (slice(*own.needed) for own in (own_y, own_x))
-            near = values[:, :, rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
-            found[:, :, k] = regrid(near, own_y.part(0, 1, rows.start), own_x.part(0, 1, columns.start))[:, :, 0, 0]
-        return found, values.nbytes
+        found, read = np.full((days[1] - days[0], len(self.layers), len(cells)), np.nan, np.float32), 0
+        shards: dict[tuple[int, int], list[tuple[int, Overlap, Overlap]]] = {}
+        for k, (row, column) in enumerate(cells.tolist()):
+            own_y, own_x = y.part(row, row + 1, 0), x.part(column, column + 1, 0)
+            (top, bottom), (left, right) = own_y.needed, own_x.needed
+            if bottom and right:
+                shards.setdefault((top // shard_cells, left // shard_cells), []).append((k, own_y, own_x))
+        for met in shards.values():
+            needed = np.array([(own_y.needed, own_x.needed) for _, own_y, own_x in met])
+            top, left = needed[:, :, 0].min(axis=0).tolist()
+            bottom, right = needed[:, :, 1].max(axis=0).tolist()
+            values = read_region(self.url, "soil_moisture", (slice(*days), slice(None), slice(top, bottom), slice(left, right)))
+            read += values.nbytes
+            for k, own_y, own_x in met:
+                rows, columns = (slice(*own.needed) for own in (own_y, own_x))
+                near = values[:, :, rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
+                found[:, :, k] = regrid(near, own_y.part(0, 1, rows.start), own_x.part(0, 1, columns.start))[:, :, 0, 0]
+        return found, read
 
 
 def copier(root: Root, plan_store: str, old: str, new: str, template: Template) -> Callable[[Block], None] | None:
