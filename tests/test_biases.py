@@ -99,6 +99,15 @@ def test_absent_observations_and_pairs_that_never_meet(layout):
     np.testing.assert_allclose(np.sqrt(found(layout, np.full((40, 9), np.nan))), typical)
 
 
+def test_moments_of_different_cells_that_do_not_fit_together_tell_nothing(layout):
+    # The covariance of two products in wet cells, which all others lack, beside the variance of each in all cells.
+    means = draw(layout, [0.03] * 4, 40, seed=3)
+    second = means.T @ means / 40
+    second[8, :8] = second[:8, 8] = 2.0 * second[8, 8]
+    estimate = bias_variances(40.0 * second[None], np.full((1, 9, 9), 40.0), layout)[0]
+    np.testing.assert_allclose(np.sqrt(estimate), typical_biases(layout)[layout.product_index])
+
+
 def test_a_single_cell_tells_no_size(layout):
     estimate = found(layout, draw(layout, [0.1, 0.01, 0.01, 0.01], 1, seed=4))
     np.testing.assert_allclose(np.sqrt(estimate), typical_biases(layout)[layout.product_index], rtol=1e-6)

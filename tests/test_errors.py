@@ -159,6 +159,32 @@ def test_two_products_work_with_the_typical_ratio():
     assert np.isfinite(profile.coefficients).all()
 
 
+def test_two_products_of_one_source_work_too():
+    # SMAP L3 and L4 stand in no triplet and in no pair.
+    products = known_world(np.random.default_rng(11), days=200)
+    errors = dp.estimate_errors({name: products[name] for name in ("smap_l4", "smap_l3")})
+    assert (errors.status == 2).all()
+    variance = products["smap_l3"].isel(layer=0).var("time", ddof=1)
+    expected = TYPICAL_NOISE / (1.0 + TYPICAL_NOISE) * variance
+    np.testing.assert_allclose(errors.error_variance.isel(observation=2), expected, rtol=1e-3)
+
+
+def test_biases_come_from_cells_that_have_every_product():
+    # A retrieval that only dry cells have: their means and those of all cells are not moments of one distribution.
+    rng = np.random.default_rng(12)
+    products = known_world(rng, cells=40)
+    dry = xr.DataArray(np.arange(40) < 8, dims="cell")
+    products = {
+        name: series - 0.12 * dry + 0.02 * xr.DataArray(rng.standard_normal(40), dims="cell")
+        for name, series in products.items()
+    }
+    products["smap_l3"] = products["smap_l3"].where(dry)
+    whole = dp.estimate_errors(products)
+    alone = dp.estimate_errors({name: series.isel(cell=slice(0, 8)) for name, series in products.items()})
+    xr.testing.assert_allclose(whole.bias_variance.isel(cell=slice(0, 8)), alone.bias_variance)
+    assert float(np.sqrt(whole.bias_variance.min())) > 0.01
+
+
 def test_blocks_with_a_halo_give_what_the_whole_gives(small_world):
     whole = dp.estimate_errors(small_world.products, window=3)
     part = dp.estimate_errors({n: p.isel(y=slice(1, 8)) for n, p in small_world.products.items()}, window=3)

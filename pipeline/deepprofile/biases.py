@@ -44,6 +44,7 @@ MEAN_KERNEL: Final = Kernel(3.0)
 _ANOMALIES: Final = Prior().std
 _MOST_STEPS: Final = 40
 _JITTER: Final = 1e-8
+_ROUNDING: Final = 1e-9
 
 
 def mean_variance(std: float) -> float:
@@ -84,7 +85,8 @@ def bias_variances(seconds: Array, counts: Array, layout: Layout) -> Array:
 
     Returns
     -------
-    (cell, n); the typical size for products that the neighbourhood does not have.
+    (cell, n); the typical size for products that the neighbourhood does not have, and for all where the sums are those of
+    different cells and do not fit together.
     """
     smooth = mean_variance(_ANOMALIES) * kernel_covariance(MEAN_KERNEL, layout.top, layout.bottom) + LEVEL_VARIANCE
     out = np.empty(counts.shape[:2])
@@ -139,7 +141,8 @@ def _components(
                 met = counts[cell, i, j] > 0.0
                 second[a, b] = seconds[cell, i, j] / counts[cell, i, j] if met else smooth[i, j]
         value = centre
-        if size:
+        # Means over different cells need not be moments of anything; the likelihood then has no maximum.
+        if size and np.linalg.eigvalsh(second)[0] > -_ROUNDING * np.trace(second):
             value = _maximise(second, number**exponent - 1.0, known, related, product[used], centre, precision)
         for i in range(n):
             out[cell, i] = max(np.exp(value[product[i]]), SMALLEST_BIAS)

@@ -156,7 +156,8 @@ def series_moments(arrays: Sequence[NDArray[Any]], design: Design) -> Array:
 def _sums_to_pool(moments: Array, *, design: Design, min_samples: int) -> Array:
     """What a neighbourhood adds up, (..., k): co-moments with their degrees of freedom, and products of time means.
 
-    A cell that has too few complete triples, or days, for itself has none to lend.
+    A cell that has too few complete triples, or days, for itself has none to lend. Products of time means come twice: of each
+    pair of observations from the cells that have both, and of all pairs from the cells that have every observation.
     """
     parts = Moments.from_array(moments)
     n, compared = len(design.weights[0]), design.compared
@@ -170,14 +171,31 @@ def _sums_to_pool(moments: Array, *, design: Design, min_samples: int) -> Array:
     departure = np.where(enough, departure, 0.0)
     both = (enough[..., first] & enough[..., second]).astype(np.float64)
     products = departure[..., first] * departure[..., second]
+    complete = enough.all(axis=-1, keepdims=True).astype(np.float64)
     flat = (*moments.shape[:-2], -1)
-    return np.concatenate([within.reshape(flat), products, both], axis=-1)
+    return np.concatenate([within.reshape(flat), products, both, complete * products, complete], axis=-1)
 
 
 def sums_to_pool(design: Design) -> int:
     """How many numbers of each cell a neighbourhood adds up."""
     n = len(design.weights[0])
-    return 7 * design.compared + n * (n + 1)
+    return 7 * design.compared + 3 * (n * (n + 1) // 2) + 1
+
+
+def _second_moments(sums: Array, n: int) -> tuple[Array, Array]:
+    """Sums of the products of time means, and numbers of cells in them, from what ``_sums_to_pool`` adds; both (cell, n, n).
+
+    Of the cells that have every observation where there are any. A product that many cells lack is seen in another kind of
+    place (SMAP L3 in open land), whose level and that of all cells are not moments of one distribution.
+    """
+    pairs = n * (n + 1) // 2
+    products, both, complete, number = np.split(sums, [pairs, 2 * pairs, 3 * pairs], axis=1)
+    some = number > 0.0
+    first, second = np.triu_indices(n)
+    out = np.zeros((2, len(sums), n, n))
+    chosen = np.where(some, complete, products), np.where(some, number, both)
+    out[:, :, first, second] = out[:, :, second, first] = np.stack(chosen)
+    return out[0], out[1]
 
 
 def reference_means(parts: Moments, design: Design) -> Array:
@@ -214,9 +232,6 @@ def _estimate(moments: Array, sums: Array, *, layout: Layout, design: Design, mi
     sums = sums.reshape(cells, -1)
     pooled = 7 * design.compared
     within = sums[:, :pooled].reshape(cells, design.compared, 7)
-    first, second = np.triu_indices(n)
-    of_means = np.zeros((2, cells, n, n))
-    of_means[:, :, first, second] = of_means[:, :, second, first] = np.stack(np.split(sums[:, pooled:], 2, axis=1))
     own = Moments.from_array(moments)
     triplets = slice(n, n + count)
 
@@ -272,7 +287,7 @@ def _estimate(moments: Array, sums: Array, *, layout: Layout, design: Design, mi
     days = own.count[:, :n].T
     absent = days == 0
     error = np.where(absent, np.nan, np.maximum(error, SMALLEST_ERROR))
-    bias_variance = np.where(absent, np.nan, bias_variances(of_means[0], of_means[1], layout).T)
+    bias_variance = np.where(absent, np.nan, bias_variances(*_second_moments(sums[:, pooled:], n), layout).T)
     status = np.where(absent, ABSENT, status)
     time_mean = np.where(absent, np.nan, own.mean[:, :n, 0].T)
     reference = reference_means(own, design).T
@@ -405,7 +420,8 @@ def estimate_from_stack(stack: Stack, dependent: Sequence[tuple[str, str]], min_
         dask_gufunc_kwargs={"output_sizes": {"group": len(design.groups), "moment": MOMENTS}},
     )
     pairs_and_triplets = moments.isel(group=slice(layout.size, None), moment=0)
-    if not stack.lazy and not bool((pairs_and_triplets > 0).any()):
+    # Products that all share a source are not compared at all.
+    if not stack.lazy and pairs_and_triplets.size and not bool((pairs_and_triplets > 0).any()):
         raise ValueError("the products have no day in common on which two of them hold values: all are NaN there")
     dataset = errors_from_moments(moments, layout, design, min_samples, window)
     return dataset.assign_coords(dict(stack.cell_coords))
