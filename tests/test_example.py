@@ -12,6 +12,7 @@ import xarray as xr
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 
 import hawaii
+import point_series
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +98,56 @@ def test_scores_at_the_stations(cases, fused, sample_data):
     assert set(estimates) == {"fused", "fused, no SMAP L3", "gldas_noah", "era5_land", "plain average"}
 
 
+def test_differences_to_gldas_are_paired(cases, fused):
+    case = cases["stations"]
+    estimates = hawaii.validate(case, fused["stations"][1])[1]
+    found = point_series.compare(case.stations, estimates, ["gldas_noah", "era5_land"])
+    # ERA5-Land has no layer below 7 cm: it is a rival at the first sensor of each station only.
+    assert found.groupby("rival").size().to_dict() == {"gldas_noah": 12, "era5_land": 3}
+    counts = point_series.verdicts(found).set_index(["rival", "metric"])
+    assert counts.loc["gldas_noah", "sensors"].tolist() == [12, 12, 12]
+    # By hand: ubRMSE is the standard deviation of the error.
+    truth = case.stations.soil_moisture.isel(sensor=0)
+    mine, theirs = (float((estimates[name].isel(sensor=0) - truth).std()) for name in ("fused", "gldas_noah"))
+    assert found.loc[0, "ubrmse_difference"] == pytest.approx(mine - theirs, abs=1e-6)
+    assert found.loc[0, "ubrmse_lower"] < mine - theirs < found.loc[0, "ubrmse_upper"]
+
+
+def test_verdicts_know_on_which_side_is_better():
+    ends = {"r": (0.1, 0.2), "ubrmse": (0.01, 0.02), "rmse": (-0.02, 0.01)}
+    row = {
+        f"{metric}_{end}": value for metric, pair in ends.items() for end, value in zip(("lower", "upper"), pair, strict=True)
+    }
+    counts = point_series.verdicts(pd.DataFrame([{"rival": "other", **row}])).set_index("metric")
+    assert counts[["better", "worse"]].to_dict("index") == {
+        "r": {"better": 1, "worse": 0},
+        "ubrmse": {"better": 0, "worse": 1},
+        "rmse": {"better": 0, "worse": 0},
+    }
+
+
+def test_another_year_and_a_rival(sample_data, tmp_path):
+    """The files of 2017 as those of 2018, and a rival that is ERA5-Land in a file of its own."""
+    (tmp_path / "hawaii_2018").mkdir()
+    (tmp_path / "scan").symlink_to(sample_data / "scan")
+    for path in (sample_data / "hawaii_2017").glob("*.nc"):
+        with xr.open_dataset(path, engine="h5netcdf") as series:
+            later = series.assign_coords(time=series.get_index("time") + pd.Timedelta(days=365))
+            later.to_netcdf(tmp_path / "hawaii_2018" / path.name, engine="h5netcdf")
+    file = tmp_path / "hawaii_2018" / "era5_land_layer1_06utc.nc"
+    rival = hawaii.Rival.parse("a rival", str(file), "swvl1:0-0.07")
+    case = hawaii.hawaii_cases(tmp_path, 2018, [rival])[0]
+    assert set(case.stations.time.dt.year.values.tolist()) == {2018}
+    np.testing.assert_allclose(case.rivals["a rival"], case.products["era5_land"])
+    estimates = point_series.at_sensors(case, {})
+    assert set(estimates) == {"gldas_noah", "era5_land", "a rival", "plain average"}
+    np.testing.assert_allclose(estimates["a rival"], estimates["era5_land"])
+    with pytest.raises(ValueError, match="has no variable 'rzsm_1'; it has s"):
+        hawaii.hawaii_cases(tmp_path, 2018, [hawaii.Rival.parse("a rival", str(file), "rzsm_1:0-0.1")])
+    with pytest.raises(ValueError, match=r"'rzsm_1' is no layer of 'a rival': write variable:top-bottom in m"):
+        hawaii.Rival.parse("a rival", str(file), "rzsm_1")
+
+
 EXPECTED_RMSE = {
     "fused": [0.116, 0.065, 0.052, 0.164],
     "gldas_noah": [0.098, 0.081, 0.115, 0.120],
@@ -111,6 +162,8 @@ def test_example_runs_from_the_command_line(sample_data, tmp_path, capsys):
     assert "triple collocation" in printed
     assert len(list(tmp_path.glob("stations_*_profiles.png"))) == 3
     assert len(list(tmp_path.glob("stations_*_series.png"))) == 3
+    assert "of 12 sensors" in printed
+    assert len(pd.read_csv(tmp_path / "stations_differences.csv")) == 12
     assert (tmp_path / "pixel_section.png").stat().st_size > 20_000
     scores = pd.read_csv(tmp_path / "stations_scores.csv")
     assert set(scores["band"]) == {"0-8 cm", "8-30 cm", "30-70 cm", "70-105 cm"}
@@ -119,7 +172,7 @@ def test_example_runs_from_the_command_line(sample_data, tmp_path, capsys):
 def test_example_shows_the_twin_where_the_data_are_absent(tmp_path, capsys):
     assert hawaii.main(["--data", str(tmp_path / "nothing"), "--output", str(tmp_path)]) == 0
     assert "the same is shown on the twin" in capsys.readouterr().out
-    assert len(list(tmp_path.glob("twin_*.png"))) == 7
+    assert len(list(tmp_path.glob("twin_*.png"))) == 8
     scores = pd.read_csv(tmp_path / "twin_scores.csv")
     surface = scores[(scores.network == "TWIN-POINT") & (scores.band == "5-10 cm")].set_index("estimate")
     assert surface.loc["fused", "rmse_median"] > 0.0
