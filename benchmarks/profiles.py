@@ -5,7 +5,7 @@
 Every other station belongs to the tuning half, on which constants may be chosen; figures are those of the test half. Medians
 over stations, means over worlds. The ceiling is the best linear estimator from all observations of the day, trained on
 the truth of half of the stations and scored on the other; beside it the ceiling that also knows exponential filters of
-the retrieval over 3 and 10 days.
+the retrieval over 3 and 10 days. Last, how much more the profile changes from one day to the next where products come or go.
 """
 
 from __future__ import annotations
@@ -39,6 +39,8 @@ THAWED_C = 1.0
 # Where no temperature is measured, ground may be frozen in these months north of this latitude.
 FROST_MONTHS, FROST_LATITUDE = (12, 1, 2), 30.0
 FEW_INSIDE = 0.75
+# Depth bands, and the two depths at which polynomials ring.
+PLACES = (*twin.DEPTH_BANDS_M, (0.05, 0.05), (1.0, 1.0))
 
 Fuse = Callable[[Mapping[str, xr.DataArray]], xr.Dataset]
 
@@ -116,32 +118,60 @@ def scores(estimate: xr.DataArray, truth: xr.DataArray) -> dict[str, float]:
 
 
 def judge(world: twin.ProfileWorld, fuse: Fuse = dp.fuse) -> pd.DataFrame:
-    """One row for each depth band: the fused profile beside its yardsticks."""
+    """One row for each depth band and for two depths: the fused profile beside its yardsticks."""
     profile = fuse(world.products)
-    of_day, with_memory = ceiling(world), ceiling(world, memory_days=MEMORY_DAYS)
+    of_day, with_memory = ceiling(world, PLACES), ceiling(world, PLACES, MEMORY_DAYS)
     rows = {}
-    for k, (top, bottom) in enumerate(twin.DEPTH_BANDS_M):
+    for k, (top, bottom) in enumerate(PLACES):
+        point = top == bottom
         truth = world.truth_mean(top, bottom)
-        fused = profile.deepprofile.mean(top, bottom)
-        interval = profile.deepprofile.mean_interval(0.9, top, bottom)
+        fused = profile.deepprofile.at(top) if point else profile.deepprofile.mean(top, bottom)
+        interval = (
+            profile.deepprofile.interval(0.9, depth=top) if point else profile.deepprofile.mean_interval(0.9, top, bottom)
+        )
         known = truth.notnull() & fused.notnull()
         inside = ((truth >= interval.lower) & (truth <= interval.upper)).where(known)
         parents = [scores(step_function_mean(world.products[name], top, bottom), truth) for name in PARENTS]
         own, plain = scores(fused, truth), scores(plain_average(world.products, PARENTS, top, bottom), truth)
         anomaly = truth - truth.where(of_day.isel(band=k, drop=True).notnull()).mean("time")
         day, memory = (scores(best.isel(band=k, drop=True), anomaly)["ubrmse"] for best in (of_day, with_memory))
-        rows[f"{100 * top:.0f}-{100 * bottom:.0f}"] = {
+        rows[f"{100 * top:.0f}" if point else f"{100 * top:.0f}-{100 * bottom:.0f}"] = {
             "rmse": own["rmse"],
             "r": own["r"],
             "rmse_to_plain": own["rmse"] / plain["rmse"],
             "rmse_to_best_parent": own["rmse"] / np.nanmin([each["rmse"] for each in parents]),
             "r_above_best_parent": own["r"] - np.nanmax([each["r"] for each in parents]),
             "ubrmse_to_ceiling": own["ubrmse"] / day,
+            "ubrmse_to_memory": own["ubrmse"] / memory,
             "plain_to_ceiling": plain["ubrmse"] / day,
-            "memory_to_ceiling": memory / day,
             "inside": float(inside.mean()),
             "few_inside": float((inside.mean("time") < FEW_INSIDE).mean()),
             "width": float((interval.upper - interval.lower).where(known).mean()),
+        }
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def seams(world: twin.ProfileWorld) -> pd.DataFrame:
+    """Variance of a day's change where what is available changes, over that of other days; one row for each depth band.
+
+    ``smap_l3``: the retrieval comes or goes, as it does on half of the days; ``gldas_noah``: it comes or goes, on every day in
+    turn.
+    """
+    errors = dp.estimate_errors(world.products)
+    whole = dp.invert(world.products, errors, memory=True)
+    rest = {name: series for name, series in world.products.items() if name != "gldas_noah"}
+    without = dp.invert(rest, errors, memory=True)
+    changes = (whole["pattern"] != whole["pattern"].shift(time=1)).isel(time=slice(1, None))
+    rows = {}
+    for top, bottom in twin.DEPTH_BANDS_M:
+        theta, other = (each.deepprofile.mean(top, bottom) for each in (whole, without))
+        day = theta.diff("time")
+        quiet = float((day**2).where(~changes).mean())
+        gone, back = other - theta.shift(time=1), theta - other.shift(time=1)
+        change = xr.concat([gone, back], "way").where(~changes)
+        rows[f"{100 * top:.0f}-{100 * bottom:.0f}"] = {
+            "smap_l3": float((day**2).where(changes).mean()) / quiet,
+            "gldas_noah": float((change**2).mean()) / quiet,
         }
     return pd.DataFrame.from_dict(rows, orient="index")
 
@@ -159,21 +189,24 @@ COLUMNS = {
     "rmse_to_best_parent": ("RMSE / best parent", ".2f"),
     "r_above_best_parent": ("R above best parent", "+.3f"),
     "ubrmse_to_ceiling": ("ubRMSE / ceiling", ".2f"),
+    "ubrmse_to_memory": ("ubRMSE / ceiling with memory", ".2f"),
     "plain_to_ceiling": ("plain average / ceiling", ".2f"),
-    "memory_to_ceiling": ("ceiling with memory", ".2f"),
     "inside": ("in 90 % interval", ".0%"),
     "few_inside": ("stations under 75 %", ".0%"),
     "width": ("width", ".3f"),
 }
 
 
-def show(console: Console, title: str, found: pd.DataFrame) -> None:
+SEAM_COLUMNS = {"smap_l3": ("SMAP L3 comes or goes", ".2f"), "gldas_noah": ("GLDAS comes or goes", ".2f")}
+
+
+def show(console: Console, title: str, found: pd.DataFrame, columns: Mapping[str, tuple[str, str]] = COLUMNS) -> None:
     """Print a table."""
     table = Table(title=title, title_justify="left")
-    for name in ("cm", *(heading for heading, _ in COLUMNS.values())):
+    for name in ("cm", *(heading for heading, _ in columns.values())):
         table.add_column(name, justify="right")
     for band, row in found.iterrows():
-        table.add_row(str(band), *(format(row[name], shown) for name, (_, shown) in COLUMNS.items()))
+        table.add_row(str(band), *(format(row[name], shown) for name, (_, shown) in columns.items()))
     console.print(table)
 
 
@@ -190,12 +223,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not folder.is_dir():
         console.print(f"there is no folder {folder} with measured profiles: name one with --data", soft_wrap=True)
         return 0 if options.data is None else 2
-    found = []
+    found, changes = [], []
     for name, read in NETWORKS.items():
         profiles = half_of(twin.screen(read(folder)), options.half)
         found.append(report(profiles))
+        each = [seams(world) for world in worlds(profiles)]
+        changes.append(sum(each[1:], each[0]) / len(each))
         show(console, f"{name}, {profiles.sizes['station']} stations of the {options.half} half", found[-1])
     show(console, "Mean of both networks", sum(found[1:], found[0]) / len(found))
+    title = "Variance of a day's change where the products change, over that of other days; mean of both networks"
+    show(console, title, sum(changes[1:], changes[0]) / len(changes), SEAM_COLUMNS)
     return 0
 
 

@@ -64,11 +64,16 @@ def bias_correlation(layout: Layout, shared: float = 0.0) -> Array:
     return error_correlation(layout, BIAS_CORRELATION_LENGTH_M, shared)
 
 
-def typical_biases(layout: Layout) -> Array:
-    """Size of each product's biases before any data, m3 m-3; (product,)."""
+def is_retrieval(layout: Layout) -> NDArray[np.bool_]:
+    """Which products see the first centimetres only, (product,): all others are models."""
     deepest = np.zeros(len(layout.products))
     np.maximum.at(deepest, layout.product_index, layout.bottom)
-    return np.where(deepest <= RETRIEVAL_DEPTH_M + 1e-9, RETRIEVAL_BIAS, TYPICAL_BIAS)
+    return deepest <= RETRIEVAL_DEPTH_M + 1e-9
+
+
+def typical_biases(layout: Layout) -> Array:
+    """Size of each product's biases before any data, m3 m-3; (product,)."""
+    return np.where(is_retrieval(layout), RETRIEVAL_BIAS, TYPICAL_BIAS)
 
 
 def bias_variances(seconds: Array, counts: Array, layout: Layout) -> Array:

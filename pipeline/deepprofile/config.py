@@ -29,6 +29,7 @@ from pydantic import (
 from deepprofile import grids
 from deepprofile.errors import WINDOW
 from deepprofile.grids import Grid
+from deepprofile.memory import Direction
 from deepprofile.products import PRODUCTS, VARIANTS, Latency, Outage, Product
 
 # Begins the URL of a store in Zarr that holds a product as its provider has it.
@@ -203,6 +204,16 @@ class Inversion(Section):
         "'units' (m3 m-3, percent) where the file does not say, and 'missing', the bound of cells without a value",
     )
     prior: PriorSettings = Field(default_factory=PriorSettings)
+    memory: Literal["past", "both", "none"] = Field(
+        "past",
+        description="what retrievals said on other days counts too: past, up to each day; both, after it too, for records that "
+        "are complete; none. wls goes without",
+    )
+
+    @property
+    def direction(self) -> Direction | None:
+        """Which days the filters of retrievals may see."""
+        return None if self.method == "wls" or self.memory == "none" else self.memory
 
     @field_validator("bounds")
     @classmethod

@@ -15,6 +15,7 @@ from deepprofile.basis import MAX_ORDER, basis_mean, bernstein_from_legendre
 from deepprofile.biases import MEAN_KERNEL, bias_correlation, error_correlation, mean_variance
 from deepprofile.errors import DEPENDENT, OWN, WINDOW, check_collocatable, estimate_from_stack
 from deepprofile.layers import OBSERVATION, Layout, Stack, stack_products
+from deepprofile.memory import Direction, correlate_past, remember
 from deepprofile.prior import Prior, PriorModel, prior_model
 
 Array = NDArray[np.float64]
@@ -25,6 +26,12 @@ METHODS: Final = {"map": kernels.MAP, "wls": kernels.WLS}
 DEFAULT_ORDER: Final = {"map": 5, "wls": 2}
 # Errors of two layers of one product: what a model gets wrong at one depth it gets wrong nearby.
 ERROR_CORRELATION_LENGTH_M: Final = 0.5
+# How far the variations of a product are from the true ones, as a standard deviation of their ratio: by that share of what the
+# prior lets a layer vary, an observation errs beside its random error. Where no triplet tells the error, nothing tells the
+# ratio either: a layer that hardly varies is then no proof that the soil does not. Chosen on measured profiles, as they are and
+# with factors exp(0.5 N(0, 1)) on every layer of the models.
+GAIN_SPREAD: Final = 0.2
+FALLBACK_GAIN_SPREAD: Final = 0.5
 # Errors, and biases, at the same depth of two products: they share forcing, soil maps and structure more than any comparison
 # between them can see. Set where intervals hold in worlds of measured profiles, whose models share a fifth or nearly half of
 # their errors.
@@ -66,7 +73,8 @@ class Model:
     def build(cls, layout: Layout, method: str, order: int, prior: Prior, two_scales: bool) -> Model:
         """Integrals of the basis and moments of the prior for these layers."""
         # Correlations that the gain knows of, and all of them. Least squares know of none.
-        random = np.stack([error_correlation(layout, ERROR_CORRELATION_LENGTH_M, share) for share in (0.0, SHARED_ERROR)])
+        of_errors = (error_correlation(layout, ERROR_CORRELATION_LENGTH_M, share) for share in (0.0, SHARED_ERROR))
+        random = np.stack([correlate_past(each, layout) for each in of_errors])
         lasting = np.stack([bias_correlation(layout, share) for share in (0.0, SHARED_BIAS)])
         independent = np.stack([np.eye(layout.size)] * 2)
         if method == "wls":
@@ -271,7 +279,8 @@ def _parameters(stack: Stack, errors: xr.Dataset | xr.DataArray, prior: Prior, b
     usable = np.isfinite(variance)
     if two_scales:
         mean = _bare(errors["reference_mean" if "reference_mean" in names else "mean"]).astype(np.float64)
-        usable = usable & np.isfinite(mean) & np.isfinite(bias)
+        # A bias of infinite variance: the observation tells of anomalies only.
+        usable = usable & np.isfinite(mean) & bias.notnull()
     elif prior.mean is None:
         mean = _time_mean(stack)
     else:
@@ -359,6 +368,7 @@ def invert(
     order: int | None = None,
     bounds: tuple[Bound, Bound] = (0.0, 0.8),
     prior: Prior | None = None,
+    memory: bool | Direction = False,
 ) -> xr.Dataset:
     """Invert the layer means of several products into one profile for each cell and day.
 
@@ -379,6 +389,8 @@ def invert(
         Lowest and highest soil moisture at every depth, m3 m-3: numbers, or arrays over the cells (porosity).
     prior
         See ``deepprofile.Prior``.
+    memory
+        As for ``deepprofile.fuse``.
 
     Returns
     -------
@@ -399,8 +411,25 @@ def invert(
     inverted apart: the first with the bias variances as errors, the second with the random ones.
     """
     prior = _check_choices(method, order, prior)
+    direction = _direction(memory, method)
     stack = stack_products(products)
+    if direction:
+        matched = _match_observations(errors, stack.layout)
+        if not isinstance(matched, xr.Dataset):
+            raise ValueError("errors are variances alone: memory needs the data set that deepprofile.estimate_errors returns")
+        stack, errors = remember(stack, matched, prior, direction)
     return invert_stack(stack, errors, method, order, bounds, prior)
+
+
+def _direction(memory: bool | Direction, method: str) -> Direction | None:
+    """Which days the filters of retrievals may see; least squares know of no errors that correlate, and take none."""
+    if memory not in (True, False, "past", "both"):
+        raise ValueError(
+            f"memory is {memory!r}; it is True or 'past' (days up to each day), 'both' (days after it too) or False"
+        )
+    if method == "wls" and isinstance(memory, str):
+        raise ValueError("memory goes with method='map': the errors of a retrieval and of its past correlate")
+    return None if memory is False or method == "wls" else ("past" if memory is True else memory)
 
 
 def _check_choices(method: str, order: int | None, prior: Prior | None) -> Prior:
@@ -438,6 +467,9 @@ def invert_stack(
     ]
     # NaN bounds mark cells without soil.
     error = parameters.error.where(np.isfinite(parameters.low) & np.isfinite(parameters.high))
+    if model.two_scales and method == "map":
+        spread = xr.where(parameters.fallback, FALLBACK_GAIN_SPREAD, GAIN_SPREAD)
+        error = error + spread**2 * xr.DataArray(np.diag(model.anomalies.layers), dims=OBSERVATION)
     per_cell = (error, parameters.bias, parameters.mean)
     single = (parameters.prior_mean, parameters.low, parameters.high)
     core: list[list[Hashable]] = [[f"layer_{p}"] for p in range(len(series))]
@@ -571,6 +603,7 @@ def fuse(
     order: int | None = None,
     bounds: tuple[Bound, Bound] = (0.0, 0.8),
     prior: Prior | None = None,
+    memory: bool | Direction = True,
     dependent: Sequence[tuple[str, str]] = DEPENDENT,
     min_samples: int = 100,
 ) -> xr.Dataset:
@@ -584,6 +617,10 @@ def fuse(
         where missing. Times are floored to the UTC day and joined; products may lack layers and days.
     method, order, bounds, prior
         See ``deepprofile.invert``.
+    memory
+        What retrievals of the surface said on earlier days counts too, as exponential filters that stand for deeper layers:
+        True or ``"past"``, the default, uses days up to each day; ``"both"`` days after it too, for records that are complete;
+        False none. Days that use it are flagged ``uses_<product>_memory``. Least squares (``"wls"``) go without.
     dependent, min_samples
         See ``deepprofile.estimate_errors``.
 
@@ -605,7 +642,10 @@ def fuse(
     >>> profile.deepprofile.mean(0.1, 0.4), profile.deepprofile.std_mean(0.1, 0.4)  # doctest: +SKIP
     """
     prior = _check_choices(method, order, prior)
+    direction = _direction(memory, method)
     stack = stack_products(products)
     check_collocatable(stack, min_samples, WINDOW)
     errors = estimate_from_stack(stack, dependent, min_samples, WINDOW)
+    if direction:
+        stack, errors = remember(stack, errors, prior, direction)
     return invert_stack(stack, errors, method, order, bounds, prior)

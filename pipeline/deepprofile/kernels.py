@@ -326,10 +326,13 @@ def invert_cells(
                 cell, means, prior_mean[cell], error, bias, bias_correlation, mean, used, work, rows, mean_gain, mean_profile,
                 mean_covariance,
             )  # fmt: skip
-        usable = 0
+        usable, standing = 0, 0
         for i in range(n):
             if np.isfinite(error[cell, i]):
                 usable |= 1 << i
+                # What has no vote on the time mean makes no profile by itself.
+                if np.isfinite(bias[cell, i]):
+                    standing |= 1 << i
         codes[:] = -1
         kept = 0
         last_code, last = -1, 0
@@ -340,6 +343,8 @@ def invert_cells(
                 if np.isfinite(observed[cell, t, i]):
                     code |= 1 << i
             code &= usable
+            if not code & standing:
+                code = 0
             if code != last_code:
                 at = (code ^ (code >> 7) ^ (code >> 15)) % _TABLE
                 while codes[at] != -1 and codes[at] != code:

@@ -27,12 +27,16 @@ MAX_OBSERVATIONS = 62
 
 @dataclass(frozen=True)
 class Layout:
-    """Which layer of which product each observation is. Arrays have the shape (observation,)."""
+    """Which layer of which product each observation is. Arrays have the shape (observation,).
+
+    ``pasts``: products that tell of the past of another one, each with that one.
+    """
 
     products: tuple[str, ...]
     product_index: NDArray[np.int64]
     top: Array
     bottom: Array
+    pasts: tuple[tuple[int, int], ...] = ()
 
     @property
     def size(self) -> int:

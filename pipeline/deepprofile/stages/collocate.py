@@ -31,7 +31,7 @@ from deepprofile.stores import Root, Template, Variable, exists, read_region, wr
 
 # The versions of what turns daily means into moments, and moments into the error model.
 MOMENTS_ALGORITHM: Final = 1
-WEIGHTS_ALGORITHM: Final = 2
+WEIGHTS_ALGORITHM: Final = 3
 MOMENTS_STORE: Final = "moments"
 STORE: Final = "weights"
 # Moments are summed over stretches of so many days, whatever the shards, so that their rounding is always the same.

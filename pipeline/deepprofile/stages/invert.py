@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -16,6 +16,7 @@ from deepprofile.engine import Block, Job, Ledger, Outcome, fingerprint, grid_bl
 from deepprofile.grids import Grid
 from deepprofile.inversion import DEFAULT_ORDER, Bound, invert_stack, product_patterns
 from deepprofile.layers import OBSERVATION, Layout, stack_products
+from deepprofile.memory import FILTERS, exponential_filters, reach, remember, remembered, with_memory
 from deepprofile.prior import Prior
 from deepprofile.stages import bounds, checks, collocate, ingest
 from deepprofile.stages.collocate import Comparison
@@ -36,7 +37,7 @@ from deepprofile.stages.stage import (
 from deepprofile.stores import Root, Template, Variable, quantize, read_region, write_shards
 
 # The version of what turns daily means and the error model into profiles.
-ALGORITHM: Final = 2
+ALGORITHM: Final = 3
 STORE: Final = "profile"
 # Six coefficients, each off by half of this at most, move theta by less than 1e-4.
 PRECISION: Final = 2.0**-16
@@ -61,6 +62,12 @@ def _prior(settings: Inversion) -> Prior:
     return Prior(std=settings.prior.std, correlation_length=settings.prior.correlation_length)
 
 
+def layout_of(config: Config) -> Layout:
+    """The observations of a profile: every layer of every product, and what retrievals said in the past."""
+    layout = collocate.layout_of(config)
+    return with_memory(layout) if config.inversion.direction else layout
+
+
 def profile_of(
     series: Mapping[str, NDArray[np.float32]],
     errors: xr.Dataset,
@@ -68,10 +75,12 @@ def profile_of(
     days: pd.DatetimeIndex,
     settings: Inversion,
     cell_bounds: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None,
+    filters: Mapping[str, NDArray[np.float32]] | None = None,
 ) -> xr.Dataset:
     """Profiles of arrays (day, layer, row, column) by product, with the patterns of whole products.
 
     ``cell_bounds``: the lower and the upper bound of each cell, shape (row, column), where these are not numbers.
+    ``filters``: of each remembered product, (row, column, day, filter); where not given, from the series alone.
     """
     products = {}
     for p, name in enumerate(layout.products):
@@ -81,21 +90,19 @@ def profile_of(
             dims=("y", "x", "time", "layer"),
             coords={"time": days, "layer_top": ("layer", layout.top[own]), "layer_bottom": ("layer", layout.bottom[own])},
         )
-    stack = stack_products(products)
+    stack, prior = stack_products(products), _prior(settings)
     limits: tuple[Bound, Bound] | None = settings.constant_bounds
     if limits is None:
         assert cell_bounds is not None
         low, high = cell_bounds
         limits = low, high
-    return invert_stack(
-        stack,
-        errors,
-        settings.method,
-        settings.order,
-        limits,
-        _prior(settings),
-        listed=product_patterns(layout),
-    )
+    if settings.direction:
+        past = {
+            name: xr.DataArray(values, dims=("y", "x", "time", "layer"), coords={"time": days})
+            for name, values in (filters or {}).items()
+        }
+        stack, errors = remember(stack, errors, prior, settings.direction, past or None)
+    return invert_stack(stack, errors, settings.method, settings.order, limits, prior, listed=product_patterns(stack.layout))
 
 
 def _prototype(config: Config) -> xr.Dataset:
@@ -186,6 +193,7 @@ class InvertBlock:
     comparison: Comparison
     settings: Inversion
     first_day: np.datetime64
+    length: int
     url: str
     # Of the store of the bounds, where they differ from cell to cell.
     bounds_url: str | None = None
@@ -200,18 +208,14 @@ class InvertBlock:
         fresh = given.fresh(days[1] - days[0])
         stretches = [(days[0] + a, days[0] + b) for a, b in spans(fresh)]
         # Without a day to compute, one day of the record: what does not depend on time is written all the same.
-        empty = [] if stretches else [np.full((1, len(s.layers), *cells), np.nan, np.float32) for s in self.sources]
-        series = {
-            s.name: np.concatenate([s.read(self.target, part, rows, columns) for part in stretches]) if stretches else empty[k]
-            for k, s in enumerate(self.sources)
-        }
+        series, filters, read = self._read(stretches, rows, columns)
         errors = collocate.read_errors(self.weights_url, layout, slice(*rows), slice(*columns))
         limits = bounds.read(self.bounds_url, rows, columns) if self.bounds_url is not None else None
-        read = errors.nbytes + (sum(v.nbytes for v in series.values()) if stretches else 0)
+        read += errors.nbytes
         places = np.array(fresh or [0])
         index = pd.DatetimeIndex(self.first_day + (days[0] + places).astype("timedelta64[D]"))
         profile = (
-            profile_of(series, errors, layout, index, self.settings, limits)
+            profile_of(series, errors, layout, index, self.settings, limits, filters)
             if self.solve
             else self._unsolved(series, errors, layout, index, limits)
         )
@@ -247,6 +251,38 @@ class InvertBlock:
                 written += write_shards(self.url, name, (*corner[1:], *[0] * len(dims)), array)
         return Outcome(read, written, details=details)
 
+    def _read(
+        self, stretches: Sequence[tuple[int, int]], rows: tuple[int, int], columns: tuple[int, int]
+    ) -> tuple[dict[str, NDArray[np.float32]], dict[str, NDArray[np.float32]], int]:
+        """Of some stretches of days, the products and the filters of those that are remembered, and how many bytes were read.
+
+        Without a stretch, one day without data: what does not depend on time is written all the same.
+        """
+        direction = self.settings.direction
+        kept = remembered(self.comparison.design()[0]) if direction else []
+        cells = (rows[1] - rows[0], columns[1] - columns[0])
+        series, filters, size = {}, {}, 0
+        for source in self.sources:
+            if not stretches:
+                series[source.name] = np.full((1, len(source.layers), *cells), np.nan, np.float32)
+                filters[source.name] = np.full((*cells, 1, len(FILTERS)), np.nan, np.float32)
+                continue
+            before, after = reach(direction if source.name in kept else None)
+            parts, pasts = [], []
+            for first, stop in stretches:
+                hull = max(first - before, 0), min(stop + after, self.length)
+                values = source.read(self.target, hull, rows, columns)
+                size += values.nbytes
+                own = slice(first - hull[0], stop - hull[0])
+                parts.append(values[own])
+                if direction and source.name in kept:
+                    surface = values[:, 0].transpose(1, 2, 0).reshape(-1, hull[1] - hull[0])
+                    pasts.append(exponential_filters(surface, direction)[:, own].reshape(*cells, stop - first, -1))
+            series[source.name] = np.concatenate(parts)
+            if pasts:
+                filters[source.name] = np.concatenate(pasts, axis=2)
+        return series, {name: filters[name] for name in kept}, size
+
     def _unsolved(
         self,
         series: Mapping[str, NDArray[np.float32]],
@@ -275,11 +311,13 @@ def degrees_of(config: Config) -> int:
 
 def job(config: Config, compute: Any = None, mark: Any = None, inputs: Any = None) -> Job:
     """Blocks and their cost."""
-    grid, days, blocks, n = config.grid.grid(), days_of(config).size, config.blocks, collocate.layout_of(config).size
-    degrees = degrees_of(config)
+    grid, days, blocks, layout = config.grid.grid(), days_of(config).size, config.blocks, layout_of(config)
+    degrees, n = degrees_of(config), layout.size
     cells = min(blocks.cells, grid.rows) * min(blocks.cells, grid.columns)
     profiles = cells * min(blocks.days, days)
-    patterns = 2 ** len(config.products)
+    patterns = 2 ** len(layout.products)
+    # A remembered product is read with the days around the block, and turned so that its days lie side by side.
+    halo = cells * len(layout.pasts) * (sum(reach(config.inversion.direction)) + min(blocks.days, days)) * 3 * 4
     return Job(
         name="invert",
         blocks=grid_blocks((days, *grid.shape), (blocks.days, blocks.cells, blocks.cells)),
@@ -288,7 +326,7 @@ def job(config: Config, compute: Any = None, mark: Any = None, inputs: Any = Non
         inputs=inputs,
         # Inputs, as read and in the order of the cells; coefficients as computed, rounded, as published, as joined from both,
         # and as a shard; flags and a few fields of the checks. Without time: the covariances, as computed and as a shard.
-        memory_per_block=profiles * (2 * n * 4 + 5 * degrees * 4 + 40) + cells * patterns * degrees**2 * 8,
+        memory_per_block=profiles * (2 * n * 4 + 5 * degrees * 4 + 40) + cells * patterns * degrees**2 * 8 + halo,
         bytes_in=grid.rows * grid.columns * days * n * 4,
         bytes_out=grid.rows * grid.columns * (days * (degrees * 4 + 6) + patterns * degrees**2 * 4),
     )
@@ -324,6 +362,7 @@ def plan(config: Config, root: Root, versions: Mapping[str, str], *, solve: bool
         comparison,
         config.inversion,
         first,
+        days_of(config).size,
         root.version(STORE, version),
         root.version(bounds.STORE, versions[bounds.STORE]) if gridded else None,
         solve,
@@ -332,13 +371,22 @@ def plan(config: Config, root: Root, versions: Mapping[str, str], *, solve: bool
     count = days_of(config).size
     # Of a version that was made before there were any there are none.
     of_days = all(len(each) == count for each in of_products)
-    marks = tuple(fingerprint(*of_day) for of_day in zip(*of_products, strict=True)) if of_days else (version,) * count
+    direction = config.inversion.direction
+    kept = [list(config.products).index(name) for name in remembered(comparison.design()[0])] if direction else []
+    before, after = reach(direction)
+
+    def mark(k: int) -> str:
+        # A day is made from its own values, and from what retrievals said around it.
+        around = [of_products[p][max(k - before, 0) : k + after + 1] for p in kept]
+        return fingerprint(*(own[k] for own in of_products), *around)
+
+    marks = tuple(map(mark, range(count))) if of_days else (version,) * count
     broken = [_Broken.of(config, root, source, versions[ingest.store_name(source.name)]) for source in sources]
 
     settled = fingerprint(setting, weights)
 
     def base(block: Block) -> str:
-        failures = [each.within(block) for each in broken]
+        failures = [each.within(block, *(reach(direction) if p in kept else (0, 0))) for p, each in enumerate(broken)]
         of_bounds = [] if limits is None else [limits[f"{block.index[1]}.{block.index[2]}"].fingerprint]
         return fingerprint("invert", settled, block.index, block.region[1:], failures, *of_bounds)
 
@@ -369,8 +417,8 @@ class _Broken:
         ]
         return cls(source, config.grid.grid(), tuple(found))
 
-    def within(self, block: Block) -> list[int]:
-        """Such days among those that a block of the target reads."""
+    def within(self, block: Block, before: int = 0, after: int = 0) -> list[int]:
+        """Such days among those that a block of the target reads, with so many before and after its own."""
         if not self.places:
             return []
         (start, stop), rows, columns = block.region
@@ -379,7 +427,7 @@ class _Broken:
         found: set[int] = set()
         for (_, *area), days in self.places:
             if all(low < b and a < high for (a, b), (low, high) in zip(area, needed, strict=True)):
-                found.update(day for day in days if start <= day < stop)
+                found.update(day for day in days if start - before <= day < stop + after)
         return sorted(found)
 
 

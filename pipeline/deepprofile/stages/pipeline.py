@@ -311,9 +311,10 @@ def _check_inputs(config: Config, root: Root, store: str, versions: Mapping[str,
         invert.check_matches(url, attrs, grid, before)
         if name.startswith("ard/"):
             _check_period(config, url, before)
-        elif (products := attrs.get("products")) is not None and products != list(config.products):
+        expected = (invert.layout_of(config) if name == invert.STORE else collocate.layout_of(config)).products
+        if not name.startswith("ard/") and attrs.get("products", list(expected)) != list(expected):
             raise PlanError(
-                f"{url} was made for the products {products}, the configuration names {list(config.products)}: "
+                f"{url} was made for the products {attrs['products']}, the configuration names {list(expected)}: "
                 f"run 'deepprofile {before}' again"
             )
 
