@@ -1,5 +1,6 @@
 """Any gridded product at some places, in the forms in which such products come."""
 
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,6 +10,7 @@ from deepprofile.products import GranuleError, samples
 from deepprofile.products.files import opened, opened_zarr
 from deepprofile.products.granule import Layer
 from deepprofile.products.samples import Places, Reading, days_held, sample
+from pyproj import Transformer
 
 LAT, LON = np.arange(44.875, 30.0, -0.25), np.arange(-110.125, -90.0, 0.25)
 # In the cells (2, 3) and (40, 70), and outside.
@@ -178,3 +180,29 @@ def test_a_file_without_a_time_has_that_of_its_name(tmp_path):
 def test_what_cannot_be_read_is_said(tmp_path, change, how, message):
     with pytest.raises(GranuleError, match=message):
         sampled(written(dataset(**change), tmp_path), Reading(**({"variables": TWO.variables} | how)))
+
+
+def test_real_granules_say_what_is_in_them(sample_data):
+    path = sample_data / "gldas" / "GLDAS_NOAH025_3H.A20160101.0300.021.nc4"
+    how = Reading((("SoilMoi0_10cm_inst", (Layer(0.0, 0.1),)), ("SoilMoi10_40cm_inst", (Layer(0.1, 0.4),))))
+    rng = np.random.default_rng(0)
+    places = Places(rng.uniform(25.0, 60.0, 200), rng.uniform(-120.0, -70.0, 200))
+    found = sampled(path, how, np.array(["2016-01-01"], "datetime64[D]"), places)
+    assert found.times.astype(str).tolist() == ["2016-01-01T03:00"]
+    with h5py.File(path) as file:
+        rows = [int(np.abs(file["lat"][:] - lat).argmin()) for lat in places.latitude]
+        columns = [int(np.abs(file["lon"][:] - lon).argmin()) for lon in places.longitude]
+        stored = file["SoilMoi10_40cm_inst"][0][rows, columns]
+    assert (stored > 0.0).mean() > 0.6
+    np.testing.assert_allclose(found.values[0, 1], np.where(stored > 0.0, stored / 300.0, np.nan), rtol=1e-6)
+
+
+def test_a_real_subset_of_the_ease_grid_is_placed_by_its_own_coordinates(sample_data):
+    (path,) = (sample_data / "smap_l4").glob("*.h5")
+    with h5py.File(path) as file:
+        x, y, stored = file["x"][:], file["y"][:], file["Analysis_Data/sm_surface_analysis"][:]
+    row, column = np.argwhere(stored > 0.0)[5000]
+    lon, lat = Transformer.from_crs("EPSG:6933", "EPSG:4326", always_xy=True).transform(x[column] + 3000.0, y[row] - 4000.0)
+    how = Reading((("Analysis_Data/sm_surface_analysis", (Layer(0.0, 0.05),)),))
+    found = sampled(path, how, np.array(["2020-01-28"], "datetime64[D]"), Places(np.array([lat]), np.array([lon])))
+    assert found.values.tolist() == [[[pytest.approx(float(stored[row, column]))]]]

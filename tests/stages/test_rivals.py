@@ -15,7 +15,6 @@ from deepprofile import report
 from deepprofile.config import ConfigError, Rival
 from deepprofile.engine import ThreadPool
 from deepprofile.metrics import score_differences
-from deepprofile.objects import MissingPath
 from deepprofile.stages import matchups, observations, paired, rivals
 from deepprofile.stages.granules import Cache
 from deepprofile.stages.pipeline import jobs, run_stages
@@ -262,12 +261,14 @@ def test_the_report_has_a_table_of_paired_differences(compared, tmp_path, monkey
     assert re.fullmatch(r"-0\.\d{3}( \(-0\.\d{3}, -0\.\d{3}\))?", dry[7])
 
 
-def test_a_plan_has_rivals_and_nothing_at_a_path_is_said(rooted, tmp_path):
+def test_a_plan_has_rivals_and_the_profiles_do_not_wait_for_one_that_is_not_there(rooted, tmp_path):
     config = rooted(rivals={"twin": {"path": str(tmp_path / "nowhere"), "variables": VARIABLES}})
     listed = [job.name for job in jobs(config)]
     assert listed[-2:] == ["validate: rival twin, for every 512 sensors", "validate: comparison, for every 128 sensors"]
-    with pytest.raises(MissingPath, match=r"there is nothing at .*nowhere for the rival twin"):
-        run(config)
+    result = run(config)["validate/rivals/twin"]
+    assert result.problems == (f"there is nothing at {tmp_path / 'nowhere'} for the rival twin",)
+    assert result.notes == ("rival twin: 72 of 72 days have no file, the first 2015-04-01, the last 2015-06-11",)
+    assert (paired.differences(Root(config.root).open("comparison")).n == 0).all()
 
 
 @pytest.mark.parametrize(

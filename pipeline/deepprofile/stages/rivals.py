@@ -341,17 +341,15 @@ def job(config: Config, name: str, count: int, compute: Any = None, mark: Any = 
 
 
 def plan(config: Config, root: Root, name: str, found: Found) -> StagePlan:
-    """Plan the reading of one rival at the sensors that ``observations.sensors_of`` has found.
-
-    Raises
-    ------
-    deepprofile.objects.MissingPath
-        Where there is nothing at its path.
-    """
+    """Plan the reading of one rival at the sensors that ``observations.sensors_of`` has found."""
     rival, days, stations = config.rivals[name], days_of(config), found.stations
     made, how = template(config, name, stations), reading_of(rival)
     cache = Cache(config.ingest.cache, config.ingest.cache_limit_bytes)
-    files = find_files(name, rival, days, cache) if stations.sizes["sensor"] else Files({}, ())
+    try:
+        files = find_files(name, rival, days, cache) if stations.sizes["sensor"] else Files({}, ())
+    except MissingPath as error:
+        # The profiles do not wait for what they are compared with.
+        files = Files({}, (str(error),))
     needed = max(int(np.ceil(config.ingest.min_day_fraction * rival.steps_per_day - 1e-9)), 1)
     places = [stations[coordinate].values.tolist() for coordinate in ("latitude", "longitude")]
     setting = fingerprint(
