@@ -91,9 +91,6 @@ def steps(
     config: Config, stages: Sequence[str], moment: Moment | None = None
 ) -> Iterator[tuple[str, Callable[[Root, Mapping[str, str]], StagePlan]]]:
     """The steps of these stages: the store that each makes, and how it is planned from the versions before it."""
-    if "invert" in stages and bounds.are_gridded(config):
-        # First of all: what is wrong with them is said before hours are spent.
-        yield bounds.STORE, lambda root, _: bounds.plan(config, root)
     if "ingest" in stages:
         for name in config.products:
             yield ingest.store_name(name), partial(_plan_ingest, config, name, moment)
@@ -101,6 +98,8 @@ def steps(
         yield collocate.MOMENTS_STORE, lambda root, versions: collocate.plan_moments(config, root, versions)
         yield collocate.STORE, lambda root, versions: collocate.plan_weights(config, root, versions)
     if "invert" in stages:
+        if bounds.are_gridded(config):
+            yield bounds.STORE, lambda root, _: bounds.plan(config, root)
         yield invert.STORE, lambda root, versions: invert.plan(config, root, versions)
     if "validate" in stages and config.stations:
         # The stations are read once, and only when it comes to them.
@@ -209,6 +208,9 @@ def run_stages(
         schedule.redo(root, products, first, last, lease.holder.run)
     if request.remake:
         schedule.remake(root, lease.holder.run)
+    if "invert" in stages and bounds.are_gridded(config):
+        # What is wrong with them is said before anything is fetched or computed.
+        bounds.plan(config, root)
     results = _downloaded(config, root, stages, pool, on_stage, lease, request.moment)
     if request.moment.until is not None:
         stores = (*map(ingest.store_name, config.products), invert.STORE)
