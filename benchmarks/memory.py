@@ -24,7 +24,7 @@ import numpy as np
 import xarray as xr
 from deepprofile.config import Config
 from deepprofile.engine import Block
-from deepprofile.stages import collocate, ingest, invert, matchups, observations, validate
+from deepprofile.stages import collocate, ingest, invert, matchups, observations, paired, rivals, validate
 from deepprofile.stages.stage import WORKER_BASE_BYTES, Earlier, StagePlan, days_of
 from deepprofile.stations import Report
 from deepprofile.stores import Root, create, write_shards
@@ -41,6 +41,7 @@ INGEST_DAYS = {"smap_l4": 32, "gldas_noah": 192, "era5_land": 32, "smap_l3": 64}
 INGEST_CELLS = 512
 CELLS, DAYS, LONG_DAYS, RECORD_DAYS = 96, 64, 1024, 14600
 SENSORS = observations.SENSORS_PER_BLOCK
+RIVAL = "rival"
 
 
 @dataclass(frozen=True)
@@ -156,12 +157,12 @@ def _later_stages(small: Config, large: Config, measured: Sequence[str]) -> Iter
 
 
 def _scores(folder: Path) -> Iterator[Measured]:
-    """Differences and scores of a long record, from matchups that are noise."""
-    plans: list[list[StagePlan]] = [[], []]
+    """Differences, scores, and scores beside a rival, of a long record, from matchups that are noise."""
+    plans: list[list[StagePlan]] = [[], [], []]
     for label, days in (("short", 64), ("long", RECORD_DAYS)):
         config = configure(folder / label, 1, cells=32, days=64)
         period = {"start": START, "end": START + timedelta(days=days - 1)}
-        config = Config.model_validate(config.model_dump(mode="json") | {"period": period})
+        config = Config.model_validate(config.model_dump(mode="json") | {"period": period} | _beside(folder))
         found, root = _found(config), Root(config.root)
         url = root.version(matchups.STORE, "made")
         made = matchups.template(config, found.stations)
@@ -179,8 +180,47 @@ def _scores(folder: Path) -> Iterator[Measured]:
         versions[validate.DIFFERENCES_STORE] = differences.version
         plans[0].append(differences)
         plans[1].append(validate.plan(config, root, versions, found))
+        # Some sensors after the others: as many as are in memory at a time tell.
+        few = observations.Found(found.stations.isel(sensor=slice(0, observations.SENSORS_PER_CHUNK)), found.report)
+        theirs = rivals.template(config, RIVAL, few.stations)
+        versions[rivals.store_name(RIVAL)] = "made"
+        create(root.version(rivals.store_name(RIVAL), "made"), theirs)
+        noise = np.random.default_rng(4).uniform(0.1, 0.4, theirs.shape("soil_moisture")).astype(np.float32)
+        write_shards(root.version(rivals.store_name(RIVAL), "made"), "soil_moisture", (0, 0, 0), noise)
+        plans[2].append(paired.plan(config, root, versions, few))
     for small, large in plans:
         yield from measure(small, large)
+
+
+def _beside(folder: Path) -> dict[str, Any]:
+    """The settings of a rival with three layers."""
+    variables = {"a": [0.0, 0.1], "b": [0.1, 0.4], "c": [0.4, 1.0]}
+    return {
+        "rivals": {RIVAL: {"path": str(folder), "variables": variables, "steps_per_day": 2}},
+        "stations": [{"kind": "ismn", "path": str(folder)}],
+    }
+
+
+def _rival(folder: Path) -> Iterator[Measured]:
+    """A rival on the whole globe, a quarter of a degree, with two steps of a day in a chunk, at sensors all over it."""
+    folder.mkdir()
+    lat, lon, rng = np.arange(89.875, -90.0, -0.25), np.arange(-179.875, 180.0, 0.25), np.random.default_rng(3)
+    values = rng.uniform(0.1, 0.4, (2, lat.size, lon.size)).astype(np.float32)
+    data = xr.Dataset(
+        {name: (("time", "lat", "lon"), values, {"units": "m3 m-3"}) for name in "abc"},
+        {"time": [np.datetime64(START, "ns"), np.datetime64(START, "ns") + np.timedelta64(12, "h")], "lat": lat, "lon": lon},
+    )
+    chunks = {name: {"chunksizes": values.shape} for name in "abc"}
+    data.to_netcdf(folder / f"rival-{START:%Y%m%d}.nc", engine="h5netcdf", encoding=chunks)
+    plans: list[StagePlan] = []
+    for label in ("first", "second"):
+        config = configure(folder.parent / f"root-{label}", 1, cells=32, days=64)
+        config = Config.model_validate(config.model_dump(mode="json") | _beside(folder))
+        found = _found(config)
+        places = {"latitude": rng.uniform(-60.0, 70.0, SENSORS), "longitude": rng.uniform(-180.0, 180.0, SENSORS)}
+        stations = found.stations.assign_coords({name: ("sensor", where) for name, where in places.items()})
+        plans.append(rivals.plan(config, Root(config.root), RIVAL, observations.Found(stations, found.report)))
+    yield from measure(plans[0], plans[1])
 
 
 def _large_blocks(folder: Path) -> Iterator[Measured]:
@@ -194,6 +234,7 @@ def _long_records(folder: Path) -> Iterator[Measured]:
     short, long = configure(folder / "short", 1, cells=32, days=32), configure(folder / "long", 1, cells=32, days=LONG_DAYS)
     yield from _later_stages(short, long, (matchups.STORE,))
     yield from _scores(folder / "scores")
+    yield from _rival(folder / "rival")
 
 
 PARTS = {"large-blocks": _large_blocks, "long-records": _long_records}

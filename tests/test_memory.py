@@ -9,7 +9,8 @@ from benchmarks.memory import measure_all
 
 STAGES = (
     *("ingest/smap_l4", "ingest/gldas_noah", "ingest/era5_land", "ingest/smap_l3"),
-    *("collocate/moments", "collocate/weights", "invert", "validate/matchups", "validate/differences", "validate"),
+    *("collocate/moments", "collocate/weights", "invert"),
+    *("validate/matchups", "validate/differences", "validate", "validate/comparison", "validate/rivals/rival"),
 )
 
 

@@ -29,8 +29,10 @@ _WITHIN: Final = 0.51
 _WATER_KG_M3: Final = 1000.0
 # Cells along each axis that are read together where a file is not in chunks.
 _TILE: Final = 256
-# Values that are unpacked at a time, some 20 bytes each while they are decoded.
-VALUES_AT_ONCE: Final = 2**22
+# Values that are unpacked at a time, two fields of a globe of a quarter of a degree; and the bytes that each takes while it is
+# decoded (python -m benchmarks.memory).
+VALUES_AT_ONCE: Final = 2**21
+BYTES_A_VALUE: Final = 24
 
 
 @dataclass(frozen=True)

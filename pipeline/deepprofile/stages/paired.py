@@ -149,7 +149,7 @@ def job(config: Config, count: int, compute: Any = None, mark: Any = None) -> Jo
         fingerprint=mark,
         # Of some sensors three series and the layers of a rival, as read and in the order of the sensors, and on common days;
         # where the blocks of the bootstrap begin.
-        memory_per_block=SENSORS_PER_CHUNK * days * (3 + layers) * 4 * 6 + RESAMPLES * days * 8,
+        memory_per_block=SENSORS_PER_CHUNK * days * (3 + layers) * 4 * 10 + RESAMPLES * days * 8,
         bytes_in=count * days * (2 + layers * len(config.rivals)) * 4,
         bytes_out=count * len(config.rivals) * (2 + 5 * len(COMPARED)) * 8,
     )

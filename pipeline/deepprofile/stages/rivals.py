@@ -24,7 +24,7 @@ from deepprofile.objects import MissingPath, exists, filesystem, is_pattern, joi
 from deepprofile.products import GranuleError, are_alike
 from deepprofile.products.files import GranuleFile, opened, opened_zarr, reading
 from deepprofile.products.granule import Layer
-from deepprofile.products.samples import VALUES_AT_ONCE, Places, Reading, days_held, sample
+from deepprofile.products.samples import BYTES_A_VALUE, VALUES_AT_ONCE, Places, Reading, days_held, sample
 from deepprofile.stages.granules import ZARR_MARKS, Cache, Granule, granule_of, holds_no_data, local_copy
 from deepprofile.stages.observations import SENSORS_PER_CHUNK, SENSORS_PER_STRETCH, Found, sensor_attributes, sensor_coordinates
 from deepprofile.stages.stage import DayMarks, Given, StagePlan, days_of, grid_attributes, space_time_coordinates
@@ -334,7 +334,7 @@ def job(config: Config, name: str, count: int, compute: Any = None, mark: Any = 
         fingerprint=mark,
         inputs=inputs,
         # Values as they are unpacked and decoded; the steps of all days, their means, and as a shard.
-        memory_per_block=20 * VALUES_AT_ONCE + (config.rivals[name].steps_per_day + 3) * block,
+        memory_per_block=BYTES_A_VALUE * VALUES_AT_ONCE + (config.rivals[name].steps_per_day + 3) * block,
         bytes_in=days * count * layers * config.rivals[name].steps_per_day * 4,
         bytes_out=days * count * layers * 4,
     )
