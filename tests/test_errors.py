@@ -104,7 +104,11 @@ def test_too_few_common_days_fall_back_to_the_typical_ratio():
     assert errors.n_samples.values[:, 0].tolist() == [70, 0, 0, 70, 0, 0, 70]
     assert (errors.status == 2).all()
     own = np.concatenate([p.var("time", ddof=1).values for p in fewer.values()])
-    np.testing.assert_allclose(errors.error_variance, TYPICAL_NOISE / (1.0 + TYPICAL_NOISE) * own, rtol=1e-4)
+    np.testing.assert_allclose(errors.variance, own, rtol=1e-4)
+    # Layers at the same depth err alike: 0-10, 0-7 and 0-5 cm; 10-40 and 7-28 cm; 40-100 and 28-100 cm.
+    for alike in ([0, 3, 6], [1, 4], [2, 5]):
+        expected = TYPICAL_NOISE / (1.0 + TYPICAL_NOISE) * np.prod(own[alike]) ** (1.0 / len(alike))
+        np.testing.assert_allclose(errors.error_variance.isel(observation=alike), expected, rtol=1e-4)
     assert (dp.estimate_errors(fewer, min_samples=70).status.sel(observation=[0, 3, 6]) == 0).all()
 
 
@@ -134,6 +138,9 @@ def test_uncorrelated_products_do_not_pass_as_collocated():
     errors = dp.estimate_errors(products)
     assert (errors.status == 2).mean() > 0.8
     own = np.concatenate([p.var("time", ddof=1).values for p in products.values()])
+    # Of layers at the same depth: the surface, 10-40 and 7-28 cm, and the root zone.
+    for alike in ([0, 2, 5, 8], [3, 6], [1, 4, 7]):
+        own[alike] = np.prod(own[alike]) ** (1.0 / len(alike))
     typical = TYPICAL_NOISE / (1.0 + TYPICAL_NOISE) * own
     np.testing.assert_allclose(errors.error_variance.where(errors.status == 2, typical), typical)
 
@@ -164,9 +171,12 @@ def test_two_products_of_one_source_work_too():
     products = known_world(np.random.default_rng(11), days=200)
     errors = dp.estimate_errors({name: products[name] for name in ("smap_l4", "smap_l3")})
     assert (errors.status == 2).all()
-    variance = products["smap_l3"].isel(layer=0).var("time", ddof=1)
-    expected = TYPICAL_NOISE / (1.0 + TYPICAL_NOISE) * variance
-    np.testing.assert_allclose(errors.error_variance.isel(observation=2), expected, rtol=1e-3)
+    # The root zone of L4 is alone; the surface layers of both err alike.
+    surface, root = (products["smap_l4"].isel(layer=k).var("time", ddof=1) for k in (0, 1))
+    alike = np.sqrt(surface * products["smap_l3"].isel(layer=0).var("time", ddof=1))
+    share = TYPICAL_NOISE / (1.0 + TYPICAL_NOISE)
+    for observation, expected in enumerate((alike, root, alike)):
+        np.testing.assert_allclose(errors.error_variance.isel(observation=observation), share * expected, rtol=1e-3)
 
 
 def test_biases_come_from_cells_that_have_every_product():

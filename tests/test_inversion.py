@@ -87,10 +87,22 @@ def test_wls_is_weighted_least_squares(order):
 @pytest.mark.parametrize(("names", "degree"), [(["smap_l3"], 0), (["smap_l4"], 1), (["gldas_noah"], 2), (list(LAYERS), 2)])
 def test_wls_drops_the_degrees_that_the_layers_do_not_determine(names, degree):
     products = {name: p for name, p in random_products(np.random.default_rng(3)).items() if name in names}
-    profile = dp.invert(products, make_variances(products, 0.03**2), method="wls")
+    profile = dp.invert(products, make_variances(products, 0.03**2), method="wls", order=2)
     assert (profile.coefficients.isel(degree=slice(degree + 1, None)) == 0.0).all()
     assert (profile.coefficients.isel(degree=degree) != 0.0).all()
     assert bool(profile.deepprofile.flag("lower_order").all()) == (degree < 2)
+
+
+@pytest.mark.parametrize(
+    ("names", "order"),
+    [(["gldas_noah"], 1), (["smap_l3", "era5_land"], 1), (["gldas_noah", "era5_land"], 2), (list(LAYERS), 2)],
+)
+def test_wls_is_straight_where_one_product_alone_reaches_deep(names, order):
+    products = {name: p for name, p in random_products(np.random.default_rng(3)).items() if name in names}
+    profile = dp.invert(products, make_variances(products, 0.03**2), method="wls")
+    assert profile.sizes["degree"] == order + 1
+    assert not profile.deepprofile.flag("lower_order").any()
+    assert dp.invert(products, make_variances(products, 0.03**2)).sizes["degree"] == 6
 
 
 @pytest.mark.parametrize("method", ["map", "wls"])
@@ -192,6 +204,26 @@ def test_a_slice_of_time_inverts_to_the_slice_of_the_whole(small_world):
     part = dp.invert({name: p.sel(time=days) for name, p in small_world.products.items()}, errors)
     np.testing.assert_array_equal(part.coefficients, whole.sel(time=days).coefficients)
     np.testing.assert_array_equal(part.deepprofile.std(0.2), whole.sel(time=days).deepprofile.std(0.2))
+
+
+def test_a_deep_layer_that_hardly_varies_does_not_turn_the_layers_above_it_around():
+    """A land model that damps its deepest layer tenfold: more water at 10-40 cm is not less water at 1 m."""
+    rng = np.random.default_rng(21)
+    signal = 0.25 + 0.04 * rng.standard_normal((200, 1, 1))
+    values = signal + 0.01 * rng.standard_normal((200, 3, 1))
+    values[:, 2] = 0.25 + 0.1 * (values[:, 2] - 0.25)
+    products = {
+        "gldas_noah": make_product(values, LAYERS["gldas_noah"]),
+        "era5_land": make_product(values[:, :1] + 0.01 * rng.standard_normal((200, 1, 1)), LAYERS["era5_land"][:1]),
+    }
+    errors = dp.estimate_errors(products)
+    wetter = dict(products)
+    wetter["gldas_noah"] = products["gldas_noah"] + xr.DataArray([0.0, 0.01, 0.0], dims="layer")
+    gain = [
+        float((dp.invert(wetter, given).deepprofile.at(1.0) - dp.invert(products, given).deepprofile.at(1.0)).mean()) / 0.01
+        for given in (errors, errors.drop_vars("variance"))
+    ]
+    assert abs(gain[0]) < 0.05 < -gain[1]
 
 
 def test_a_day_without_observation_is_nan_and_flagged():

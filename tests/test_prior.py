@@ -1,5 +1,7 @@
 """Moments of the prior against a dense discretisation."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from deepprofile import Prior
@@ -13,7 +15,7 @@ TOP = np.array([0.0, 0.0, 0.1, 0.28])
 BOTTOM = np.array([0.05, 1.0, 0.4, 1.0])
 
 
-KERNELS = [Kernel(0.1), Kernel(1.0), Prior().kernel, Kernel(0.3, 0.5, 0.2, 0.1)]
+KERNELS = [Kernel(0.1), Kernel(1.0), Prior().kernel, Kernel(0.3, 0.5, 0.2, 0.1), replace(Prior().kernel, damping=1.5)]
 
 
 def dense(kernel, order=5, count=2000):
@@ -35,6 +37,11 @@ def test_the_covariance_is_what_its_parameters_say():
     unit = Kernel(0.4, 1.2)
     np.testing.assert_allclose(-np.log(unit(z, z + 1e-6)) / 1e-6, 1.0 / (0.4 + 1.2 * z), rtol=1e-4)
     assert float(unit(z[0], z[2])) == pytest.approx(float(unit(z[0], z[1]) * unit(z[1], z[2])))
+    # Damping multiplies values: by 1 at the surface, by exp(-2 (1 - 1 / e)) at half a metre.
+    damped = Kernel(0.4, 1.2, 0.36, 0.1, damping=2.0)
+    factor = np.exp(-2.0 * (1.0 - np.exp(-1.0)))
+    assert float(damped(np.array(0.0), np.array(0.5))) == pytest.approx(factor * float(kernel(np.array(0.0), np.array(0.5))))
+    assert float(damped(np.array(0.5), np.array(0.5))) == pytest.approx(factor**2 * float(kernel(np.array(0.5), np.array(0.5))))
     # Without growth it is an exponential.
     np.testing.assert_allclose(Kernel(0.4)(z, z[::-1]), np.exp(-np.abs(z - z[::-1]) / 0.4))
     np.testing.assert_allclose(Kernel(0.4, 1e-7)(z, z[::-1]), np.exp(-np.abs(z - z[::-1]) / 0.4), rtol=1e-5)

@@ -197,7 +197,9 @@ class Inversion(Section):
     """From layers to profiles."""
 
     method: Literal["map", "wls"] = Field("map", description="map: maximum a posteriori; wls: weighted least squares")
-    order: Annotated[int, Field(ge=0, le=7)] | None = Field(None, description="degree of the polynomial; 5 for map, 2 for wls")
+    order: Annotated[int, Field(ge=0, le=7)] | None = Field(
+        None, description="degree of the polynomial; by default 5 for map; for wls 2, or 1 where only one product reaches deep"
+    )
     bounds: tuple[Bound, Bound] = Field(
         (0.0, 0.8),
         description="least and greatest soil moisture, m3 m-3; either may be a grid: {path: FILE, variable: clsm_poros}, with "

@@ -280,10 +280,12 @@ def _estimate(moments: Array, sums: Array, *, layout: Layout, design: Design, mi
         found = number > 0
         status[i] = np.where(found, np.where((used & own_valid[:, members]).any(axis=1), OWN, NEIGHBOURS), TYPICAL)
     ratio = _believed(noise, design.product)
-    # A layer's own variance is that of its signal and its error. Where triple collocation cannot run, the error has the typical
-    # share of it.
-    variance = _own_variance(here[:, :n, 0], near[:, :n, 0]).T
-    error = np.where(np.isfinite(ratio), ratio * signals, TYPICAL_NOISE / (1.0 + TYPICAL_NOISE) * variance)
+    # A layer's variance is that of its signal and its error. Where triple collocation cannot run, the error has the typical
+    # share of it; of layers at the same depth none is the better one because it varies less. It is never more than all of it.
+    own_variance = _own_variance(here[:, :n, 0], near[:, :n, 0]).T
+    variance = _comparable_variance(own_variance, own.count[:, :n].T > 0, layout)
+    typical = np.minimum(TYPICAL_NOISE / (1.0 + TYPICAL_NOISE) * variance, own_variance)
+    error = np.where(np.isfinite(ratio), ratio * signals, typical)
     days = own.count[:, :n].T
     absent = days == 0
     error = np.where(absent, np.nan, np.maximum(error, SMALLEST_ERROR))
@@ -291,13 +293,35 @@ def _estimate(moments: Array, sums: Array, *, layout: Layout, design: Design, mi
     status = np.where(absent, ABSENT, status)
     time_mean = np.where(absent, np.nan, own.mean[:, :n, 0].T)
     reference = reference_means(own, design).T
-    observed = (error, bias_variance, time_mean, reference, 1.0 - r2, r2, samples.astype(np.int64), status.astype(np.int8))
+    own_variance = np.where(absent, np.nan, own_variance)
+    observed = (
+        *(error, bias_variance, time_mean, reference, own_variance, 1.0 - r2, r2),
+        *(samples.astype(np.int64), status.astype(np.int8)),
+    )
     return tuple(np.moveaxis(v, 0, -1).reshape(*shape, n) for v in observed)
 
 
 def _own_variance(here: Array, near: Array) -> Array:
     """Variance of each observation in time, of the cell or, where it has too few days, of its neighbourhood; (cell, n)."""
     return np.where(here > 0.0, here, np.where(near > 0.0, near, SMALLEST_ERROR))
+
+
+def _comparable_variance(variance: Array, there: NDArray[np.bool_], layout: Layout) -> Array:
+    """Geometric mean of the variances of each layer and of the other products' layers that share half of the thicker one.
+
+    ``variance``, ``there`` (n, cell): a layer's own variance, and whether the cell has it.
+    """
+    logarithm = np.log(variance)
+    out = np.empty(variance.shape)
+    thickness = layout.bottom - layout.top
+    for i in range(layout.size):
+        common = np.minimum(layout.bottom, layout.bottom[i]) - np.maximum(layout.top, layout.top[i])
+        alike = common >= MIN_COVERAGE * np.maximum(thickness, thickness[i]) - 1e-9
+        alike &= layout.product_index != layout.product_index[i]
+        counted = there & alike[:, None]
+        counted[i] = True
+        out[i] = np.exp(np.where(counted, logarithm, 0.0).sum(axis=0) / counted.sum(axis=0))
+    return out
 
 
 def _valid(covariance: Array, count: Array, critical: Array, min_samples: int) -> NDArray[np.bool_]:
@@ -359,6 +383,7 @@ def estimate_errors(
     - ``error_variance``: random error variance, (m3 m-3)^2, in the range on which the products agree: the noise-to-signal
       ratio of triple collocation, drawn towards a typical one, times the variance that the products share;
     - ``bias_variance``: mean-square bias, (m3 m-3)^2;
+    - ``variance``: of the observation in time, (m3 m-3)^2;
     - ``mean``: time mean, m3 m-3; ``reference_mean``: the same over the days of the other products, as far as they tell;
     - ``r_squared`` with the truth, as triple collocation says it, and ``fmse`` = 1 - r_squared;
     - ``n_samples``: days of the largest triplet; ``status``: 0 triple collocation, 1 the neighbourhood's, 2 the typical ratio,
@@ -460,15 +485,18 @@ def errors_from_moments(
         pooled,
         kwargs={"layout": layout, "design": design, "min_samples": min_samples},
         input_core_dims=[["group", "moment"], ["sum"]],
-        output_core_dims=[[OBSERVATION]] * 8,
+        output_core_dims=[[OBSERVATION]] * 9,
         dask="parallelized",
-        output_dtypes=[np.float64] * 6 + [np.int64, np.int8],
+        output_dtypes=[np.float64] * 7 + [np.int64, np.int8],
         dask_gufunc_kwargs={"output_sizes": {OBSERVATION: layout.size}},
     )
-    names = ("error_variance", "bias_variance", "mean", "reference_mean", "fmse", "r_squared", "n_samples", "status")
+    names = (
+        *("error_variance", "bias_variance", "mean", "reference_mean", "variance", "fmse", "r_squared"),
+        *("n_samples", "status"),
+    )
     dataset = xr.Dataset(dict(zip(names, out, strict=True)))
     dataset = dataset.transpose(OBSERVATION, *cell_dims).assign_coords(layout.coordinates())
-    for name in ("error_variance", "bias_variance"):
+    for name in ("error_variance", "bias_variance", "variance"):
         dataset[name].attrs["units"] = "m6 m-6"
     for name in ("mean", "reference_mean"):
         dataset[name].attrs["units"] = "m3 m-3"

@@ -273,6 +273,7 @@ def invert_cells(
     method: int,
     design: Array,
     anomalies: tuple[Array, Array, Array],
+    damping: NDArray[np.int64],
     means: tuple[Array, Array, Array],
     error: Array,
     bias: Array,
@@ -295,7 +296,8 @@ def invert_cells(
 ) -> int:
     """Invert a block of cells; returns the number of patterns that are listed afterwards, or NO_ROOM.
 
-    ``observed`` (cell, time, n); ``anomalies``, ``means``: ``PriorModel.moments`` of a day's anomaly and of the time mean;
+    ``observed`` (cell, time, n); ``anomalies``, ``means``: ``PriorModel.moments`` of a day's anomaly, stacked by damping, and
+    of the time mean; ``damping`` (cell,): which of the first;
     ``error``, ``bias``, ``mean`` (cell, n); ``listed``: bit masks of patterns, of which the first ``n_listed`` are known; new
     ones are added where it is ``growing``, else a profile is given the largest listed part of its pattern. With a new pattern
     that ``listed`` has no room for, a block that is ``growing`` ends at once: its outputs are not complete.
@@ -304,7 +306,6 @@ def invert_cells(
     d = design.shape[1]
     size = max(n, d)
     work, rows, used = np.empty((size, size)), np.empty((size, size)), np.empty(n, np.int64)
-    layers, cross, coefs = anomalies
     mean_gain, mean_profile, mean_covariance = np.empty((d, n)), np.empty(d), np.zeros((d, d))
     # One table row an observation, so that the inner loop over degrees runs along contiguous memory.
     gains = np.empty((_KEPT, n, d))
@@ -318,6 +319,7 @@ def invert_cells(
     for i in range(n):
         size_of[product[i]] += 1
     for cell in range(cells):
+        layers, cross, coefs = anomalies[0][damping[cell]], anomalies[1][damping[cell]], anomalies[2][damping[cell]]
         mean_covariance[:] = 0.0
         mean_profile[:] = 0.0
         mean_profile[0] = prior_mean[cell]
@@ -423,6 +425,7 @@ def cell_covariances(
     method: int,
     design: Array,
     anomalies: tuple[Array, Array, Array],
+    damping: NDArray[np.int64],
     means: tuple[Array, Array, Array],
     error: Array,
     bias: Array,
@@ -437,10 +440,10 @@ def cell_covariances(
     n, d = design.shape
     size = max(n, d)
     work, rows, used = np.empty((size, size)), np.empty((size, size)), np.empty(n, np.int64)
-    layers, cross, coefs = anomalies
     mean_gain, mean_profile, mean_covariance = np.empty((d, n)), np.zeros(d), np.zeros((d, d))
     gain, offset, metric, covariance = np.empty((d, n)), np.empty(d), np.empty((d, d)), np.empty((d, d))
     for cell in range(error.shape[0]):
+        layers, cross, coefs = anomalies[0][damping[cell]], anomalies[1][damping[cell]], anomalies[2][damping[cell]]
         mean_covariance[:] = 0.0
         if method == MAP and two_scales:
             _invert_mean(

@@ -43,6 +43,7 @@ _ARRAYS: Final[dict[str, tuple[str, float | int, str, str]]] = {
     "bias_variance": ("float32", float("nan"), "m6 m-6", "mean-square bias"),
     "mean": ("float32", float("nan"), "m3 m-3", "time mean"),
     "reference_mean": ("float32", float("nan"), "m3 m-3", "time mean over the days of the other products"),
+    "variance": ("float32", float("nan"), "m6 m-6", "variance in time"),
     "fmse": ("float32", float("nan"), "1", "1 - r_squared"),
     "r_squared": ("float32", float("nan"), "1", "squared correlation with the truth, by triple collocation"),
     "n_samples": ("int32", 0, "1", "days of the largest triplet"),
@@ -350,6 +351,6 @@ def read_errors(url: str, layout: Layout, rows: slice, columns: slice) -> xr.Dat
     region = (slice(None), rows, columns)
     arrays: dict[str, tuple[tuple[str, ...], NDArray[Any]]] = {
         name: ((OBSERVATION, "y", "x"), read_region(url, name, region))
-        for name in ("error_variance", "bias_variance", "mean", "reference_mean", "status")
+        for name in ("error_variance", "bias_variance", "mean", "reference_mean", "variance", "status")
     }
     return xr.Dataset(arrays).assign_coords(layout.coordinates())

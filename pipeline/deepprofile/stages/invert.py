@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from deepprofile.config import Config, Inversion
 from deepprofile.engine import Block, Job, Ledger, Outcome, fingerprint, grid_blocks
 from deepprofile.grids import Grid
-from deepprofile.inversion import DEFAULT_ORDER, Bound, invert_stack, product_patterns
+from deepprofile.inversion import Bound, default_order, invert_stack, product_patterns
 from deepprofile.layers import OBSERVATION, Layout, stack_products
 from deepprofile.memory import FILTERS, exponential_filters, reach, remember, remembered, with_memory
 from deepprofile.prior import Prior
@@ -119,6 +119,7 @@ def _prototype(config: Config) -> xr.Dataset:
             "bias_variance": ((OBSERVATION, "y", "x"), 0.001 * one),
             "mean": ((OBSERVATION, "y", "x"), 0.25 * one),
             "reference_mean": ((OBSERVATION, "y", "x"), 0.25 * one),
+            "variance": ((OBSERVATION, "y", "x"), 0.004 * one),
             "status": ((OBSERVATION, "y", "x"), np.zeros(one.shape, np.int8)),
         }
     ).assign_coords(layout.coordinates())
@@ -306,7 +307,7 @@ class InvertBlock:
 def degrees_of(config: Config) -> int:
     """Coefficients of a profile."""
     settings = config.inversion
-    return 1 + (DEFAULT_ORDER[settings.method] if settings.order is None else settings.order)
+    return 1 + (default_order(settings.method, collocate.layout_of(config)) if settings.order is None else settings.order)
 
 
 def job(config: Config, compute: Any = None, mark: Any = None, inputs: Any = None) -> Job:
