@@ -56,8 +56,10 @@ FILTER_CORRELATION: Final = 0.65
 GAP_DAYS: Final = 7
 # The slowest filter needs this sum of weights: today's value counts one.
 LEAST_WEIGHT: Final = 0.5
-# Cells whose series are filtered at a time: they stay in the cache.
+# Cells whose series are filtered at a time: they stay in the cache. Days that are summed once for all windows they lie in: a
+# divisor of the windows, and less than a gap.
 _TILE: Final = 64
+_STRETCH: Final = 5
 
 
 def memory_name(product: str) -> str:
@@ -126,13 +128,19 @@ def _filter(
     least: float,
     out: NDArray[np.float32],
 ) -> None:
-    """``exponential_filters``: some cells at a time, side by side in the vector registers; sums run from the oldest day on."""
+    """``exponential_filters``, of some cells at a time, which lie side by side in the vector registers.
+
+    Weights decay alike over any stretch, so that the sum over a window is that of stretches of ``_STRETCH`` days, each summed
+    once. A stretch is shorter than a gap: its values are all before one or all after it.
+    """
     cells, days = values.shape
-    filters, longest = weights.shape
     nothing, one = np.float32(0.0), np.float32(1.0)
-    value, seen = np.empty((days, _TILE), np.float32), np.empty((days, _TILE), np.float32)
-    first, last = np.empty((days, _TILE), np.int32), np.empty((days, _TILE), np.int32)
-    total, weight = np.empty((filters, _TILE), np.float32), np.empty((filters, _TILE), np.float32)
+    shape = (days, _TILE)
+    value, seen = np.empty(shape, np.float32), np.empty(shape, np.float32)
+    some, some_seen = np.empty(shape, np.float32), np.empty(shape, np.float32)
+    total, weight = np.empty(shape, np.float32), np.empty(shape, np.float32)
+    first, last = np.empty(shape, np.int32), np.empty(shape, np.int32)
+    enough = np.empty(shape, np.bool_)
     for start in range(0, cells, _TILE):
         width = min(_TILE, cells - start)
         value[:] = nothing
@@ -156,23 +164,40 @@ def _filter(
                     if latest - t > gap:
                         end = t
                     latest = t
-                last[t, c] = end if ahead and latest - t < gap else t
-        for t in range(days):
+                last[t, c] = end if latest - t < gap else t - 1
+        for f in range(windows.size - 1, -1, -1):
             total[:] = nothing
             weight[:] = nothing
-            for day in range(max(t - longest + 1, 0), min(t + longest, days) if ahead else t + 1):
-                age = abs(t - day)
-                for f in range(filters):
-                    if age < windows[f]:
-                        share = weights[f, age]
+            for way in range(-1, 2 if ahead else 0, 2):
+                for t in range(days):
+                    some[t] = nothing
+                    some_seen[t] = nothing
+                    for age in range(_STRETCH - 1, -1, -1):
+                        day = t + way * age
+                        if 0 <= day < days:
+                            for c in range(_TILE):
+                                some[t, c] += weights[f, age] * value[day, c]
+                                some_seen[t, c] += weights[f, age] * seen[day, c]
+                for t in range(days):
+                    for age in range(windows[f] - _STRETCH, -1, -_STRETCH):
+                        day = t + way * age
+                        if 0 <= day < days:
+                            share = weights[f, age]
+                            for c in range(_TILE):
+                                inside = first[t, c] <= day if way < 0 else day <= last[t, c]
+                                total[t, c] += share * some[day, c] if inside else nothing
+                                weight[t, c] += share * some_seen[day, c] if inside else nothing
+                    if way > 0:
+                        # Today is in both.
                         for c in range(_TILE):
-                            counts = share if first[t, c] <= day and day <= last[t, c] else nothing
-                            total[f, c] += counts * value[day, c]
-                            weight[f, c] += counts * seen[day, c]
+                            total[t, c] -= value[t, c]
+                            weight[t, c] -= seen[t, c]
+            if f == windows.size - 1:
+                enough[:] = weight >= least
             for c in range(width):
-                enough = weight[filters - 1, c] >= least
-                for f in range(filters):
-                    out[start + c, t, f] = total[f, c] / weight[f, c] if enough and weight[f, c] > 0.0 else np.nan
+                for t in range(days):
+                    known = enough[t, c] and weight[t, c] > 0.0
+                    out[start + c, t, f] = total[t, c] / weight[t, c] if known else np.nan
 
 
 def filtered(series: xr.DataArray, direction: Direction) -> xr.DataArray:
