@@ -17,7 +17,7 @@ def open_store(root: str, store: str = "profile") -> xr.Dataset:
         Folder or URL of the stores. ``gs://`` takes the application default credentials; for a public bucket set the
         environment variable DEEPPROFILE_STORAGE_CREDENTIALS to ``anonymous``.
     store
-        ``profile`` (with the accessor ``.deepprofile``), ``weights``, ``validation``, or ``ard/<product>``.
+        ``profile`` (with the accessor ``.deepprofile``), ``weights``, ``validation``, ``comparison``, or ``ard/<product>``.
 
     Returns
     -------
