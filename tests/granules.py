@@ -41,7 +41,7 @@ def document(world, granules: Path, folder: Path, **changes):
         "period": {"start": "2015-04-01", "end": "2015-06-11"},
         "products": {name: {"granules": str(granules / name)} for name in NAMES},
         "stations": [{"kind": "ismn", "path": str(granules / "ismn")}],
-        "collocation": {"min_samples": 40, "window": 5},
+        "collocation": {"min_samples": 20, "window": 5},
         "blocks": {"days": 24, "cells": 8, "chunk_days": 8, "chunk_cells": 4},
         "compute": {"workers": 2},
     }

@@ -11,7 +11,7 @@ import pytest
 import xarray as xr
 from deepprofile.engine import ThreadPool
 from deepprofile.report import Published
-from deepprofile.stages import ingest
+from deepprofile.stages import ingest, invert
 from deepprofile.stages.invert import PRECISION
 from deepprofile.stages.pipeline import STAGES, check_memory, jobs, run_stages
 from deepprofile.stages.stage import PlanError, copier
@@ -52,8 +52,8 @@ def test_retrievals_that_are_not_recommended_are_left_out(world, finished):
 def test_stores_equal_fuse_on_the_whole_region(finished):
     stores = Published.of(finished)
     products = stores.products()
-    errors = dp.estimate_errors(products, min_samples=40, window=5)
-    profile = dp.invert(products, errors)
+    errors = dp.estimate_errors(products, min_samples=20, window=5)
+    profile = dp.invert(products, errors, memory=True)
     store = stores.open("profile")
     expected = profile.coefficients.transpose("time", "degree", "y", "x").values
     np.testing.assert_allclose(store.coefficients.values, expected, atol=0.51 * PRECISION)
@@ -286,6 +286,34 @@ def test_exactly_the_blocks_of_a_repaired_granule_are_done_again(configure, dama
     assert (results["ingest/smap_l4"].progress.done, results["ingest/smap_l4"].progress.copied) == (4, 8)
     assert not [problem for result in results.values() for problem in result.problems]
     assert tree(config.root) == tree(finished.root)
+
+
+@pytest.mark.parametrize(
+    ("memory", "name", "changed"),
+    [("past", "smap_l3", (5, 65)), ("both", "smap_l3", (0, 65)), ("none", "smap_l3", (5, 6)), ("past", "smap_l4", (5, 6))],
+)
+def test_a_late_granule_leads_to_the_days_that_remember_it_and_to_no_other(finished, monkeypatch, memory, name, changed):
+    config = finished.model_copy(update={"inversion": finished.inversion.model_copy(update={"memory": memory})})
+    root = Root(config.root)
+    before = invert.plan(config, root, root.current()).marks.days
+    there = invert.day_marks_of
+
+    def with_a_new_day(of, stage, version):
+        marks = there(of, stage, version)
+        return (*marks[:5], "late", *marks[6:]) if stage == f"ingest/{name}" else marks
+
+    monkeypatch.setattr(invert, "day_marks_of", with_a_new_day)
+    after = invert.plan(config, root, root.current()).marks.days
+    assert [k for k in range(72) if before[k] != after[k]] == list(range(*changed))
+
+
+def test_profiles_say_what_they_remember(finished):
+    store = opened(finished, "profile")
+    used = store.deepprofile.uses("smap_l3_memory")
+    seen = store.deepprofile.uses("smap_l3")
+    assert used.where(seen, True).all()
+    assert 0.3 < float((used & ~seen).mean()) < 0.8
+    assert list(store.attrs["products"]) == [*NAMES, "smap_l3_memory"]
 
 
 def test_a_stage_needs_those_before_it(configure):
