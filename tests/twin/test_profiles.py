@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import xarray as xr
 from deepprofile import twin
-from deepprofile.twin.ceiling import ceiling, exponential_filter
+from deepprofile.twin.ceiling import exponential_filter
 from deepprofile.twin.profiles import BIAS, LEAST_DAYS, RANGE, node_weights
 
 from benchmarks import covariance
@@ -129,12 +129,13 @@ def test_a_filter_is_the_weighted_mean_of_the_past():
 
 def test_fusion_comes_near_the_ceiling_and_beats_every_parent(profiles):
     found = benchmark.judge(twin.from_profiles(profiles, 1))
-    assert (found["ubrmse_to_ceiling"] > 0.93).all(), found
+    assert (found["ubrmse_to_memory"] > 0.9).all(), found
     assert (found["rmse_to_plain"] < 1.02).all(), found
     assert (found["rmse_to_best_parent"] < 1.0).all(), found
     assert found["inside"].between(0.75, 1.0).all(), found
     # The retrieval's past tells more of the surface than of what lies deep.
-    assert found["memory_to_ceiling"].iloc[0] < min(1.0, found["memory_to_ceiling"].iloc[-1])
+    with_memory = (found["ubrmse_to_ceiling"] / found["ubrmse_to_memory"])[["0-5", "70-100"]]
+    assert with_memory.iloc[0] < min(1.0, with_memory.iloc[1])
 
 
 @pytest.fixture(scope="module")
@@ -168,8 +169,16 @@ def test_measured_profiles_make_worlds(networks):
         assert len(tuning | test) == passed.sizes["station"]
     assert networks["SCAN"].sizes["station"] > 40
     assert networks["USCRN"].sizes["station"] > 35
-    world = twin.from_profiles(benchmark.half_of(networks["USCRN"], "test"), 0)
-    profile = dp.fuse(world.products)
-    error = profile.deepprofile.mean(0.0, 1.0) - world.truth_mean(0.0, 1.0)
-    assert float(abs(error).mean()) < 0.04
-    assert ceiling(world).sizes["band"] == len(twin.DEPTH_BANDS_M)
+
+
+def test_on_measured_profiles_fusion_comes_near_the_ceiling_with_memory(networks):
+    """Stations that nothing was tuned on, one world of the middle noise: margins of the mean over worlds, and some more."""
+    world = twin.from_profiles(benchmark.half_of(networks["USCRN"], "test"), 4)
+    found = benchmark.judge(world)
+    bands = found.iloc[: len(twin.DEPTH_BANDS_M)]
+    assert (bands["ubrmse_to_memory"] < 1.15).all(), found
+    assert (bands["rmse_to_plain"] < 0.95).all(), found
+    assert (found["rmse_to_best_parent"] < 1.0).all(), found
+    assert bands["inside"].between(0.84, 0.97).all(), found
+    # In the mean over worlds 1.27 at most.
+    assert (benchmark.seams(world)["smap_l3"] < 1.6).all()
