@@ -155,7 +155,14 @@ def product_patterns(layout: Layout) -> NDArray[np.int64]:
         codes |= {code | mask for code in codes}
     for mask in masks[8:]:
         codes |= {mask, max(codes) | mask}
-    return np.array(sorted(codes), dtype=np.int64)
+    # The past of a product never stands alone, and is there on every day on which the product is.
+    told = sum(masks[past] for past, _ in layout.pasts)
+    possible = [
+        code
+        for code in sorted(codes)
+        if (code & ~told or not code) and all(code & masks[past] or not code & masks[source] for past, source in layout.pasts)
+    ]
+    return np.array(possible, dtype=np.int64)
 
 
 # Axes of a parameter beside those of the cells: error, bias, mean, damping, prior mean, bounds, fallback.

@@ -248,7 +248,7 @@ class InvertBlock:
             for name, dims in _STATIC.items():
                 values = profile[name]
                 spread = values.expand_dims({d: n for d, n in zip(("y", "x"), cells, strict=True) if d not in values.dims})
-                array = spread.transpose("y", "x", *dims).values.astype(np.float32)
+                array = np.asarray(spread.transpose("y", "x", *dims).values, np.float32)
                 written += write_shards(self.url, name, (*corner[1:], *[0] * len(dims)), array)
         return Outcome(read, written, details=details)
 
@@ -316,7 +316,7 @@ def job(config: Config, compute: Any = None, mark: Any = None, inputs: Any = Non
     degrees, n = degrees_of(config), layout.size
     cells = min(blocks.cells, grid.rows) * min(blocks.cells, grid.columns)
     profiles = cells * min(blocks.days, days)
-    patterns = 2 ** len(layout.products)
+    patterns = len(product_patterns(layout))
     # A remembered product is read with the days around the block, and turned so that its days lie side by side.
     halo = cells * len(layout.pasts) * (sum(reach(config.inversion.direction)) + min(blocks.days, days)) * 3 * 4
     return Job(
@@ -326,8 +326,9 @@ def job(config: Config, compute: Any = None, mark: Any = None, inputs: Any = Non
         fingerprint=mark,
         inputs=inputs,
         # Inputs, as read and in the order of the cells; coefficients as computed, rounded, as published, as joined from both,
-        # and as a shard; flags and a few fields of the checks. Without time: the covariances, as computed and as a shard.
-        memory_per_block=profiles * (2 * n * 4 + 5 * degrees * 4 + 40) + cells * patterns * degrees**2 * 8 + halo,
+        # and as a shard; flags and a few fields of the checks. Without time: the covariances, as computed, and two and a half
+        # times as much while they become a shard.
+        memory_per_block=profiles * (2 * n * 4 + 5 * degrees * 4 + 40) + cells * patterns * degrees**2 * 14 + halo,
         bytes_in=grid.rows * grid.columns * days * n * 4,
         bytes_out=grid.rows * grid.columns * (days * (degrees * 4 + 6) + patterns * degrees**2 * 4),
     )
