@@ -501,8 +501,12 @@ def invert_stack(
     bounds: tuple[Bound, Bound],
     prior: Prior,
     listed: NDArray[np.int64] | None = None,
+    covariances: bool = True,
 ) -> xr.Dataset:
-    """``invert`` on products that are checked; ``listed`` fixes the patterns that have a covariance, whatever is met."""
+    """``invert`` on products that are checked; ``listed`` fixes the patterns that have a covariance, whatever is met.
+
+    Without ``covariances`` there is no ``posterior_covariance``: it does not depend on time, and need not be made again.
+    """
     layout = stack.layout
     degree = default_order(method, layout) if order is None else int(order)
     parameters = _parameters(stack, errors, prior, bounds)
@@ -552,18 +556,25 @@ def invert_stack(
     if book is not None:
         listed, pattern = _settle(book, layout, pattern)
     assert listed is not None
-    covariance = xr.apply_ufunc(
+    covariance = _covariances(per_cell, model, dtype, listed) if covariances else None
+    return _assemble(stack, model, parameters, prior, method, listed, coefficients, flags, pattern, covariance)
+
+
+def _covariances(per_cell: Sequence[xr.DataArray], model: Model, dtype: Any, listed: NDArray[np.int64]) -> xr.DataArray:
+    """Posterior covariance for each cell and listed pattern, from error, bias, mean and damping of the cells."""
+    degrees = model.order + 1
+    covariance: xr.DataArray = xr.apply_ufunc(
         _covariance_block,
         *per_cell,
         kwargs={"model": model, "dtype": dtype, "listed": listed},
-        input_core_dims=[along, along, along, []],
+        input_core_dims=[[OBSERVATION], [OBSERVATION], [OBSERVATION], []],
         output_core_dims=[["availability", "degree", "degree_2"]],
         join="override",
         dask="parallelized",
         output_dtypes=[dtype],
-        dask_gufunc_kwargs={"output_sizes": {"availability": len(listed), "degree": degree + 1, "degree_2": degree + 1}},
+        dask_gufunc_kwargs={"output_sizes": {"availability": len(listed), "degree": degrees, "degree_2": degrees}},
     )
-    return _assemble(stack, model, parameters, prior, method, listed, coefficients, flags, pattern, covariance)
+    return covariance
 
 
 def _invert_days(*arrays: NDArray[Any], model: Model, **kwargs: Any) -> Any:
@@ -602,12 +613,9 @@ def _assemble(
     coefficients: xr.DataArray,
     flags: xr.DataArray,
     pattern: xr.DataArray,
-    covariance: xr.DataArray,
+    covariance: xr.DataArray | None,
 ) -> xr.Dataset:
     layout = stack.layout
-    # Where all cells share one error model they share one covariance: a view, not a copy for each of them.
-    lacking = {dim: stack.series[0].sizes[dim] for dim in stack.cell_dims if dim not in covariance.dims}
-    covariance = covariance.expand_dims(lacking).transpose(*stack.cell_dims, "availability", "degree", "degree_2")
     bits = np.array([[bool(code >> i & 1) for i in range(layout.size)] for code in listed.tolist()])
     bits = bits.reshape(-1, layout.size)
     dataset = xr.Dataset(
@@ -615,12 +623,16 @@ def _assemble(
             "coefficients": coefficients,
             "flags": flags,
             "pattern": pattern,
-            "posterior_covariance": covariance,
-            "prior_mean": parameters.prior_mean.astype(covariance.dtype),
+            "prior_mean": parameters.prior_mean.astype(coefficients.dtype),
             "lower_bound": parameters.low,
             "upper_bound": parameters.high,
         }
     )
+    if covariance is not None:
+        # Where all cells share one error model they share one covariance: a view, not a copy for each of them.
+        lacking = {dim: stack.series[0].sizes[dim] for dim in stack.cell_dims if dim not in covariance.dims}
+        covariance = covariance.expand_dims(lacking).transpose(*stack.cell_dims, "availability", "degree", "degree_2")
+        dataset["posterior_covariance"] = covariance.assign_attrs(units="m6 m-6")
     meanings = [*GENERAL_FLAGS, *(f"uses_{name}" for name in layout.products)]
     masks = [*GENERAL_FLAGS.values(), *(1 << (kernels.FIRST_PRODUCT_BIT + p) for p in range(len(layout.products)))]
     shown = [(name, mask) for name, mask in zip(meanings, masks, strict=True) if mask < 2**32]
@@ -631,7 +643,6 @@ def _assemble(
     }
     dataset["coefficients"].attrs = {"long_name": "coefficients of shifted Legendre polynomials", "units": "m3 m-3"}
     dataset["pattern"].attrs = {"long_name": "position along availability"}
-    dataset["posterior_covariance"].attrs = {"units": "m6 m-6"}
     dataset = dataset.assign_coords(dict(stack.cell_coords)).assign_coords(
         time=stack.time,
         degree=np.arange(model.order + 1),

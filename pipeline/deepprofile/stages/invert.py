@@ -76,11 +76,13 @@ def profile_of(
     settings: Inversion,
     cell_bounds: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None,
     filters: Mapping[str, NDArray[np.float32]] | None = None,
+    covariances: bool = True,
 ) -> xr.Dataset:
     """Profiles of arrays (day, layer, row, column) by product, with the patterns of whole products.
 
     ``cell_bounds``: the lower and the upper bound of each cell, shape (row, column), where these are not numbers.
     ``filters``: of each remembered product, (row, column, day, filter); where not given, from the series alone.
+    ``covariances``: whether to make those of the posterior, which do not depend on time.
     """
     products = {}
     for p, name in enumerate(layout.products):
@@ -102,7 +104,8 @@ def profile_of(
             for name, values in (filters or {}).items()
         }
         stack, errors = remember(stack, errors, prior, settings.direction, past or None)
-    return invert_stack(stack, errors, settings.method, settings.order, limits, prior, listed=product_patterns(stack.layout))
+    listed = product_patterns(stack.layout)
+    return invert_stack(stack, errors, settings.method, settings.order, limits, prior, listed, covariances)
 
 
 def _prototype(config: Config) -> xr.Dataset:
@@ -216,7 +219,7 @@ class InvertBlock:
         places = np.array(fresh or [0])
         index = pd.DatetimeIndex(self.first_day + (days[0] + places).astype("timedelta64[D]"))
         profile = (
-            profile_of(series, errors, layout, index, self.settings, limits, filters)
+            profile_of(series, errors, layout, index, self.settings, limits, filters, covariances=block.index[0] == 0)
             if self.solve
             else self._unsolved(series, errors, layout, index, limits)
         )

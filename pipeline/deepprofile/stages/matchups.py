@@ -205,7 +205,7 @@ class MatchupBlock:
         assert still.errors is not None
         kept = {name: values[:, :, None] for name, values in series.items() if name != NEAR_SURFACE}
         layout, settings = _layout_without(self.config), self.config.inversion
-        profile = invert.profile_of(kept, still.errors, layout, times, settings, still.bounds)
+        profile = invert.profile_of(kept, still.errors, layout, times, settings, still.bounds, covariances=False)
         return np.asarray(profile["coefficients"].transpose("time", "degree", "y", "x").values[:, :, 0])
 
 
