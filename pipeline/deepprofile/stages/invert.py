@@ -218,10 +218,12 @@ class InvertBlock:
         read += errors.nbytes
         places = np.array(fresh or [0])
         index = pd.DatetimeIndex(self.first_day + (days[0] + places).astype("timedelta64[D]"))
+        # What does not depend on time belongs to the first block of days.
+        first = block.index[0] == 0
         profile = (
-            profile_of(series, errors, layout, index, self.settings, limits, filters, covariances=block.index[0] == 0)
+            profile_of(series, errors, layout, index, self.settings, limits, filters, covariances=first)
             if self.solve
-            else self._unsolved(series, errors, layout, index, limits)
+            else self._unsolved(series, errors, layout, index, limits, first)
         )
         arrays: dict[str, NDArray[Any]] = {name: profile[name].transpose(*dims).values for name, dims in _IN_TIME.items()}
         before: dict[str, NDArray[Any]] = {}
@@ -247,7 +249,7 @@ class InvertBlock:
         written = write_shards(self.url, "coefficients", (corner[0], 0, *corner[1:]), arrays["coefficients"])
         for name in ("flags", "pattern"):
             written += write_shards(self.url, name, corner, arrays[name])
-        if block.index[0] == 0:
+        if first:
             for name, dims in _STATIC.items():
                 values = profile[name]
                 spread = values.expand_dims({d: n for d, n in zip(("y", "x"), cells, strict=True) if d not in values.dims})
@@ -294,10 +296,11 @@ class InvertBlock:
         layout: Layout,
         days: pd.DatetimeIndex,
         limits: tuple[NDArray[np.float32], NDArray[np.float32]] | None,
+        covariances: bool,
     ) -> xr.Dataset:
         """Arrays of the shapes and about the entropy of a solution, for the benchmark."""
-        first = {name: values[:1] for name, values in series.items()}
-        one = profile_of(first, errors, layout, days[:1], self.settings, limits)
+        day = {name: values[:1] for name, values in series.items()}
+        one = profile_of(day, errors, layout, days[:1], self.settings, limits, covariances=covariances)
         degrees = one.sizes["degree"]
         stacked = np.concatenate(list(series.values()), axis=1)[:, :degrees]
         shape = (stacked.shape[0], *stacked.shape[2:])
