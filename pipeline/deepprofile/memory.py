@@ -57,9 +57,9 @@ FILTER_CORRELATION: Final = 0.65
 GAP_DAYS: Final = 7
 # The slowest filter needs this sum of weights: today's value counts one.
 LEAST_WEIGHT: Final = 0.5
-# Cells whose series are filtered at a time: they stay in the cache. Days that are summed once for all windows they lie in: a
-# divisor of the windows, and less than a gap.
+# Cells whose series are filtered at a time: they stay in the cache.
 _TILE: Final = 64
+# Days that are summed once for all windows that they lie in: a divisor of the windows, and less than a gap.
 _STRETCH: Final = 5
 
 
@@ -106,7 +106,7 @@ def exponential_filters(values: NDArray[Any], direction: Direction = "past") -> 
     """Every filter of daily series, (cell, day) in m3 m-3 with NaN where missing, as (cell, day, filter); NaN where none.
 
     The mean over the days of the window of what was seen, weighted by exp(-age / ``days``), today included: of days up to that
-    day (``"past"``), or after it too (``"both"``). No filter reaches across a gap of more than ``GAP_DAYS``, and there is none
+    day (``"past"``), or after it too (``"both"``). No filter reaches across a gap of ``GAP_DAYS``, and there is none
     where the weights of the slowest add up to less than ``LEAST_WEIGHT``.
     """
     longest = max(each.window for each in FILTERS)
@@ -129,76 +129,94 @@ def _filter(
     least: float,
     out: NDArray[np.float32],
 ) -> None:
-    """``exponential_filters``, of some cells at a time, which lie side by side in the vector registers.
-
-    Weights decay alike over any stretch, so that the sum over a window is that of stretches of ``_STRETCH`` days, each summed
-    once. A stretch is shorter than a gap: its values are all before one or all after it.
-    """
+    """``exponential_filters``, of some cells at a time, which lie side by side in the vector registers."""
     cells, days = values.shape
-    nothing, one = np.float32(0.0), np.float32(1.0)
     shape = (days, _TILE)
     value, seen = np.empty(shape, np.float32), np.empty(shape, np.float32)
-    some, some_seen = np.empty(shape, np.float32), np.empty(shape, np.float32)
     total, weight = np.empty(shape, np.float32), np.empty(shape, np.float32)
-    first, last = np.empty(shape, np.int32), np.empty(shape, np.int32)
+    bounds = np.empty((2, *shape), np.int32)
     enough = np.empty(shape, np.bool_)
     for start in range(0, cells, _TILE):
         width = min(_TILE, cells - start)
-        value[:] = nothing
-        seen[:] = nothing
+        value[:], seen[:] = 0.0, 0.0
         for c in range(width):
             for t in range(days):
                 if np.isfinite(values[start + c, t]):
-                    value[t, c], seen[t, c] = values[start + c, t], one
-        for c in range(_TILE):
-            # The days without a long gap before, and after, each day.
-            begin, latest = 0, -gap - 1
-            for t in range(days):
-                if seen[t, c] > 0.0:
-                    if t - latest > gap:
-                        begin = t
-                    latest = t
-                first[t, c] = begin if t - latest < gap else t + 1
-            end, latest = days - 1, days + gap
-            for t in range(days - 1, -1, -1):
-                if seen[t, c] > 0.0:
-                    if latest - t > gap:
-                        end = t
-                    latest = t
-                last[t, c] = end if latest - t < gap else t - 1
+                    value[t, c], seen[t, c] = values[start + c, t], 1.0
+        _find_gaps(seen, gap, bounds[0], bounds[1])
+        # The slowest filter says where there is enough.
         for f in range(windows.size - 1, -1, -1):
-            total[:] = nothing
-            weight[:] = nothing
-            for way in range(-1, 2 if ahead else 0, 2):
-                for t in range(days):
-                    some[t] = nothing
-                    some_seen[t] = nothing
-                    for age in range(_STRETCH - 1, -1, -1):
-                        day = t + way * age
-                        if 0 <= day < days:
-                            for c in range(_TILE):
-                                some[t, c] += weights[f, age] * value[day, c]
-                                some_seen[t, c] += weights[f, age] * seen[day, c]
-                for t in range(days):
-                    for age in range(windows[f] - _STRETCH, -1, -_STRETCH):
-                        day = t + way * age
-                        if 0 <= day < days:
-                            share = weights[f, age]
-                            for c in range(_TILE):
-                                inside = first[t, c] <= day if way < 0 else day <= last[t, c]
-                                total[t, c] += share * some[day, c] if inside else nothing
-                                weight[t, c] += share * some_seen[day, c] if inside else nothing
-                    if way > 0:
-                        # Today is in both.
-                        for c in range(_TILE):
-                            total[t, c] -= value[t, c]
-                            weight[t, c] -= seen[t, c]
+            total[:], weight[:] = 0.0, 0.0
+            _add_window(value, seen, weights[f], windows[f], -1, bounds[0], total, weight)
+            if ahead:
+                _add_window(value, seen, weights[f], windows[f], 1, bounds[1], total, weight)
+                # Today is in both.
+                total -= value
+                weight -= seen
             if f == windows.size - 1:
                 enough[:] = weight >= least
             for c in range(width):
                 for t in range(days):
                     known = enough[t, c] and weight[t, c] > 0.0
                     out[start + c, t, f] = total[t, c] / weight[t, c] if known else np.nan
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _find_gaps(seen: NDArray[np.float32], gap: int, first: NDArray[np.int32], last: NDArray[np.int32]) -> None:
+    """The first day that is remembered on each day, (day, cell), and the last: those without a gap in between."""
+    days, cells = seen.shape
+    for c in range(cells):
+        begin, latest = 0, -gap - 1
+        for t in range(days):
+            if seen[t, c] > 0.0:
+                if t - latest > gap:
+                    begin = t
+                latest = t
+            first[t, c] = begin if t - latest < gap else t + 1
+        end, latest = days - 1, days + gap
+        for t in range(days - 1, -1, -1):
+            if seen[t, c] > 0.0:
+                if latest - t > gap:
+                    end = t
+                latest = t
+            last[t, c] = end if latest - t < gap else t - 1
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _add_window(
+    value: NDArray[np.float32],
+    seen: NDArray[np.float32],
+    weights: NDArray[np.float32],
+    window: int,
+    way: int,
+    bound: NDArray[np.int32],
+    total: NDArray[np.float32],
+    weight: NDArray[np.float32],
+) -> None:
+    """Add the weighted values of each day's window, and their weights, from the oldest day on (``way`` -1) or the latest (1).
+
+    ``bound``: the day after which (before which) days count. Weights decay alike over any stretch, so that the sum over a
+    window is that of stretches of ``_STRETCH`` days, each summed once. A stretch is shorter than a gap: its values are all on
+    one side of it.
+    """
+    days = len(value)
+    nothing = np.float32(0.0)
+    some, some_seen = np.zeros_like(value), np.zeros_like(value)
+    for t in range(days):
+        for age in range(_STRETCH - 1, -1, -1):
+            day, share = t + way * age, weights[age]
+            if 0 <= day < days:
+                for c in range(_TILE):
+                    some[t, c] += share * value[day, c]
+                    some_seen[t, c] += share * seen[day, c]
+    for t in range(days):
+        for age in range(window - _STRETCH, -1, -_STRETCH):
+            day, share = t + way * age, weights[age]
+            if 0 <= day < days:
+                for c in range(_TILE):
+                    inside = bound[t, c] <= day if way < 0 else day <= bound[t, c]
+                    total[t, c] += share * some[day, c] if inside else nothing
+                    weight[t, c] += share * some_seen[day, c] if inside else nothing
 
 
 def filtered(series: xr.DataArray, direction: Direction) -> xr.DataArray:

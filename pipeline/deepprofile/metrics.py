@@ -126,6 +126,21 @@ def block_length(error: Array, day: NDArray[np.int64]) -> int:
     return int(np.clip(np.ceil(length), 1, max(1, (int(day[-1]) + 1) // 3)))
 
 
+def _day_numbers(times: pd.Index) -> NDArray[np.int64]:
+    """Days since the first of some times."""
+    return np.asarray((times - times[0]) // pd.Timedelta(days=1), np.int64)
+
+
+def _starts(span: int, block: int, resamples: int, seed: int) -> NDArray[np.int64]:
+    """Days on which the blocks of each resample begin."""
+    return np.random.default_rng(seed).integers(0, span, (resamples, -(-span // block)))
+
+
+def _tails(level: float) -> list[float]:
+    """Probabilities of the ends of an interval."""
+    return [0.5 * (1.0 - level), 0.5 * (1.0 + level)]
+
+
 def _score_series(
     estimate: NDArray[Any], reference: NDArray[Any], day: NDArray[np.int64], resamples: int, level: float, seed: int
 ) -> Array:
@@ -142,11 +157,9 @@ def _score_series(
     out[:-1, 0], out[-1, 0] = value, effective_days(e - r, d)
     if resamples:
         span, block = int(d[-1]) + 1, block_length(e - r, d)
-        starts = np.random.default_rng(seed).integers(0, span, (resamples, -(-span // block)))
         drawn = np.empty((resamples, len(METRICS)))
-        _bootstrap(e, r, d, span, block, starts, drawn)
-        tails = [0.5 * (1.0 - level), 0.5 * (1.0 + level)]
-        out[1:-1, 1:] = np.nanquantile(drawn[:, 1:], tails, axis=0).T
+        _bootstrap(e, r, d, span, block, _starts(span, block, resamples, seed), drawn)
+        out[1:-1, 1:] = np.nanquantile(drawn[:, 1:], _tails(level), axis=0).T
     return out
 
 
@@ -186,8 +199,7 @@ def score(
     estimate, reference = xr.align(estimate, reference, join="inner", copy=False)
     if not estimate.sizes[dim]:
         raise ValueError(f"estimate and reference have no {dim} in common")
-    times = estimate.get_index(dim)
-    day = ((times - times[0]) // pd.Timedelta(days=1)).to_numpy().astype(np.int64)
+    day = _day_numbers(estimate.get_index(dim))
     values = xr.apply_ufunc(
         _score_series,
         estimate,
@@ -234,14 +246,12 @@ def _difference_series(
     if resamples:
         # The same blocks for both: what a stretch of days does to the two alike cancels. The longer length respects both.
         span, block = int(d[-1]) + 1, max(block_length(series - r, d) for series in pair)
-        starts = np.random.default_rng(seed).integers(0, span, (resamples, -(-span // block)))
-        drawn = np.empty((2, resamples, len(METRICS)))
+        starts, drawn = _starts(span, block, resamples, seed), np.empty((2, resamples, len(METRICS)))
         for k, series in enumerate(pair):
             _bootstrap(series, r, d, span, block, starts, drawn[k])
         gaps = _gap(drawn[0, :, 1:].T, drawn[1, :, 1:].T)
         known = np.isfinite(gaps).any(axis=1)
-        tails = [0.5 * (1.0 - level), 0.5 * (1.0 + level)]
-        out[1:-1, 3:][known] = np.nanquantile(gaps[known], tails, axis=1).T
+        out[1:-1, 3:][known] = np.nanquantile(gaps[known], _tails(level), axis=1).T
     return out
 
 
@@ -290,8 +300,7 @@ def score_differences(
     estimate, rival, reference = xr.align(estimate, rival, reference, join="inner", copy=False)
     if not estimate.sizes[dim]:
         raise ValueError(f"estimate, rival and reference have no {dim} in common")
-    times = estimate.get_index(dim)
-    day = ((times - times[0]) // pd.Timedelta(days=1)).to_numpy().astype(np.int64)
+    day = _day_numbers(estimate.get_index(dim))
     values = xr.apply_ufunc(
         _difference_series,
         estimate,
@@ -417,6 +426,11 @@ def sensor_weights(scores: xr.Dataset) -> Array:
     return np.asarray(np.where(scored, days, 0.0).sum(axis=0) / np.maximum(scored.sum(axis=0), 1))
 
 
+def station_names(sensors: xr.Dataset) -> list[str]:
+    """The station of each sensor, its network first."""
+    return [f"{network}/{name}" for network, name in zip(sensors["network"].values, sensors["station"].values, strict=True)]
+
+
 def band_name(top: float, bottom: float) -> str:
     """A depth band (m) as tables show it, such as ``8-30 cm``."""
     return f"{100 * top:.0f}-{100 * bottom:.0f} cm"
@@ -453,12 +467,7 @@ def summarise_differences(
     stations); ``better``, ``worse``, ``undecided``.
     """
     middle = 0.5 * (differences["depth_top"] + differences["depth_bottom"]).values
-    stations = np.array(
-        [
-            f"{network}/{name}"
-            for network, name in zip(differences["network"].values, differences["station"].values, strict=True)
-        ]
-    )
+    stations = np.array(station_names(differences))
     rows = []
     for top, bottom in bands:
         within = (middle >= top - 1e-9) & (middle < bottom - 1e-9)
@@ -505,5 +514,5 @@ def _interval_of_median(
         return float("nan"), float("nan")
     drawn = np.random.default_rng(seed).integers(0, names.size, (resamples, names.size))
     medians = [weighted_quantile(values, weights * np.bincount(each, minlength=names.size)[of_sensor], 0.5) for each in drawn]
-    low, high = np.nanquantile(medians, [0.5 * (1.0 - level), 0.5 * (1.0 + level)])
+    low, high = np.nanquantile(medians, _tails(level))
     return float(low), float(high)

@@ -99,7 +99,7 @@ def test_a_rival_that_is_one_of_the_products_has_its_scores(compared, finished):
     product, fused = (
         matchups.estimates(Root(config.root).open("matchups"), slice(None), config)[name] for name in ("smap_l4", "fused")
     )
-    layers, bottoms = store.layer_top.values, store.layer_bottom.values
+    layers = tuple(zip(store.layer_top.values.tolist(), store.layer_bottom.values.tolist(), strict=True))
     measured = opened(config, "observations").soil_moisture.transpose("sensor", "time")
     found = paired.differences(Root(config.root).open("comparison"))
     assert found.rival.values.tolist() == ["twin", "dry"]
@@ -107,7 +107,7 @@ def test_a_rival_that_is_one_of_the_products_has_its_scores(compared, finished):
     scored = 0
     for k in range(store.sizes["sensor"]):
         depths = float(store.depth_top[k]), float(store.depth_bottom[k])
-        own = paired.at_depths(store.soil_moisture.values[:, :, k], layers, bottoms, *depths)
+        own = paired.at_depths(store.soil_moisture.values[:, :, k], layers, *depths)
         # Stored to 2^-15, and read from layers that are rounded.
         np.testing.assert_allclose(own[days], product.values[k, days], atol=2e-4)
         assert np.isnan(own[[5, 20, 21, 22]]).all()

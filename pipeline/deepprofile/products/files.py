@@ -50,6 +50,8 @@ _CF_ATTRIBUTES: Final = frozenset(
 _GRIB_WITHIN: Final = 256
 # Unpacked archives that a process keeps.
 _KEPT_ARCHIVES: Final = 3
+# Variables that a message names.
+_SHOWN: Final = 30
 
 
 class GranuleError(Exception):
@@ -286,6 +288,13 @@ def plain(value: Any) -> Any:
 
 
 # --- opening --------------------------------------------------------------------------------------------------------
+
+
+def no_variable(name: str, files: Sequence[GranuleFile]) -> GranuleError:
+    """What to raise where files, or the members of an archive, lack a variable: it says which they have."""
+    there = [path for file in files for path in file.paths()]
+    more = f" and {len(there) - _SHOWN} more" if len(there) > _SHOWN else ""
+    return GranuleError(f"{files[0].name} has no variable {name!r}; it has {', '.join(there[:_SHOWN]) or 'none'}{more}")
 
 
 @contextmanager

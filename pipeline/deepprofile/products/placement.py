@@ -146,6 +146,11 @@ def cells_of(file: GranuleFile, grid: Grid, shape: tuple[int, ...], groups: Sequ
     )
 
 
+def groups_of(variable: Variable) -> tuple[str, ...]:
+    """Where the coordinates of a variable may be: at the top of its file, or in its own group."""
+    return ("", variable.name.rsplit("/", 1)[0]) if "/" in variable.name else ("",)
+
+
 def find_axes(file: GranuleFile, groups: Sequence[str] = ("",)) -> tuple[Variable, Variable] | None:
     """Latitudes and longitudes that lie on one axis each, by their names, or else by their units; None where there are none."""
     for group in groups:

@@ -17,9 +17,9 @@ from deepprofile.fills import GREATEST, LEAST
 from deepprofile.grids import EASE2_M09, EASE2_M36
 from deepprofile.products.decoding import Floats, decode_numbers, is_unit
 from deepprofile.products.fields import FieldReader, TimeAxis
-from deepprofile.products.files import GranuleError, GranuleFile, Index, Variable
+from deepprofile.products.files import GranuleError, GranuleFile, Index, Variable, no_variable
 from deepprofile.products.granule import Layer, times_of
-from deepprofile.products.placement import Cells, cells_of, find_axes
+from deepprofile.products.placement import Cells, cells_of, find_axes, groups_of
 
 Numbers = NDArray[np.float64]
 Positions = NDArray[np.int64]
@@ -141,7 +141,7 @@ def sample(
 def _variable(file: GranuleFile, name: str) -> Variable:
     found = file.find(name)
     if found is None:
-        raise GranuleError(f"{file.name} has no variable {name!r}; it has {', '.join(file.paths()[:30]) or 'none'}")
+        raise no_variable(name, [file])
     return found
 
 
@@ -214,7 +214,7 @@ def _locate(file: GranuleFile, how: Reading, places: Places, variable: Variable)
     if how.latitude is None and how.longitude is None:
         for grid in (EASE2_M09, EASE2_M36):
             try:
-                cells = cells_of(file, grid, variable.shape, _groups(variable))
+                cells = cells_of(file, grid, variable.shape, groups_of(variable))
             except GranuleError:
                 continue
             x, y = grid.own_coordinates(places.longitude, places.latitude)
@@ -234,15 +234,11 @@ def _locate(file: GranuleFile, how: Reading, places: Places, variable: Variable)
     return cells, _nearest(lat.tobytes(), wanted[0], None), _nearest(lon.tobytes(), wanted[1], 360.0)
 
 
-def _groups(variable: Variable) -> tuple[str, ...]:
-    return ("", variable.name.rsplit("/", 1)[0]) if "/" in variable.name else ("",)
-
-
 def _axes(file: GranuleFile, how: Reading, variable: Variable) -> tuple[Variable, Variable] | None:
     """Latitudes and longitudes: as named, or else on one axis each, or else of each cell."""
     if how.latitude is not None or how.longitude is not None:
         return _variable(file, how.latitude or "lat"), _variable(file, how.longitude or "lon")
-    found = find_axes(file, _groups(variable))
+    found = find_axes(file, groups_of(variable))
     if found is not None:
         return found
     lat, lon = file.find("latitude", "lat", "nav_lat", "cell_lat"), file.find("longitude", "lon", "nav_lon", "cell_lon")

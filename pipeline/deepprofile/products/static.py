@@ -17,14 +17,13 @@ from numpy.typing import NDArray
 from deepprofile.grids import EASE2_M09, EASE2_M36, GEOGRAPHIC, Grid
 from deepprofile.products.decoding import Floats, decode_numbers
 from deepprofile.products.fields import FieldReader, TimeAxis
-from deepprofile.products.files import GranuleError, GranuleFile, Variable, opened, opened_zarr, reading
-from deepprofile.products.placement import Cells, cells_of, find_axes, placement
+from deepprofile.products.files import GranuleError, GranuleFile, Variable, no_variable, opened, opened_zarr, reading
+from deepprofile.products.placement import Cells, cells_of, find_axes, groups_of, placement
 
 _ONCE: Final = np.zeros(1, np.int64)
 _NO_TIME: Final = TimeAxis(np.zeros(0, "datetime64[m]"), (), ())
 # Centres of a regular grid may be off by this share of a step: files give them in single precision, rounded to few digits.
 _UNEVEN: Final = 0.05
-_SHOWN: Final = 30
 
 
 @dataclass(frozen=True)
@@ -75,14 +74,12 @@ def _field(files: Sequence[GranuleFile], name: str) -> StaticField:
         if found is not None:
             grid, cells = _place(file, found)
             return StaticField(file, found, grid, cells)
-    there = [path for file in files for path in file.paths()]
-    more = f" and {len(there) - _SHOWN} more" if len(there) > _SHOWN else ""
-    raise GranuleError(f"{files[0].name} has no variable {name!r}; it has {', '.join(there[:_SHOWN]) or 'none'}{more}")
+    raise no_variable(name, files)
 
 
 def _place(file: GranuleFile, variable: Variable) -> tuple[Grid, Cells]:
     """The grid of a variable, and which of its cells the file has."""
-    groups = ("", variable.name.rsplit("/", 1)[0]) if "/" in variable.name else ("",)
+    groups = groups_of(variable)
     for grid in (EASE2_M09, EASE2_M36):
         try:
             return grid, cells_of(file, grid, variable.shape, groups)

@@ -233,6 +233,21 @@ def _why_not(product: Product, name: str) -> PassedOver | None:
     return PassedOver(name, f"it is a granule of {other.name}", False) if other is not None else None
 
 
+def steps_needed(min_day_fraction: float, steps_per_day: int) -> int:
+    """How many time steps a daily mean needs."""
+    return max(int(np.ceil(min_day_fraction * steps_per_day - 1e-9)), 1)
+
+
+def mean_of_steps(steps: Sequence[NDArray[np.float32]], needed: int) -> NDArray[np.float32]:
+    """Mean of a day's time steps, in their order; NaN where fewer than ``needed`` of them have a value."""
+    total, number = np.zeros(steps[0].shape), np.zeros(steps[0].shape, np.int32)
+    for values in steps:
+        valid = np.isfinite(values)
+        total[valid] += values[valid]
+        number += valid
+    return np.where(number >= needed, total / np.maximum(number, 1), np.nan).astype(np.float32)
+
+
 def _ending(name: str) -> str:
     return name.rsplit(".", 1)[-1].lower() if "." in name else ""
 

@@ -15,7 +15,16 @@ from deepprofile.config import Config
 from deepprofile.engine import Block, Job, Outcome, Record, fingerprint, grid_blocks
 from deepprofile.grids import Grid
 from deepprofile.products import DayNotHeld, GranuleError, Latency, Outage, Product, are_alike
-from deepprofile.stages.granules import Cache, Catalogue, Granule, find_granules, read_granule, read_together
+from deepprofile.stages.granules import (
+    Cache,
+    Catalogue,
+    Granule,
+    find_granules,
+    mean_of_steps,
+    read_granule,
+    read_together,
+    steps_needed,
+)
 from deepprofile.stages.schedule import Moment, Redone
 from deepprofile.stages.stage import (
     DayMarks,
@@ -265,13 +274,7 @@ class IngestBlock:
             return
         # In the order of time: the sum does not depend on the order in which files were found.
         ordered = [steps[time][0] for time in sorted(steps)]
-        total, number = np.zeros(ordered[0].shape), np.zeros(ordered[0].shape, np.int32)
-        for values in ordered:
-            valid = np.isfinite(values)
-            total[valid] += values[valid]
-            number += valid
-        needed = max(int(np.ceil(self.min_day_fraction * self.product.steps_per_day - 1e-9)), 1)
-        found.values[k] = np.where(number >= needed, total / np.maximum(number, 1), np.nan).astype(np.float32)
+        found.values[k] = mean_of_steps(ordered, steps_needed(self.min_day_fraction, self.product.steps_per_day))
         found.steps[k], found.recorded[k] = len(steps), sum(count for _, count, _ in steps.values())
 
 

@@ -316,13 +316,18 @@ def degrees_of(config: Config) -> int:
     return 1 + (default_order(settings.method, collocate.layout_of(config)) if settings.order is None else settings.order)
 
 
+def patterns_of(config: Config) -> int:
+    """Patterns of available products that have a covariance."""
+    return len(product_patterns(layout_of(config)))
+
+
 def job(config: Config, compute: Any = None, mark: Any = None, inputs: Any = None) -> Job:
     """Blocks and their cost."""
     grid, days, blocks, layout = config.grid.grid(), days_of(config).size, config.blocks, layout_of(config)
     degrees, n = degrees_of(config), layout.size
     cells = min(blocks.cells, grid.rows) * min(blocks.cells, grid.columns)
     profiles = cells * min(blocks.days, days)
-    patterns = len(product_patterns(layout))
+    patterns = patterns_of(config)
     # A remembered product is read with the days around the block, and turned so that its days lie side by side.
     halo = cells * len(layout.pasts) * (sum(reach(config.inversion.direction)) + min(blocks.days, days)) * 3 * 4
     return Job(
@@ -394,7 +399,7 @@ def plan(config: Config, root: Root, versions: Mapping[str, str], *, solve: bool
     settled = fingerprint(setting, weights)
 
     def base(block: Block) -> str:
-        failures = [each.within(block, *(reach(direction) if p in kept else (0, 0))) for p, each in enumerate(broken)]
+        failures = [each.within(block, *((before, after) if p in kept else (0, 0))) for p, each in enumerate(broken)]
         of_bounds = [] if limits is None else [limits[f"{block.index[1]}.{block.index[2]}"].fingerprint]
         return fingerprint("invert", settled, block.index, block.region[1:], failures, *of_bounds)
 

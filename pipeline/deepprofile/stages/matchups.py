@@ -26,7 +26,7 @@ from deepprofile.grids import Grid
 from deepprofile.layers import Layout
 from deepprofile.objects import zarr_store
 from deepprofile.profile import unexpressed_variance
-from deepprofile.stages import bounds, collocate, ingest, invert
+from deepprofile.stages import bounds, collocate, ingest, invert, observations
 from deepprofile.stages.collocate import Comparison, layout_of
 from deepprofile.stages.observations import (
     SENSORS_PER_CHUNK,
@@ -246,7 +246,7 @@ def _basis(top: float, bottom: float, order: int) -> NDArray[np.float64]:
 
 
 @lru_cache(maxsize=4096)
-def _weights(layers: tuple[tuple[float, float], ...], top: float, bottom: float) -> NDArray[np.float64]:
+def layer_weights(layers: tuple[tuple[float, float], ...], top: float, bottom: float) -> NDArray[np.float64]:
     """By what the layers of a product count at the depths of a sensor, shape (layer,); a point lies in one layer."""
     tops, bottoms = np.array(layers).T
     top = min(top, MAX_DEPTH_M - _LAYER_M)
@@ -267,7 +267,7 @@ def _of_product(
     series: Values, layers: tuple[tuple[float, float], ...], of_sensor: NDArray[np.int64], places: Sequence[Place]
 ) -> Values:
     """The step function of a product at the depths of each sensor, (day, sensor), from its layers (day, layer, cell)."""
-    weights = np.array([_weights(layers, top, bottom) for _, _, top, bottom in places])
+    weights = np.array([layer_weights(layers, top, bottom) for _, _, top, bottom in places])
     total = np.zeros((len(series), len(places)))
     for layer in range(len(layers)):
         used = weights[:, layer] != 0.0
@@ -346,6 +346,31 @@ def _widened(span: slice, reach: int, size: int) -> slice:
     return slice(max(span.start - reach, 0), min(span.stop + reach, size))
 
 
+@dataclass(frozen=True)
+class SensorSeries:
+    """The series of sensors over the whole record, as their stores hold them, each (sensor, day)."""
+
+    observations_url: str
+    matchups_url: str
+
+    @classmethod
+    def of(cls, root: Root, versions: Mapping[str, str]) -> SensorSeries:
+        """Those of some versions of the stores."""
+        return cls(*(root.version(name, versions[name]) for name in (observations.STORE, STORE)))
+
+    def measured(self, first: int, after: int) -> Values:
+        """What the sensors measured."""
+        return read_region(self.observations_url, "soil_moisture", (slice(None), slice(first, after))).T
+
+    def fused(self, first: int, after: int) -> Values:
+        """The fused estimate, which is the first of all."""
+        return read_region(self.matchups_url, "soil_moisture", (slice(None), slice(0, 1), slice(first, after)))[:, 0].T
+
+    def deviation(self, first: int, after: int) -> Values:
+        """Standard deviation of the fused estimate."""
+        return read_region(self.matchups_url, "standard_deviation", (slice(None), slice(first, after))).T
+
+
 def estimates(url: str, sensors: slice | list[int], config: Config) -> dict[str, xr.DataArray]:
     """The estimates at some sensors over the whole record, each (sensor, time), m3 m-3; NaN where there is none."""
     with xr.open_zarr(zarr_store(url), consolidated=False, chunks=None) as store:
@@ -383,7 +408,7 @@ def job(config: Config, count: int, compute: Any = None, mark: Any = None, input
         # Of one shard after the other, the largest array that is read of it, and as much while it is unpacked: coefficients or
         # layers on these days, covariances, or the moments about it for the error models without SMAP L3. Of the cells and
         # sensors, their series, and those of one estimate in doubles.
-        memory_per_block=2 * max(tile * days * max(degrees, n) * 4, tile * 2 ** len(config.products) * degrees**2 * 4, without)
+        memory_per_block=2 * max(tile * days * max(degrees, n) * 4, tile * invert.patterns_of(config) * degrees**2 * 4, without)
         + days * sensors * (2 * (degrees + n) + 2 * len(names) + 6) * 4,
         bytes_in=count * days_of(config).size * (degrees + n) * 4,
         bytes_out=count * days_of(config).size * (len(names) + 1) * 4,

@@ -214,6 +214,12 @@ def sensor_attributes(config: Config, stations: xr.Dataset) -> dict[str, Any]:
     }
 
 
+def few_at_a_time(block: Block) -> list[tuple[int, int]]:
+    """The sensors of a block of stores along sensors alone, first and last + 1, as many at a time as are held in memory."""
+    first, after = block.region[0]
+    return [(start, min(start + SENSORS_PER_CHUNK, after)) for start in range(first, after, SENSORS_PER_CHUNK)]
+
+
 def template(config: Config, stations: xr.Dataset) -> Template:
     """The store before anything is written."""
     days, blocks = days_of(config), config.blocks

@@ -11,18 +11,18 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
-from deepprofile.basis import MAX_DEPTH_M
-from deepprofile.comparison import step_function_weights
 from deepprofile.config import Config
 from deepprofile.engine import Block, Job, Outcome, fingerprint, grid_blocks
 from deepprofile.metrics import COMPARED, RESAMPLES, score_differences
 from deepprofile.objects import zarr_store
 from deepprofile.stages import matchups, observations, rivals
+from deepprofile.stages.matchups import SensorSeries, layer_weights
 from deepprofile.stages.observations import (
     SENSORS_PER_BLOCK,
     SENSORS_PER_CHUNK,
     SENSORS_PER_STRETCH,
     Found,
+    few_at_a_time,
     sensor_attributes,
     sensor_coordinates,
 )
@@ -32,7 +32,6 @@ from deepprofile.stores import Root, Template, Variable, read_region, write_shar
 # The version of what turns daily series into paired differences.
 ALGORITHM: Final = 1
 STORE: Final = "comparison"
-_POINT_M: Final = 1e-6
 
 
 def template(config: Config, stations: xr.Dataset) -> Template:
@@ -78,16 +77,14 @@ class ComparisonBlock:
     """Compares the fused estimate with every rival at some sensors, a few at a time."""
 
     days: NDArray[np.datetime64]
-    observations_url: str
-    matchups_url: str
+    series: SensorSeries
     rivals: tuple[str, ...]
     url: str
 
     def __call__(self, block: Block, _: Any) -> Outcome:
         """See ``deepprofile.engine.Job``."""
-        first, after = block.region[0]
-        spans = [(start, min(start + SENSORS_PER_CHUNK, after)) for start in range(first, after, SENSORS_PER_CHUNK)]
-        parts = [self._differences(*span) for span in spans]
+        first = block.region[0][0]
+        parts = [self._differences(*span) for span in few_at_a_time(block)]
         whole = xr.concat([part for part, _ in parts], "sensor")
         written = 0
         for name in ("n", "n_effective"):
@@ -105,34 +102,25 @@ class ComparisonBlock:
     def _differences(self, first: int, after: int) -> tuple[xr.Dataset, int]:
         """Differences (rival, sensor) of some sensors, and the bytes that were read."""
         own, times = slice(first, after), {"time": pd.DatetimeIndex(self.days)}
-        measured = read_region(self.observations_url, "soil_moisture", (slice(None), own)).T
-        # The fused estimate is the first of the matchups.
-        fused = read_region(self.matchups_url, "soil_moisture", (slice(None), slice(0, 1), own))[:, 0].T
-        depths = [read_region(self.observations_url, name, (own,)).tolist() for name in ("depth_top", "depth_bottom")]
+        measured, fused = self.series.measured(first, after), self.series.fused(first, after)
+        places = [read_region(self.series.observations_url, name, (own,)).tolist() for name in ("depth_top", "depth_bottom")]
         read, parts = measured.nbytes + fused.nbytes, []
         truth, ours = (xr.DataArray(np.ascontiguousarray(v), dims=("sensor", "time"), coords=times) for v in (measured, fused))
         for url in self.rivals:
             series = read_region(url, "soil_moisture", (slice(None), slice(None), own))
-            top, bottom = (read_region(url, name, (slice(None),)) for name in ("layer_top", "layer_bottom"))
-            theirs = np.stack(
-                [at_depths(series[:, :, k], top, bottom, *depth) for k, depth in enumerate(zip(*depths, strict=True))]
-            )
+            depths = (read_region(url, name, (slice(None),)).tolist() for name in ("layer_top", "layer_bottom"))
+            layers = tuple(zip(*depths, strict=True))
+            theirs = np.stack([at_depths(series[:, :, k], layers, *place) for k, place in enumerate(zip(*places, strict=True))])
             parts.append(score_differences(ours, xr.DataArray(theirs, dims=("sensor", "time"), coords=times), truth))
             read += series.nbytes
         return xr.concat(parts, "rival"), read
 
 
 def at_depths(
-    series: NDArray[np.float32],
-    layer_top: NDArray[np.float64],
-    layer_bottom: NDArray[np.float64],
-    top: float,
-    bottom: float,
+    series: NDArray[np.float32], layers: tuple[tuple[float, float], ...], top: float, bottom: float
 ) -> NDArray[np.float32]:
     """The step function of layers (day, layer) at the depths of a sensor, (day,), as the matchups have products."""
-    top = min(top, MAX_DEPTH_M - _POINT_M)
-    weights = step_function_weights(layer_top, layer_bottom, top, min(max(bottom, top + _POINT_M), MAX_DEPTH_M))
-    total = np.zeros(len(series))
+    weights, total = layer_weights(layers, top, bottom), np.zeros(len(series))
     for layer in np.flatnonzero(weights):
         total += weights[layer] * series[:, layer]
     return np.where(weights.any(), total, np.nan).astype(np.float32)
@@ -165,8 +153,8 @@ def plan(config: Config, root: Root, versions: Mapping[str, str], found: Found) 
     def mark(block: Block) -> str:
         return fingerprint("comparison", version, block.region)
 
-    urls = [root.version(name, inputs[name]) for name in stores]
-    compute = ComparisonBlock(days_of(config), urls[0], urls[1], tuple(urls[2:]), root.version(STORE, version))
+    urls = tuple(root.version(name, inputs[name]) for name in map(rivals.store_name, config.rivals))
+    compute = ComparisonBlock(days_of(config), SensorSeries.of(root, versions), urls, root.version(STORE, version))
     listed = job(config, count, compute, mark)
     return StagePlan("validate/comparison", STORE, version, made, listed, compute.url, inputs | {"sensors": count})
 

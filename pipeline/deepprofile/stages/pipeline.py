@@ -88,9 +88,12 @@ class Request:
 
 
 def steps(
-    config: Config, stages: Sequence[str], moment: Moment | None = None
+    config: Config, stages: Sequence[str], moment: Moment, limits: Callable[[], StagePlan]
 ) -> Iterator[tuple[str, Callable[[Root, Mapping[str, str]], StagePlan]]]:
-    """The steps of these stages: the store that each makes, and how it is planned from the versions before it."""
+    """The steps of these stages: the store that each makes, and how it is planned from the versions before it.
+
+    ``limits``: the plan of the bounds, where these are grids.
+    """
     if "ingest" in stages:
         for name in config.products:
             yield ingest.store_name(name), partial(_plan_ingest, config, name, moment)
@@ -99,7 +102,7 @@ def steps(
         yield collocate.STORE, lambda root, versions: collocate.plan_weights(config, root, versions)
     if "invert" in stages:
         if bounds.are_gridded(config):
-            yield bounds.STORE, lambda root, _: bounds.plan(config, root)
+            yield bounds.STORE, lambda *_: limits()
         yield invert.STORE, lambda root, versions: invert.plan(config, root, versions)
     if "validate" in stages and config.stations:
         # The stations are read once, and only when it comes to them.
@@ -208,9 +211,10 @@ def run_stages(
         schedule.redo(root, products, first, last, lease.holder.run)
     if request.remake:
         schedule.remake(root, lease.holder.run)
+    limits = cache(partial(bounds.plan, config, root))
     if "invert" in stages and bounds.are_gridded(config):
         # What is wrong with them is said before anything is fetched or computed.
-        bounds.plan(config, root)
+        limits()
     results = _downloaded(config, root, stages, pool, on_stage, lease, request.moment)
     if request.moment.until is not None:
         stores = (*map(ingest.store_name, config.products), invert.STORE)
@@ -222,7 +226,7 @@ def run_stages(
         stages = [stage for stage in stages if stage != "collocate"]
     versions = root.current()
     made: dict[str, str] = {}
-    for store, planner in steps(config, stages, request.moment):
+    for store, planner in steps(config, stages, request.moment, limits):
         _check_inputs(config, root, store, versions)
         plan = planner(root, versions)
         log.info("%s: %d blocks", plan.stage, len(plan.job.blocks), extra={"stage": plan.stage})

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import threading
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple
@@ -25,7 +25,16 @@ from deepprofile.products import GranuleError, are_alike
 from deepprofile.products.files import GranuleFile, opened, opened_zarr, reading
 from deepprofile.products.granule import Layer
 from deepprofile.products.samples import BYTES_A_VALUE, VALUES_AT_ONCE, Places, Reading, days_held, sample
-from deepprofile.stages.granules import ZARR_MARKS, Cache, Granule, granule_of, holds_no_data, local_copy
+from deepprofile.stages.granules import (
+    ZARR_MARKS,
+    Cache,
+    Granule,
+    granule_of,
+    holds_no_data,
+    local_copy,
+    mean_of_steps,
+    steps_needed,
+)
 from deepprofile.stages.observations import SENSORS_PER_CHUNK, SENSORS_PER_STRETCH, Found, sensor_attributes, sensor_coordinates
 from deepprofile.stages.stage import DayMarks, Given, StagePlan, days_of, grid_attributes, space_time_coordinates
 from deepprofile.stores import Root, Template, Variable, read_region, write_shards
@@ -273,7 +282,7 @@ class RivalBlock:
             times = sorted(time for time in found.values if time.astype("datetime64[D]") == day)
             steps[k] = min(len(times), np.iinfo(np.uint16).max)
             if times:
-                values[k] = self._mean([found.values[time][0] for time in times])[:, of_sensor.reshape(-1)]
+                values[k] = mean_of_steps([found.values[time][0] for time in times], self.needed)[:, of_sensor.reshape(-1)]
         written = write_shards(self.url, "soil_moisture", (start, 0, 0), values)
         written += write_shards(self.url, "steps", (start,), steps)
         broken = [k for k, day in zip(fresh.tolist(), days, strict=True) if day in found.broken]
@@ -304,15 +313,6 @@ class RivalBlock:
                     "pattern with * in 'path' chooses files)"
                 )
                 found.broken.add(time.astype("datetime64[D]"))
-
-    def _mean(self, steps: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-        """Mean of a day's steps in their order, each (layer, place)."""
-        total, number = np.zeros(steps[0].shape), np.zeros(steps[0].shape, np.int32)
-        for values in steps:
-            valid = np.isfinite(values)
-            total[valid] += values[valid]
-            number += valid
-        return np.where(number >= self.needed, total / np.maximum(number, 1), np.nan).astype(np.float32)
 
 
 class _Steps(NamedTuple):
@@ -350,7 +350,7 @@ def plan(config: Config, root: Root, name: str, found: Found) -> StagePlan:
     except MissingPath as error:
         # The profiles do not wait for what they are compared with.
         files = Files({}, (str(error),))
-    needed = max(int(np.ceil(config.ingest.min_day_fraction * rival.steps_per_day - 1e-9)), 1)
+    needed = steps_needed(config.ingest.min_day_fraction, rival.steps_per_day)
     places = [stations[coordinate].values.tolist() for coordinate in ("latitude", "longitude")]
     setting = fingerprint(
         "rival",

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from deepprofile.config import Config
 from deepprofile.engine import Block, Job, Outcome, fingerprint, grid_blocks
-from deepprofile.metrics import METRICS, RESAMPLES, band_name, score_all
+from deepprofile.metrics import METRICS, RESAMPLES, band_name, score_all, station_names
 from deepprofile.representativeness import (
     BANDS_M,
     INTERVALS,
@@ -32,12 +32,13 @@ from deepprofile.representativeness import (
     halves,
 )
 from deepprofile.stages import matchups, observations
-from deepprofile.stages.matchups import FUSED, estimates_of
+from deepprofile.stages.matchups import FUSED, SensorSeries, estimates_of
 from deepprofile.stages.observations import (
     SENSORS_PER_BLOCK,
     SENSORS_PER_CHUNK,
     SENSORS_PER_STRETCH,
     Found,
+    few_at_a_time,
     sensor_attributes,
     sensor_coordinates,
 )
@@ -132,46 +133,18 @@ def _of_sensor(dims: tuple[str, ...], sizes: tuple[int, ...], unit: str, text: s
     return Variable((*dims, "sensor"), "float64", shards=shape, chunks=shape, fill=float("nan"), attrs=attrs)
 
 
-def _chunks(block: Block) -> list[tuple[int, int]]:
-    """The sensors of a block, a few at a time."""
-    first, after = block.region[0]
-    return [(start, min(start + SENSORS_PER_CHUNK, after)) for start in range(first, after, SENSORS_PER_CHUNK)]
-
-
-@dataclass(frozen=True)
-class _Series:
-    """The series of sensors over the whole record, as their stores hold them."""
-
-    observations_url: str
-    matchups_url: str
-
-    def measured(self, first: int, after: int) -> NDArray[np.float32]:
-        """What the sensors measured, (sensor, day)."""
-        return read_region(self.observations_url, "soil_moisture", (slice(None), slice(first, after))).T
-
-    def deviation(self, first: int, after: int) -> NDArray[np.float32]:
-        """Standard deviation of the fused estimate, (sensor, day)."""
-        return read_region(self.matchups_url, "standard_deviation", (slice(None), slice(first, after))).T
-
-    def fused(self, first: int, after: int, config: Config) -> NDArray[np.float32]:
-        """The fused estimate, (sensor, day)."""
-        place = matchups.matched(config).index(FUSED)
-        region = (slice(None), slice(place, place + 1), slice(first, after))
-        return read_region(self.matchups_url, "soil_moisture", region)[:, 0].T
-
-
 @dataclass(frozen=True)
 class DifferenceBlock:
     """Moments of the differences between the fused estimate and some sensors."""
 
     config: Config
-    series: _Series
+    series: SensorSeries
     url: str
 
     def __call__(self, block: Block, _: Any) -> Outcome:
         """See ``deepprofile.engine.Job``."""
         span = block.region[0]
-        arrays = (self.series.fused(*span, self.config), self.series.deviation(*span), self.series.measured(*span))
+        arrays = (self.series.fused(*span), self.series.deviation(*span), self.series.measured(*span))
         found = differences(*arrays)
         written = sum(write_shards(self.url, name, span[:1], values) for name, values in found._asdict().items())
         return Outcome(sum(array.nbytes for array in arrays), written)
@@ -182,14 +155,14 @@ class ScoreBlock:
     """Scores the estimates at some sensors, a few at a time; its input are the variances of representativeness of these."""
 
     config: Config
-    series: _Series
+    series: SensorSeries
     url: str
 
     def __call__(self, block: Block, variances: Variances) -> Outcome:
         """See ``deepprofile.engine.Job``."""
         first = block.region[0][0]
         parts = []
-        for span in _chunks(block):
+        for span in few_at_a_time(block):
             own = slice(span[0] - first, span[1] - first)
             parts.append(self._scores(*span, Variances(*(np.array(values[own]) for values in variances))))
         written = 0
@@ -269,7 +242,7 @@ def plan_differences(config: Config, root: Root, versions: Mapping[str, str], fo
     def mark(block: Block) -> str:
         return fingerprint("differences", version, block.region)
 
-    compute = DifferenceBlock(config, _series(root, versions), root.version(DIFFERENCES_STORE, version))
+    compute = DifferenceBlock(config, SensorSeries.of(root, versions), root.version(DIFFERENCES_STORE, version))
     listed = differences_job(config, count, compute, mark)
     return StagePlan("validate/differences", DIFFERENCES_STORE, version, made, listed, compute.url, inputs | {"sensors": count})
 
@@ -291,21 +264,12 @@ def plan(config: Config, root: Root, versions: Mapping[str, str], found: Found) 
     def of_block(block: Block) -> Variances:
         return Variances(*(values[slice(*block.region[0])] for values in variances))
 
-    compute = ScoreBlock(config, _series(root, versions), root.version(STORE, version))
+    compute = ScoreBlock(config, SensorSeries.of(root, versions), root.version(STORE, version))
     listed = job(config, count, compute, mark, of_block)
     sentences = _too_few(band, names, variances, moments)
     return StagePlan(
         "validate", STORE, version, made, listed, compute.url, inputs | {"sensors": count}, notes=lambda _: sentences
     )
-
-
-def station_names(stations: xr.Dataset) -> list[str]:
-    """The station of each sensor, its network first."""
-    return [f"{network}/{station}" for network, station in zip(stations.network.values, stations.station.values, strict=True)]
-
-
-def _series(root: Root, versions: Mapping[str, str]) -> _Series:
-    return _Series(*(root.version(name, versions[name]) for name in (observations.STORE, matchups.STORE)))
 
 
 def _too_few(band: NDArray[np.int64], names: list[str], variances: Variances, moments: Differences) -> list[str]:
