@@ -1,6 +1,6 @@
 """Accuracy on products that are made from measured profiles: SCAN and USCRN, twelve worlds for each network.
 
-    python -m benchmarks.profiles [--half test] [--data ../shared/data]
+    python -m benchmarks.profiles [--half test] [--memory past] [--data ../shared/data]
 
 Every other station belongs to the tuning half, on which constants may be chosen; figures are those of the test half. Medians
 over stations, means over worlds. The ceiling is the best linear estimator from all observations of the day, trained on
@@ -14,8 +14,10 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import product
 from pathlib import Path
+from typing import Literal
 
 import deepprofile as dp
 import numpy as np
@@ -43,6 +45,8 @@ FEW_INSIDE = 0.75
 PLACES = (*twin.DEPTH_BANDS_M, (0.05, 0.05), (1.0, 1.0))
 
 Fuse = Callable[[Mapping[str, xr.DataArray]], xr.Dataset]
+Memory = bool | Literal["past", "both"]
+MEMORIES: dict[str, Memory] = {"none": False, "past": "past", "both": "both"}
 
 
 def sample_data() -> Path:
@@ -151,16 +155,16 @@ def judge(world: twin.ProfileWorld, fuse: Fuse = dp.fuse) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
-def seams(world: twin.ProfileWorld) -> pd.DataFrame:
+def seams(world: twin.ProfileWorld, memory: Memory = True) -> pd.DataFrame:
     """Variance of a day's change where what is available changes, over that of other days; one row for each depth band.
 
     ``smap_l3``: the retrieval comes or goes, as it does on half of the days; ``gldas_noah``: it comes or goes, on every day in
     turn.
     """
     errors = dp.estimate_errors(world.products)
-    whole = dp.invert(world.products, errors, memory=True)
+    whole = dp.invert(world.products, errors, memory=memory)
     rest = {name: series for name, series in world.products.items() if name != "gldas_noah"}
-    without = dp.invert(rest, errors, memory=True)
+    without = dp.invert(rest, errors, memory=memory)
     changes = (whole["pattern"] != whole["pattern"].shift(time=1)).isel(time=slice(1, None))
     rows = {}
     for top, bottom in twin.DEPTH_BANDS_M:
@@ -214,6 +218,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Judge the networks and print a table for each, and their mean."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--half", choices=("tuning", "test"), default="test", help="which stations")
+    parser.add_argument("--memory", choices=tuple(MEMORIES), default="past", help="days of the retrieval that count")
     parser.add_argument(
         "--data", type=Path, help="folder with scan_daily, scan and uscrn (default: shared/data beside this one)"
     )
@@ -226,8 +231,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     found, changes = [], []
     for name, read in NETWORKS.items():
         profiles = half_of(twin.screen(read(folder)), options.half)
-        found.append(report(profiles))
-        each = [seams(world) for world in worlds(profiles)]
+        found.append(report(profiles, partial(dp.fuse, memory=MEMORIES[options.memory])))
+        each = [seams(world, MEMORIES[options.memory]) for world in worlds(profiles)]
         changes.append(sum(each[1:], each[0]) / len(each))
         show(console, f"{name}, {profiles.sizes['station']} stations of the {options.half} half", found[-1])
     show(console, "Mean of both networks", sum(found[1:], found[0]) / len(found))
