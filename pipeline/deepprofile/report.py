@@ -262,7 +262,7 @@ def _weights(stores: Published) -> Section:
                 "share of the weights": f"{float((1.0 / one.error_variance / inverse.sum('observation')).median()):.0%}",
                 "own estimate": f"{status[0]:.0%}",
                 "neighbours'": f"{status[1]:.0%}",
-                "equal": f"{status[2]:.0%}",
+                "typical ratio": f"{status[2]:.0%}",
             }
         )
     figure = maps_figure(panels, label="m³ m⁻³", title="Random error of each layer of each product", colours="viridis_r")
