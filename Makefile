@@ -9,7 +9,7 @@ export OPENBLAS_NUM_THREADS := 1
 export MKL_NUM_THREADS := 1
 export MPLBACKEND := Agg
 # Compiled kernels are cached by source file, and one file inlines another: a cache for each state of the sources.
-export NUMBA_CACHE_DIR := $(CURDIR)/$(VENV)/numba/$(shell cat pipeline/deepprofile/*.py pipeline/deepprofile/*/*.py | cksum | tr ' ' -)
+export NUMBA_CACHE_DIR := $(CURDIR)/$(VENV)/numba/$(shell find pipeline/deepprofile -name "*.py" | LC_ALL=C sort | xargs cat | cksum | tr ' ' -)
 
 KERNELS := $(NUMBA_CACHE_DIR)/.compiled
 

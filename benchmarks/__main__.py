@@ -18,8 +18,8 @@ import deepprofile as dp
 import numpy as np
 import pandas as pd
 import xarray as xr
-from deepprofile.basis import basis_mean
-from deepprofile.prior import Kernel, prior_model
+from deepprofile.core.basis import basis_mean
+from deepprofile.core.prior import Kernel, prior_model
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table

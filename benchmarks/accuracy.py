@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 from deepprofile import twin
-from deepprofile.comparison import cell_scores, plain_average, step_function_mean
+from deepprofile.evaluation.comparison import cell_scores, plain_average, step_function_mean
 from deepprofile.twin.ceiling import ceiling
 from rich.console import Console
 from rich.table import Table

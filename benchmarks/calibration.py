@@ -17,7 +17,8 @@ from types import ModuleType
 import deepprofile as dp
 import numpy as np
 import xarray as xr
-from deepprofile import biases, errors, inversion, twin
+from deepprofile import twin
+from deepprofile.core import biases, error_model, invert
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
@@ -30,20 +31,20 @@ PARENTS = ("smap_l4", "gldas_noah", "era5_land")
 # Every so many days are scored: soil moisture has a memory of weeks.
 STEP = 9
 TRIED: tuple[tuple[ModuleType, str, float, float], ...] = (
-    (errors, "SHRINKAGE_DAYS", 1000.0, 8000.0),
-    (errors, "WINDOW", 21, 61),
-    (errors, "TYPICAL_NOISE", 0.3, 0.65),
-    (errors, "PRODUCT_TRUST", 0.3, 0.9),
-    (errors, "LAYER_TRUST", 0.0, 0.6),
+    (error_model, "SHRINKAGE_DAYS", 1000.0, 8000.0),
+    (error_model, "WINDOW", 21, 61),
+    (error_model, "TYPICAL_NOISE", 0.3, 0.65),
+    (error_model, "PRODUCT_TRUST", 0.3, 0.9),
+    (error_model, "LAYER_TRUST", 0.0, 0.6),
     (biases, "TYPICAL_BIAS", 0.02, 0.05),
     (biases, "RETRIEVAL_BIAS", 0.012, 0.033),
     (biases, "LOG_SPREAD", 0.3, 0.8),
     (biases, "CELLS_EXPONENT", 0.2, 0.6),
     (biases, "BIAS_CORRELATION_LENGTH_M", 1.5, 6.0),
     (biases, "MEAN_SHARE", 1.0, 4.0),
-    (inversion, "ERROR_CORRELATION_LENGTH_M", 0.25, 1.0),
-    (inversion, "SHARED_ERROR", 0.15, 0.45),
-    (inversion, "SHARED_BIAS", 0.25, 0.75),
+    (invert, "ERROR_CORRELATION_LENGTH_M", 0.25, 1.0),
+    (invert, "SHARED_ERROR", 0.15, 0.45),
+    (invert, "SHARED_BIAS", 0.25, 0.75),
 )
 
 
@@ -66,7 +67,7 @@ def gaussian_crps(truth: xr.DataArray, mean: xr.DataArray, std: xr.DataArray) ->
 
 def score(world: twin.World) -> tuple[float, float, float]:
     """Mean score over the depth bands, and the lowest and highest share of days inside the 90 % interval of a band."""
-    model = dp.estimate_errors(world.products, window=errors.WINDOW)
+    model = dp.estimate_errors(world.products, window=error_model.WINDOW)
     profile = dp.invert({name: series.isel(time=slice(0, None, STEP)) for name, series in world.products.items()}, model)
     scores, coverage = [], []
     for top, bottom in twin.DEPTH_BANDS_M:

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 from deepprofile import twin
-from deepprofile.prior import DEEP_SHARE, FADE_M, LENGTH_GROWTH, Kernel, Prior
+from deepprofile.core.prior import DEEP_SHARE, FADE_M, LENGTH_GROWTH, Kernel, Prior
 from rich.console import Console
 from rich.table import Table
 from scipy.optimize import minimize

@@ -23,11 +23,12 @@ from typing import Any
 import numpy as np
 import xarray as xr
 from deepprofile.config import Config
-from deepprofile.engine import Block
+from deepprofile.evaluation.stations import Report
+from deepprofile.execution.blocks import Block
+from deepprofile.execution.pools import WORKER_BASE_BYTES
 from deepprofile.stages import collocate, ingest, invert, matchups, observations, paired, rivals, validate
-from deepprofile.stages.stage import WORKER_BASE_BYTES, Earlier, StagePlan, days_of
-from deepprofile.stations import Report
-from deepprofile.stores import Root, create, write_shards
+from deepprofile.stages.stage import Earlier, StagePlan, days_of
+from deepprofile.storage.stores import Root, create, write_shards
 from deepprofile.twin import LAND_MODELS, World
 from deepprofile.twin.granules import write_granules
 from rich.console import Console

@@ -24,8 +24,8 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 from deepprofile import twin
-from deepprofile.comparison import plain_average, step_function_mean
-from deepprofile.stations import read_scan
+from deepprofile.evaluation.comparison import plain_average, step_function_mean
+from deepprofile.evaluation.stations import read_scan
 from deepprofile.twin.ceiling import ceiling
 from rich.console import Console
 from rich.table import Table

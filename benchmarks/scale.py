@@ -22,10 +22,14 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import psutil
-from deepprofile.engine import Block, DaskPool, Job, Ledger, Outcome, ThreadPool, fingerprint, grid_blocks, run_job
+from deepprofile.execution.blocks import Block, Job, Outcome, grid_blocks
+from deepprofile.execution.engine import run_job
+from deepprofile.execution.ledger import Ledger
+from deepprofile.execution.pools import DaskPool, ThreadPool
 from deepprofile.stages import invert
 from deepprofile.stages.pipeline import run_stages
-from deepprofile.stores import Root
+from deepprofile.storage.fingerprints import fingerprint
+from deepprofile.storage.stores import Root
 from distributed import Client, LocalCluster
 from rich.console import Console
 from rich.table import Table
@@ -47,7 +51,7 @@ class Sleep:
     seconds: float
 
     def __call__(self, block: Block, _: Any) -> Outcome:
-        """See ``deepprofile.engine.Job``."""
+        """See ``deepprofile.execution.blocks.Job``."""
         time.sleep(self.seconds)
         return Outcome(1, 1, details={"profiles": 262144, "computed": 262144, "outside": 0, "compared": 0, "change": 0.0})
 

@@ -18,12 +18,12 @@ from pathlib import Path
 
 import numpy as np
 from deepprofile.config import Config
-from deepprofile.engine import ThreadPool
-from deepprofile.grids import EASE2_M09
+from deepprofile.execution.pools import ThreadPool
+from deepprofile.grids.grids import EASE2_M09
 from deepprofile.stages import ingest, invert
 from deepprofile.stages.pipeline import run_stages
 from deepprofile.stages.stage import days_of, execute
-from deepprofile.stores import Root, create, write_shards
+from deepprofile.storage.stores import Root, create, write_shards
 from rich.console import Console
 from rich.table import Table
 

@@ -25,15 +25,15 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+from deepprofile.app.report import Published, sensors_scored, station_coverage
 from deepprofile.cluster.local import local_pool
 from deepprofile.config import Config
-from deepprofile.engine import Block
-from deepprofile.objects import local_path
-from deepprofile.report import Published, sensors_scored, station_coverage
+from deepprofile.execution.blocks import Block
 from deepprofile.stages import collocate, ingest, invert
 from deepprofile.stages.pipeline import run_stages
 from deepprofile.stages.stage import StagePlan, cached_overlaps, days_of
-from deepprofile.stores import Root, create, write_shards
+from deepprofile.storage.filesystems import local_path
+from deepprofile.storage.stores import Root, create, write_shards
 from deepprofile.twin.archive import NETWORKS, STATIONS, Station, place_stations, write_archive
 from rich.console import Console
 from rich.table import Table

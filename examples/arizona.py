@@ -20,10 +20,10 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import xarray as xr
-from deepprofile.comparison import plain_average, step_function_mean
-from deepprofile.metrics import score_all
-from deepprofile.screens import FROZEN_K
-from deepprofile.stations import SensorRecord, to_dataset
+from deepprofile.core.screens import FROZEN_K
+from deepprofile.evaluation.comparison import plain_average, step_function_mean
+from deepprofile.evaluation.metrics import score_all
+from deepprofile.evaluation.stations import SensorRecord, to_dataset
 from point_series import (
     RETRIEVAL,
     Case,

@@ -26,8 +26,8 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 from deepprofile import twin
-from deepprofile.screens import is_frozen, is_under_snow
-from deepprofile.stations import read_scan
+from deepprofile.core.screens import is_frozen, is_under_snow
+from deepprofile.evaluation.stations import read_scan
 from point_series import (
     Case,
     compare,

@@ -11,10 +11,10 @@ import deepprofile as dp
 import numpy as np
 import pandas as pd
 import xarray as xr
-from deepprofile.comparison import plain_average, step_function_mean
-from deepprofile.figures import FUSED, OTHERS, profiles_figure, section_figure, series_figure
-from deepprofile.metrics import COMPARED, MIN_SAMPLES, score_all, score_differences, summarise
-from deepprofile.stations import reaches_profile, sensor_estimate
+from deepprofile.app.figures import FUSED, OTHERS, profiles_figure, section_figure, series_figure
+from deepprofile.evaluation.comparison import plain_average, step_function_mean
+from deepprofile.evaluation.metrics import COMPARED, MIN_SAMPLES, score_all, score_differences, summarise
+from deepprofile.evaluation.stations import reaches_profile, sensor_estimate
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from rich.console import Console
@@ -40,7 +40,7 @@ class Case:
     products
         What is fused, as ``deepprofile.fuse`` takes it, with the dimensions (cell, time, layer).
     stations
-        Sensors as ``deepprofile.stations`` gives them, dimensions (sensor, time).
+        Sensors as ``deepprofile.evaluation.stations`` gives them, dimensions (sensor, time).
     cells
         Cell of each sensor.
     place
@@ -132,7 +132,7 @@ def compare(
     """Scores of one estimate less those of several rivals at each sensor, on days that both have, with 95 % intervals.
 
     ``estimates`` by name, each (sensor, time). One row for each sensor and rival that have enough common days: as
-    ``deepprofile.metrics.score_differences`` gives them.
+    ``deepprofile.evaluation.metrics.score_differences`` gives them.
     """
     truth = stations["soil_moisture"].reset_coords(drop=True)
     tables = []
@@ -231,7 +231,7 @@ def print_scores(
 
 
 def print_sensors(console: Console, scores: xr.Dataset, title: str) -> pd.DataFrame:
-    """Every estimate at each sensor; ``scores`` from ``deepprofile.metrics.score_all``."""
+    """Every estimate at each sensor; ``scores`` from ``deepprofile.evaluation.metrics.score_all``."""
     table = Table(title=f"{title}, identical samples", title_justify="left")
     for column in ("station", "sensor", "estimate", "days", "RMSE", "ubRMSE", "bias", "R"):
         table.add_column(column, justify="left" if column in ("station", "sensor", "estimate") else "right")

@@ -22,13 +22,13 @@ import deepprofile as dp
 import numpy as np
 import pandas as pd
 import xarray as xr
+from deepprofile.app.report import Published
 from deepprofile.config import Config
-from deepprofile.engine import ThreadPool
-from deepprofile.report import Published
+from deepprofile.evaluation.stations import read_uscrn
+from deepprofile.execution.pools import ThreadPool
 from deepprofile.stages.pipeline import run_stages
 from deepprofile.stages.stage import StageResult
-from deepprofile.stations import read_uscrn
-from deepprofile.stores import Root
+from deepprofile.storage.stores import Root
 from rich.console import Console
 from rich.table import Table
 

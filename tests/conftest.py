@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 import xarray as xr
 from deepprofile import twin
-from deepprofile.basis import basis_at, basis_mean
+from deepprofile.core.basis import basis_at, basis_mean
 
-pytest_plugins = ["tests.granules", "tests.storage"]
+pytest_plugins = ["tests.support.granules", "tests.storage"]
 
 # Files are given to processes one by one, in this order: those that take longest go first, so that none is left for the end.
 LONGEST = (

@@ -10,16 +10,10 @@ import kr8s
 import pytest
 import yaml
 from deepprofile.cluster import kubernetes, pods
-from deepprofile.cluster.kubernetes import (
-    cluster_document,
-    kubernetes_pool,
-    merged,
-    pullable_image,
-    worker_memory_bytes,
-)
+from deepprofile.cluster.kubernetes import cluster_document, kubernetes_pool, merged, pullable_image, worker_memory_bytes
 from deepprofile.config import Compute, Kubernetes
-from deepprofile.engine import ClusterError
-from deepprofile.stages.stage import WORKER_BASE_BYTES
+from deepprofile.execution.errors import ClusterError
+from deepprofile.execution.pools import WORKER_BASE_BYTES
 
 SPEC = yaml.safe_load((Path(__file__).parents[1] / "k8s" / "base" / "daskcluster.yaml").read_text())
 DRIVER = {

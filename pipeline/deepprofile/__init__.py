@@ -1,16 +1,23 @@
 """DeepProfile: one continuous 0-1 m soil-moisture profile, with its uncertainty, from several root-zone products.
 
 Zhu et al. (2026), Remote Sensing of Environment, doi 10.1016/j.rse.2026.115408.
+
+``import deepprofile`` adds ``.deepprofile`` to the datasets of xarray. All else is imported when it is first used, so that the
+numerics need neither zarr nor fsspec.
 """
 
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
 
-from deepprofile.access import open_store
-from deepprofile.collocation import triple_collocation
-from deepprofile.errors import estimate_errors
-from deepprofile.inversion import fuse, invert
-from deepprofile.prior import Prior
-from deepprofile.profile import ProfileAccessor
+from deepprofile._lazy import attach
+from deepprofile.analysis.accessor import ProfileAccessor
+
+if TYPE_CHECKING:
+    from deepprofile.analysis.open import open_store
+    from deepprofile.core.collocation import triple_collocation
+    from deepprofile.core.error_model import estimate_errors
+    from deepprofile.core.invert import fuse, invert
+    from deepprofile.core.prior import Prior
 
 try:
     __version__ = version("deepprofile")
@@ -18,3 +25,19 @@ except PackageNotFoundError:  # a source tree that is not installed
     __version__ = "0+unknown"
 
 __all__ = ["Prior", "ProfileAccessor", "__version__", "estimate_errors", "fuse", "invert", "open_store", "triple_collocation"]
+
+__getattr__ = attach(
+    __name__,
+    {
+        "Prior": "deepprofile.core.prior",
+        "estimate_errors": "deepprofile.core.error_model",
+        "fuse": "deepprofile.core.invert",
+        "invert": "deepprofile.core.invert",
+        "open_store": "deepprofile.analysis.open",
+        "triple_collocation": "deepprofile.core.collocation",
+    },
+)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -27,13 +27,12 @@ from pydantic import (
 )
 
 from deepprofile import grids
-from deepprofile.errors import WINDOW
-from deepprofile.grids import Grid
-from deepprofile.memory import Direction
-from deepprofile.products import PRODUCTS, VARIANTS, Latency, Outage, Product
+from deepprofile.core.error_model import WINDOW
+from deepprofile.core.memory import Direction
+from deepprofile.grids.grids import Grid
+from deepprofile.sources.catalogue import MIRROR
+from deepprofile.sources.products import PRODUCTS, VARIANTS, Latency, Outage, Product
 
-# Begins the URL of a store in Zarr that holds a product as its provider has it.
-MIRROR = "zarr+"
 NO_END = "'period.end' is missing, unless 'run --until' names the last day"
 Positive = Annotated[int, Field(gt=0)]
 

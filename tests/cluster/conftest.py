@@ -12,7 +12,7 @@ import pytest
 from filelock import FileLock
 
 from tests.cluster.kube import CONTEXT, Operator, namespace
-from tests.granules import tree
+from tests.support.granules import tree
 
 
 @pytest.fixture(scope="session")

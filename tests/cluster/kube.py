@@ -15,11 +15,12 @@ from functools import lru_cache
 from pathlib import Path
 
 import yaml
-from deepprofile.objects import join, names_below, read_json
+from deepprofile.storage.filesystems import join
+from deepprofile.storage.objects import names_below, read_json
 from kubernetes import config
 from urllib3.exceptions import HTTPError
 
-from tests.storage import emulator
+from tests.support.object_storage import emulator
 
 CONTEXT = "DEEPPROFILE_TEST_CONTEXT"
 # How many clusters start in a row: in CI a few; many in `make soak`.

@@ -2,12 +2,13 @@
 
 import json
 
-from deepprofile.engine import Ledger
-from deepprofile.lease import live_holder
-from deepprofile.objects import join, names_below
+from deepprofile.execution.ledger import Ledger
+from deepprofile.storage.filesystems import join
+from deepprofile.storage.lease import live_holder
+from deepprofile.storage.objects import names_below
 
 from tests.cluster.kube import manifests, until
-from tests.granules import tree
+from tests.support.granules import tree
 
 ROOT = "gs://deepprofile"
 

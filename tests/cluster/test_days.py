@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
-from deepprofile.objects import join, names_below, read_json
-from deepprofile.stores import read_region
+from deepprofile.storage.filesystems import join
+from deepprofile.storage.objects import names_below, read_json
+from deepprofile.storage.stores import read_region
 
 from tests.cluster.kube import manifests
 

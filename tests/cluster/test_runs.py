@@ -9,12 +9,12 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from deepprofile.lease import live_holder
-from deepprofile.objects import read_json
-from deepprofile.stores import Root
+from deepprofile.storage.lease import live_holder
+from deepprofile.storage.objects import read_json
+from deepprofile.storage.stores import Root
 
 from tests.cluster.kube import POLICIES, manifests, namespace, until
-from tests.granules import tree
+from tests.support.granules import tree
 
 pytestmark = pytest.mark.cluster
 ROOT = "gs://deepprofile"

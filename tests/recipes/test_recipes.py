@@ -8,11 +8,11 @@ import apache_beam as beam
 import pytest
 import yaml
 from deepprofile import config as configuration
-from deepprofile.engine import ThreadPool
+from deepprofile.execution.pools import ThreadPool
 from deepprofile.stages.pipeline import run_stages
 from pangeo_forge_recipes.patterns import FilePattern
 
-from tests.granules import DAYS, NAMES, document
+from tests.support.granules import DAYS, NAMES, document
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),

@@ -17,15 +17,15 @@ import xarray as xr
 import yaml
 from deepprofile import config as configuration
 from deepprofile import twin
-from deepprofile.engine import ThreadPool
-from deepprofile.objects import zarr_store
-from deepprofile.products import PRODUCTS
+from deepprofile.execution.pools import ThreadPool
+from deepprofile.sources.products import PRODUCTS
 from deepprofile.stages import collocate, ingest, invert, matchups, observations, validate
 from deepprofile.stages.pipeline import STAGES, run_stages
-from deepprofile.stores import Root
+from deepprofile.storage.filesystems import zarr_store
+from deepprofile.storage.stores import Root
 from deepprofile.twin.granules import write_granules, write_stations
 
-from tests.granules import DAYS, NAMES, SHAPE, document
+from tests.support.granules import DAYS, NAMES, SHAPE, document
 
 FILE = Path(__file__).with_name("reference.npz")
 SAMPLE = 600

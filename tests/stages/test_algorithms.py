@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 import yaml
 from deepprofile import config as configuration
-from deepprofile.engine import ThreadPool
-from deepprofile.products import PRODUCTS
+from deepprofile.execution.pools import ThreadPool
+from deepprofile.sources.products import PRODUCTS
 from deepprofile.stages import collocate, ingest, invert, matchups, observations, validate
 from deepprofile.stages.pipeline import STAGES, Request, run_stages
-from deepprofile.stores import Root
+from deepprofile.storage.stores import Root
 
-from tests.granules import document, tree
 from tests.stages import reference
+from tests.support.granules import document, tree
 
 
 def test_the_values_of_every_step_are_those_that_its_version_stands_for(world, finished):

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import xarray as xr
 from deepprofile.config import ConfigError
-from deepprofile.engine import ThreadPool
-from deepprofile.grids import EASE2_M09
+from deepprofile.execution.pools import ThreadPool
+from deepprofile.grids.grids import EASE2_M09
 from deepprofile.stages import bounds, matchups
 from deepprofile.stages.pipeline import STAGES, jobs, run_stages
 from deepprofile.stages.stage import PlanError
-from deepprofile.stores import Root
+from deepprofile.storage.stores import Root
 
-from tests.granules import SHAPE, tree
+from tests.support.granules import SHAPE, tree
 
 VARIABLE = "Land-Model-Constants_Data/clsm_poros"
 # Some of the twin's profiles are wetter than that at some depth on some day.

@@ -9,16 +9,17 @@ from pathlib import Path
 
 import pytest
 import yaml
-from deepprofile import cli, objects
 from deepprofile import config as configuration
-from deepprofile.engine import ThreadPool
-from deepprofile.lease import LEASE, Holder, Lease
+from deepprofile.app import cli
+from deepprofile.execution.pools import ThreadPool
 from deepprofile.stages.pipeline import STAGES, Request, run_stages
 from deepprofile.stages.retention import PUBLICATIONS, unneeded
-from deepprofile.stores import Root
+from deepprofile.storage import conditional_writes
+from deepprofile.storage.lease import LEASE, Holder, Lease
+from deepprofile.storage.stores import Root
 from typer.testing import CliRunner
 
-from tests.granules import document, tree
+from tests.support.granules import document, tree
 
 # One of each kind of document that a run keeps, as a pattern below the root.
 KINDS = {
@@ -84,7 +85,7 @@ def rewritten(root, kind, change):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_document_is_made_anew_or_refused_in_words(root, made, kind, damage, monkeypatch):
-    monkeypatch.setattr("deepprofile.lease.DURATION_SECONDS", 0.5)
+    monkeypatch.setattr("deepprofile.storage.lease.DURATION_SECONDS", 0.5)
     folder, call = root
     path = rewritten(folder, kind, DAMAGES[damage])
     content = path.read_bytes()
@@ -166,7 +167,7 @@ def test_ages_are_judged_by_the_clock_of_the_storage(root, monkeypatch):
     old = {(store_, version) for store_, version in before.items() if store.current()[store_] != version}
     assert old
     for off in (-20 * 365 * 86400, 3600, 20 * 365 * 86400):
-        monkeypatch.setattr(time, "time", lambda off=off: objects.storage_time(f"{folder}/lease.clock") + off)
+        monkeypatch.setattr(time, "time", lambda off=off: conditional_writes.storage_time(f"{folder}/lease.clock") + off)
         code, said = call("prune", "--dry-run", "--set", "retention.days=1", "--set", "retention.versions=1")
         assert code == 0, said
         assert "Nothing is old enough to be removed" in said

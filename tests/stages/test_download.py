@@ -17,18 +17,18 @@ import numpy as np
 import pytest
 import xarray as xr
 from deepprofile import config as configuration
-from deepprofile.engine import ThreadPool
-from deepprofile.grids import ERA5_LAND_01
-from deepprofile.products import PRODUCTS
-from deepprofile.providers import CredentialsError
+from deepprofile.execution.pools import ThreadPool
+from deepprofile.grids.grids import ERA5_LAND_01
+from deepprofile.sources.products import PRODUCTS
+from deepprofile.sources.providers import CredentialsError
 from deepprofile.stages import download, ingest
 from deepprofile.stages.download import Folder, cells_of, wanted
 from deepprofile.stages.pipeline import STAGES, Request, run_stages, status_of
 from deepprofile.stages.schedule import Moment
-from deepprofile.stores import Root
+from deepprofile.storage.stores import Root
 
-from tests.granules import tree
-from tests.services import TOKEN, services  # noqa: F401
+from tests.support.granules import tree
+from tests.support.services import TOKEN, services  # noqa: F401
 
 DAY = np.datetime64("2015-04-20")
 NASA = {"smap_l4": "SPL4SMGP", "gldas_noah": "GLDAS_NOAH025_3H", "smap_l3": "SPL3SMP_E"}
@@ -168,7 +168,7 @@ FETCH = """
 import sys
 from pathlib import Path
 import numpy as np
-from deepprofile.providers.cds import Cds
+from deepprofile.sources.providers.cds import Cds
 from deepprofile.stages.download import Folder
 days = np.arange("2015-05-01", "2015-06-01", dtype="datetime64[D]")
 url, folder, target = sys.argv[1:]
@@ -356,7 +356,7 @@ def test_provisional_days_of_the_store_are_asked_for_again_when_they_should_be_f
 
 def test_a_request_that_waits_is_taken_up_again(fetching, offered, monkeypatch):
     offered.withheld = True
-    monkeypatch.setattr("deepprofile.providers.cds.WAIT_SECONDS", 0.2)
+    monkeypatch.setattr("deepprofile.sources.providers.cds.WAIT_SECONDS", 0.2)
     today = np.datetime64("2015-04-12")
     config = fetching(("era5_land",), today, compute={"attempts": 1})
     first = download.run(config, Root(config.root), "era5_land", Moment(today, today), ThreadPool(2)).problems[0]

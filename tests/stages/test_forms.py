@@ -11,15 +11,15 @@ import xarray as xr
 import yaml
 from deepprofile import config as configuration
 from deepprofile import open_store
-from deepprofile.cli import app
-from deepprofile.engine import ThreadPool
-from deepprofile.grids import EASE2_M09, ERA5_LAND_01, GLDAS_025
-from deepprofile.products import PRODUCTS, GranuleError
+from deepprofile.app.cli import app
+from deepprofile.execution.pools import ThreadPool
+from deepprofile.grids.grids import EASE2_M09, ERA5_LAND_01, GLDAS_025
+from deepprofile.sources.catalogue import Cache, find_granules
+from deepprofile.sources.products import PRODUCTS, GranuleError
 from deepprofile.stages import ingest
-from deepprofile.stages.granules import Cache, find_granules
 from deepprofile.stages.pipeline import run_stages, status_of
 from deepprofile.stages.schedule import Moment
-from deepprofile.stores import Root
+from deepprofile.storage.stores import Root
 from typer.testing import CliRunner
 
 BOX = [9.5, 44.5, 10.5, 45.5]
@@ -437,7 +437,7 @@ def test_odd_names_of_folders_are_what_they_say(tmp_path, name):
 
 def test_a_remote_file_whose_name_says_nothing_is_opened_once(tmp_path, monkeypatch):
     import fsspec
-    from deepprofile.stages import granules
+    from deepprofile.sources import catalogue
 
     fs = fsspec.filesystem("memory")
     fs.pipe_file("/odd names/data_0.nc", era5(tmp_path / "data_0.nc", ["2020-03-01"]).read_bytes())
@@ -449,7 +449,7 @@ def test_a_remote_file_whose_name_says_nothing_is_opened_once(tmp_path, monkeypa
         found = find_granules(PRODUCTS["era5_land"], "memory://odd names", days, cache)
         assert [granule.name for granule in found.by_day["2020-03-01"]] == ["data_0.nc"]
         # Another process knows it from the cache's folder.
-        granules._contents_known.clear()
+        catalogue._contents_known.clear()
     assert len(opened) == 1
     fs.store.clear()
 

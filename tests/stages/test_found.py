@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 import xarray as xr
 import yaml
-from deepprofile import objects, open_store
-from deepprofile.products import PRODUCTS
-from deepprofile.stages import granules, ingest
-from deepprofile.stages.granules import Cache, find_granules
+from deepprofile import open_store
+from deepprofile.sources import catalogue
+from deepprofile.sources.catalogue import Cache, find_granules
+from deepprofile.sources.products import PRODUCTS
+from deepprofile.stages import ingest
+from deepprofile.storage import objects
 
 from tests.stages.test_forms import BOX, ERA5, deepprofile, era5, gldas, ingested, smap_l3
 
@@ -33,7 +35,7 @@ def memory():
 
 @pytest.fixture(autouse=True)
 def nothing_known():
-    granules._contents_known.clear()
+    catalogue._contents_known.clear()
 
 
 @pytest.mark.parametrize(
@@ -301,7 +303,7 @@ def test_a_remote_file_is_downloaded_once_to_learn_its_days(tmp_path, memory, mo
     monkeypatch.setattr(type(memory), "get_file", counted)
     for _ in range(3):
         find_granules(PRODUCTS["era5_land"], "memory://there", DAY, Cache(str(tmp_path / "cache")))
-        granules._contents_known.clear()
+        catalogue._contents_known.clear()
     assert len(fetched) == 1
 
 

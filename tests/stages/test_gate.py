@@ -8,18 +8,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from deepprofile.basis import basis_at
 from deepprofile.config import Gate, Retention
-from deepprofile.engine import ThreadPool
-from deepprofile.lease import Holder
-from deepprofile.objects import join, read_json
-from deepprofile.stages import checks
+from deepprofile.core.basis import basis_at
+from deepprofile.execution.pools import ThreadPool
+from deepprofile.stages import gate
 from deepprofile.stages.pipeline import STAGES, Request, run_stages
 from deepprofile.stages.retention import publications, remove, unneeded
 from deepprofile.stages.schedule import Moment
-from deepprofile.stores import Root, exists
+from deepprofile.storage.filesystems import join
+from deepprofile.storage.lease import Holder
+from deepprofile.storage.objects import read_json
+from deepprofile.storage.stores import Root, exists
 
-from tests.granules import NAMES, tree
+from tests.support.granules import NAMES, tree
 
 TODAY = Moment(np.datetime64("2016-01-01"))
 
@@ -43,7 +44,7 @@ def manifest_of(config, store="profile", stage="invert", version=None):
 def test_a_change_that_is_too_large_is_not_published_until_somebody_accepts_it(configure, published):
     config = configure(inversion={"prior": {"std": 0.01}}, gate={"jump": 1e-3})
     before = Root(config.root).current()
-    with pytest.raises(checks.ChecksFailed, match=r"not published: change of profiles .* 0\.0\d+, allowed 0\.001") as caught:
+    with pytest.raises(gate.ChecksFailed, match=r"not published: change of profiles .* 0\.0\d+, allowed 0\.001") as caught:
         run(config)
     assert Root(config.root).current() == before
     assert {check.name: check.passed for check in caught.value.checks}["jump"] is False
@@ -66,13 +67,13 @@ def test_profiles_that_are_lost_are_noticed(configure, published, granules, tmp_
             if "201505" in path.name:
                 path.unlink()
     config = configure(products={name: {"granules": str(folder / name)} for name in NAMES}, collocation={"every_days": 500})
-    with pytest.raises(checks.ChecksFailed, match=r"share of the published profiles that are lost: 0\.4\d+, allowed 0\.01"):
+    with pytest.raises(gate.ChecksFailed, match=r"share of the published profiles that are lost: 0\.4\d+, allowed 0\.01"):
         run(config, collocate=None)
 
 
 def test_scores_at_stations_are_a_check(configure, published):
     config = configure(inversion={"prior": {"std": 0.07}}, gate={"max_rmse": 1e-4, "min_r": 0.999, "min_days": 20})
-    with pytest.raises(checks.ChecksFailed) as caught:
+    with pytest.raises(gate.ChecksFailed) as caught:
         run(config)
     found = {check.name: check for check in caught.value.checks}
     assert not found["rmse"].passed
@@ -88,9 +89,9 @@ def test_a_profile_outside_of_its_bounds_is_counted():
     # Rises by 0.8 over the depth: below zero at the surface.
     coefficients[1, 1, 0, 1] = 0.4
     low, high = np.zeros((1, 2)), np.full((1, 2), 0.8)
-    found = checks.of_block(coefficients, np.array([3, 4]), None, low, high)
+    found = gate.of_block(coefficients, np.array([3, 4]), None, low, high)
     assert (found["computed"], found["outside"]) == (4, 1)
-    (check, *_) = checks.of_profiles(Gate(), {}, {})
+    (check, *_) = gate.of_profiles(Gate(), {}, {})
     assert check.passed
 
 
@@ -99,7 +100,7 @@ def test_the_change_of_a_profile_is_its_mean_square_over_depth():
     old, new = (rng.normal(0.3, 0.01, (4, 5, 2, 2)).astype(np.float32) for _ in range(2))
     old[3, :, 0, 0] = np.nan
     new[0, :, 1, 1] = np.nan
-    found = checks.of_block(new, np.arange(4), old[:3], np.zeros((2, 2)), np.ones((2, 2)))
+    found = gate.of_block(new, np.arange(4), old[:3], np.zeros((2, 2)), np.ones((2, 2)))
     depths = np.linspace(0.0, 1.0, 2001)
     theta = np.einsum("zk,tkyx->ztyx", basis_at(depths, 4), (new[:3] - old[:3]).astype(float))
     expected = np.nansum(np.trapezoid(theta**2, depths, axis=0))

@@ -12,14 +12,14 @@ import psutil
 import pytest
 import yaml
 
-from tests.granules import document, tree
+from tests.support.granules import document, tree
 
 # In CI a few; in `make soak` ten.
 KILLS = 10 if os.environ.get("DEEPPROFILE_TEST_SOAK") else 5
 
 
 def start(path, *arguments):
-    command = [sys.executable, "-m", "deepprofile.cli", "run", "-c", str(path), *arguments]
+    command = [sys.executable, "-m", "deepprofile.app.cli", "run", "-c", str(path), *arguments]
     return subprocess.Popen(
         command,
         stdout=subprocess.PIPE,

@@ -7,13 +7,13 @@ import shutil
 import numpy as np
 import pytest
 import xarray as xr
-from deepprofile.engine import ThreadPool
+from deepprofile.execution.pools import ThreadPool
 from deepprofile.stages import collocate, matchups, observations, validate
 from deepprofile.stages.pipeline import run_stages
 from deepprofile.stages.stage import days_of
-from deepprofile.stores import Root, read_region
+from deepprofile.storage.stores import Root, read_region
 
-from tests.granules import DAYS
+from tests.support.granules import DAYS
 
 
 @pytest.fixture

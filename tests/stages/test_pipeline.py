@@ -9,15 +9,15 @@ import h5py
 import numpy as np
 import pytest
 import xarray as xr
-from deepprofile.engine import ThreadPool
-from deepprofile.report import Published
+from deepprofile.app.report import Published
+from deepprofile.execution.pools import ThreadPool
 from deepprofile.stages import ingest, invert
 from deepprofile.stages.invert import PRECISION
 from deepprofile.stages.pipeline import STAGES, check_memory, jobs, run_stages
 from deepprofile.stages.stage import PlanError, copier
-from deepprofile.stores import Root, StoreError, create
+from deepprofile.storage.stores import Root, StoreError, create
 
-from tests.granules import DAYS, NAMES, tree
+from tests.support.granules import DAYS, NAMES, tree
 
 
 def run(config, stages=STAGES):

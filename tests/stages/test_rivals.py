@@ -11,18 +11,18 @@ import pytest
 import xarray as xr
 import yaml
 from deepprofile import config as configuration
-from deepprofile import report
+from deepprofile.app import report
 from deepprofile.config import ConfigError, Rival
-from deepprofile.engine import ThreadPool
-from deepprofile.metrics import score_differences
+from deepprofile.evaluation.metrics import score_differences
+from deepprofile.execution.pools import ThreadPool
+from deepprofile.sources.catalogue import Cache
 from deepprofile.stages import matchups, observations, paired, rivals
-from deepprofile.stages.granules import Cache
 from deepprofile.stages.pipeline import jobs, run_stages
 from deepprofile.stages.stage import execute
-from deepprofile.stores import Root
+from deepprofile.storage.stores import Root
 from deepprofile.twin.granules import region
 
-from tests.granules import DAYS, document, tree
+from tests.support.granules import DAYS, document, tree
 
 VARIABLES = {"surface": [0.0, 0.05], "root_zone": [0.0, 1.0]}
 

@@ -11,14 +11,14 @@ import pytest
 import yaml
 from deepprofile import config as configuration
 from deepprofile import twin
-from deepprofile.engine import ThreadPool
-from deepprofile.products import PRODUCTS
+from deepprofile.execution.pools import ThreadPool
+from deepprofile.sources.products import PRODUCTS
 from deepprofile.stages.pipeline import STAGES, Request, run_stages, status_of
 from deepprofile.stages.schedule import Moment
-from deepprofile.stores import Root
+from deepprofile.storage.stores import Root
 from deepprofile.twin.granules import write_granules, write_stations
 
-from tests.granules import NAMES, document, tree
+from tests.support.granules import NAMES, document, tree
 
 FIRST = np.datetime64("2015-04-01")
 LAST = int(os.environ.get("DEEPPROFILE_TEST_SCHEDULE_DAYS", "46"))

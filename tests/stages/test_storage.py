@@ -10,16 +10,17 @@ import time
 
 import pytest
 import yaml
-from deepprofile import cli
 from deepprofile import config as configuration
-from deepprofile.engine import ThreadPool
-from deepprofile.lease import LEASE
-from deepprofile.objects import filesystem, join, names_below, read_json
+from deepprofile.app import cli
+from deepprofile.execution.pools import ThreadPool
 from deepprofile.stages.pipeline import STAGES, run_stages, status_of
+from deepprofile.storage.filesystems import filesystem, join
+from deepprofile.storage.lease import LEASE
+from deepprofile.storage.objects import names_below, read_json
 from typer.testing import CliRunner
 
-from tests.granules import NAMES, document, tree
-from tests.storage import FOR_LONG, Proxy, emulator
+from tests.support.granules import NAMES, document, tree
+from tests.support.object_storage import FOR_LONG, Proxy, emulator
 
 SMALL = {"days": 12, "cells": 8, "chunk_days": 4, "chunk_cells": 4}
 
@@ -126,7 +127,7 @@ def test_a_storage_that_breaks_one_request_in_twenty_changes_nothing(written, st
 
 def drive(path, run):
     environment = os.environ | {"DEEPPROFILE_RUN": run}
-    command = [sys.executable, "-m", "deepprofile.cli", "run", "-c", str(path), "--set", "compute.processes=false"]
+    command = [sys.executable, "-m", "deepprofile.app.cli", "run", "-c", str(path), "--set", "compute.processes=false"]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
 
 

@@ -1,7 +1,7 @@
 """The large archive, read as any other."""
 
 import numpy as np
-from deepprofile.stations import Report, read_ismn
+from deepprofile.evaluation.stations import Report, read_ismn
 from deepprofile.twin.archive import place_stations, write_archive
 
 

@@ -19,8 +19,8 @@ import yaml
 
 from deepprofile.cluster import pods
 from deepprofile.config import Compute
-from deepprofile.engine import ClusterError, DaskPool, PoolLost, WorkerLost
-from deepprofile.stages.stage import WORKER_BASE_BYTES
+from deepprofile.execution.errors import ClusterError, PoolLost, WorkerLost
+from deepprofile.execution.pools import WORKER_BASE_BYTES, DaskPool
 
 log = logging.getLogger(__name__)
 
@@ -359,7 +359,7 @@ def kubernetes_pool(compute: Compute, memory_per_block: int, say: Callable[[str]
     ------
     ClusterError
         Where it does not start within the time that the configuration allows; the message says why.
-    deepprofile.engine.PoolLost
+    deepprofile.execution.pools.PoolLost
         Out of the pool, where its scheduler is lost.
     """
     import dask

@@ -16,13 +16,13 @@ from dask.utils import parse_bytes
 from distributed import Client, LocalCluster
 
 from deepprofile.config import Compute
-from deepprofile.engine import DaskPool
+from deepprofile.execution.pools import DaskPool
 
 # Linear algebra on one thread: the same bytes on any number of cores, and blocks are parallel already.
 ONE_THREAD: Final = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 # The module that sets up the logs of a process; workers that are processes of their own load it when they start.
-LOGS: Final = "deepprofile.logs"
+LOGS: Final = "deepprofile.app.logs"
 
 
 def memory_limit_bytes(compute: Compute) -> int:

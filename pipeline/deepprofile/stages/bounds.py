@@ -17,16 +17,19 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from deepprofile.config import MIRROR, Config, GridBound
-from deepprofile.engine import Block, Job, Outcome, fingerprint, grid_blocks
-from deepprofile.grids import Grid, regrid
-from deepprofile.objects import MissingPath, exists, join, listing, told
-from deepprofile.products import GranuleError
-from deepprofile.products.decoding import Floats, is_unit
-from deepprofile.products.static import StaticField, opened_field
-from deepprofile.stages.granules import ZARR_MARKS, Cache, granule_of, local_copy
+from deepprofile.config import Config, GridBound
+from deepprofile.execution.blocks import Block, Job, Outcome, grid_blocks
+from deepprofile.grids.grids import Grid
+from deepprofile.grids.regridding import regrid
+from deepprofile.sources.catalogue import MIRROR, ZARR_MARKS, Cache, granule_of, local_copy
+from deepprofile.sources.products import GranuleError
+from deepprofile.sources.products.decoding import Floats, is_unit
+from deepprofile.sources.products.static import StaticField, opened_field
 from deepprofile.stages.stage import PlanError, StagePlan, cached_overlaps, grid_attributes, space_time_coordinates
-from deepprofile.stores import Root, Template, Variable, read_region, write_shards
+from deepprofile.storage.filesystems import join
+from deepprofile.storage.fingerprints import fingerprint
+from deepprofile.storage.objects import MissingPath, exists, listing, told
+from deepprofile.storage.stores import Root, Template, Variable, read_region, write_shards
 
 # The version of what turns a file into bounds.
 ALGORITHM: Final = 1
@@ -48,7 +51,7 @@ def _place(bound: GridBound, cache: Cache) -> Path | str:
 
     Raises
     ------
-    deepprofile.objects.MissingPath
+    deepprofile.storage.objects.MissingPath
         Where there is nothing at the path.
     PlanError
         Where it names several files.
@@ -152,7 +155,7 @@ class BoundsBlock:
     url: str
 
     def __call__(self, block: Block, _: Any) -> Outcome:
-        """See ``deepprofile.engine.Job``."""
+        """See ``deepprofile.execution.blocks.Job``."""
         (top, bottom), (left, right) = block.region
         parts = zip(NAMES, self.values[:, top:bottom, left:right], strict=True)
         return Outcome(0, sum(write_shards(self.url, name, (top, left), part) for name, part in parts))
@@ -181,7 +184,7 @@ def plan(config: Config, root: Root) -> StagePlan:
     ------
     PlanError
         Where they cannot be had, are none of soil moisture, or cross.
-    deepprofile.objects.MissingPath
+    deepprofile.storage.objects.MissingPath
         Where there is no such file.
     """
     made, target = template(config), config.grid.grid()

@@ -17,17 +17,18 @@ import xarray as xr
 import zarr
 from numpy.typing import NDArray
 
-from deepprofile.collocation import MOMENTS, Moments
 from deepprofile.config import Config
-from deepprofile.engine import Block, Job, Outcome, fingerprint, grid_blocks
-from deepprofile.errors import Design, errors_from_moments, plan_comparisons, series_moments, sums_to_pool
-from deepprofile.grids import Grid
-from deepprofile.layers import OBSERVATION, Layout
-from deepprofile.objects import zarr_store
+from deepprofile.core.collocation import MOMENTS, Moments
+from deepprofile.core.error_model import Design, errors_from_moments, plan_comparisons, series_moments, sums_to_pool
+from deepprofile.core.layers import OBSERVATION, Layout
+from deepprofile.execution.blocks import Block, Job, Outcome, grid_blocks
+from deepprofile.grids.grids import Grid
 from deepprofile.stages import ingest
 from deepprofile.stages.schedule import remade_mark
 from deepprofile.stages.stage import Source, StagePlan, days_of, grid_attributes, space_time_coordinates
-from deepprofile.stores import Root, Template, Variable, exists, read_region, write_shards
+from deepprofile.storage.filesystems import zarr_store
+from deepprofile.storage.fingerprints import fingerprint
+from deepprofile.storage.stores import Root, Template, Variable, exists, read_region, write_shards
 
 # The versions of what turns daily means into moments, and moments into the error model.
 MOMENTS_ALGORITHM: Final = 1
@@ -206,7 +207,7 @@ class MomentsBlock:
     url: str
 
     def __call__(self, block: Block, _: Any) -> Outcome:
-        """See ``deepprofile.engine.Job``."""
+        """See ``deepprofile.execution.blocks.Job``."""
         rows, columns = block.region
         _, design = self.comparison.design()
         total: Moments | None = None
@@ -234,7 +235,7 @@ class WeightsBlock:
     url: str
 
     def __call__(self, block: Block, _: Any) -> Outcome:
-        """See ``deepprofile.engine.Job``."""
+        """See ``deepprofile.execution.blocks.Job``."""
         rows, columns = block.region
         errors, read = self.errors(rows, columns)
         written = 0

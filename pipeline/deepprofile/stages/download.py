@@ -16,41 +16,23 @@ from typing import Any, Final
 import numpy as np
 
 from deepprofile.config import Config
-from deepprofile.documents import DamagedDocument, parse, read_sound, write_document
-from deepprofile.engine import (
-    FAILED,
-    Block,
-    Job,
-    JobFailed,
-    Ledger,
-    Outcome,
-    Pool,
-    Progress,
-    Retry,
-    fingerprint,
-    run_job,
-)
-from deepprofile.grids import Grid
-from deepprofile.objects import (
-    as_json,
-    filesystem,
-    is_local,
-    join,
-    listing,
-    local_path,
-    names_below,
-    read_bytes,
-    remove,
-    remove_below,
-    update,
-    upload,
-)
-from deepprofile.products import GranuleError, Latency, Product
-from deepprofile.providers import PROVIDERS, Box, CredentialsError, DownloadError, Offer, Provider
-from deepprofile.providers.provider import Memory, digest
+from deepprofile.execution.blocks import FAILED, Block, Job, Outcome
+from deepprofile.execution.engine import Progress, Retry, run_job
+from deepprofile.execution.errors import JobFailed
+from deepprofile.execution.ledger import Ledger
+from deepprofile.execution.pools import Pool
+from deepprofile.grids.grids import Grid
+from deepprofile.sources.products import GranuleError, Latency, Product
+from deepprofile.sources.providers import PROVIDERS, Box, CredentialsError, DownloadError, Offer, Provider
+from deepprofile.sources.providers.provider import Memory, digest
 from deepprofile.stages.schedule import Moment
 from deepprofile.stages.stage import StagePlan, StageResult, ledger_url
-from deepprofile.stores import Root, Template
+from deepprofile.storage.conditional_writes import update
+from deepprofile.storage.documents import DamagedDocument, parse, read_sound, write_document
+from deepprofile.storage.filesystems import filesystem, is_local, join, local_path
+from deepprofile.storage.fingerprints import fingerprint
+from deepprofile.storage.objects import as_json, listing, names_below, read_bytes, remove, remove_below, upload
+from deepprofile.storage.stores import Root, Template
 
 log = logging.getLogger(__name__)
 
@@ -168,7 +150,7 @@ def wanted(config: Config, name: str, moment: Moment) -> list[Wanted]:
 
     Raises
     ------
-    deepprofile.providers.DownloadError
+    deepprofile.sources.providers.DownloadError
         Where the provider does not answer.
     """
     settings, product, latency = config.products[name].download, config.product(name), config.latency(name)
@@ -248,7 +230,7 @@ class DownloadBlock:
     folder: Folder
 
     def __call__(self, block: Block, given: Wanted) -> Outcome:
-        """See ``deepprofile.engine.Job``."""
+        """See ``deepprofile.execution.blocks.Job``."""
         offer = given.offer
         with tempfile.TemporaryDirectory(prefix="deepprofile-download-") as scratch:
             target = Path(scratch) / offer.name
@@ -279,7 +261,7 @@ def run(
 
     Raises
     ------
-    deepprofile.providers.CredentialsError
+    deepprofile.sources.providers.CredentialsError
         Where the provider asks for other credentials.
     """
     settings, product, stage = config.products[name].download, config.product(name), f"download/{name}"

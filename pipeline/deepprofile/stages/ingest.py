@@ -12,10 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepprofile.config import Config
-from deepprofile.engine import Block, Job, Outcome, Record, fingerprint, grid_blocks
-from deepprofile.grids import Grid
-from deepprofile.products import DayNotHeld, GranuleError, Latency, Outage, Product, are_alike
-from deepprofile.stages.granules import (
+from deepprofile.execution.blocks import Block, Job, Outcome, Record, grid_blocks
+from deepprofile.grids.grids import Grid
+from deepprofile.sources.catalogue import (
     Cache,
     Catalogue,
     Granule,
@@ -25,6 +24,7 @@ from deepprofile.stages.granules import (
     read_together,
     steps_needed,
 )
+from deepprofile.sources.products import DayNotHeld, GranuleError, Latency, Outage, Product, are_alike
 from deepprofile.stages.schedule import Moment, Redone
 from deepprofile.stages.stage import (
     DayMarks,
@@ -38,7 +38,8 @@ from deepprofile.stages.stage import (
     space_time_coordinates,
     spans,
 )
-from deepprofile.stores import Root, Template, Variable, read_region, write_shards
+from deepprofile.storage.fingerprints import fingerprint
+from deepprofile.storage.stores import Root, Template, Variable, read_region, write_shards
 
 # The version of what turns granules into daily means; each product has one more, of its own reader.
 ALGORITHM: Final = 1
@@ -157,7 +158,7 @@ class IngestBlock:
     require_screens: bool = False
 
     def __call__(self, block: Block, given: Given) -> Outcome:
-        """See ``deepprofile.engine.Job``."""
+        """See ``deepprofile.execution.blocks.Job``."""
         found = self.daily_means(block, given)
         days, rows, columns = block.region
         written = write_shards(self.url, "soil_moisture", (days[0], 0, rows[0], columns[0]), found.values)
@@ -283,7 +284,7 @@ def plan(config: Config, root: Root, name: str, moment: Moment | None = None) ->
 
     Raises
     ------
-    deepprofile.objects.MissingPath
+    deepprofile.storage.objects.MissingPath
         Where the folder of its granules is not there.
     """
     product, days, made = config.product(name), days_of(config), template(config, name)

@@ -12,13 +12,14 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from deepprofile.config import Config, Inversion
-from deepprofile.engine import Block, Job, Ledger, Outcome, fingerprint, grid_blocks
-from deepprofile.grids import Grid
-from deepprofile.inversion import Bound, default_order, invert_stack, product_patterns
-from deepprofile.layers import OBSERVATION, Layout, stack_products
-from deepprofile.memory import FILTERS, exponential_filters, reach, remember, remembered, with_memory
-from deepprofile.prior import Prior
-from deepprofile.stages import bounds, checks, collocate, ingest
+from deepprofile.core.invert import Bound, default_order, invert_stack, product_patterns
+from deepprofile.core.layers import OBSERVATION, Layout, stack_products
+from deepprofile.core.memory import FILTERS, exponential_filters, reach, remember, remembered, with_memory
+from deepprofile.core.prior import Prior
+from deepprofile.execution.blocks import Block, Job, Outcome, grid_blocks
+from deepprofile.execution.ledger import Ledger
+from deepprofile.grids.grids import Grid
+from deepprofile.stages import bounds, collocate, gate, ingest
 from deepprofile.stages.collocate import Comparison
 from deepprofile.stages.stage import (
     DayMarks,
@@ -34,7 +35,8 @@ from deepprofile.stages.stage import (
     space_time_coordinates,
     spans,
 )
-from deepprofile.stores import Root, Template, Variable, quantize, read_region, write_shards
+from deepprofile.storage.fingerprints import fingerprint
+from deepprofile.storage.stores import Root, Template, Variable, quantize, read_region, write_shards
 
 # The version of what turns daily means and the error model into profiles.
 ALGORITHM: Final = 3
@@ -205,7 +207,7 @@ class InvertBlock:
     solve: bool = True
 
     def __call__(self, block: Block, given: Given) -> Outcome:
-        """See ``deepprofile.engine.Job``."""
+        """See ``deepprofile.execution.blocks.Job``."""
         days, rows, columns = block.region
         cells = (rows[1] - rows[0], columns[1] - columns[0])
         layout, _design = self.comparison.design()
@@ -236,7 +238,7 @@ class InvertBlock:
         # Bounds that all cells of the block share have no dimensions.
         low, high = (np.broadcast_to(profile[n].values, cells) for n in ("lower_bound", "upper_bound"))
         computed = np.array(fresh, np.int64)
-        details = checks.of_block(arrays["coefficients"][: len(fresh)], computed, before.get("coefficients"), low, high)
+        details = gate.of_block(arrays["coefficients"][: len(fresh)], computed, before.get("coefficients"), low, high)
         if given.earlier is not None and given.earlier.unchanged:
             kept = np.array(given.earlier.unchanged)
             for name, array in arrays.items():

@@ -16,16 +16,16 @@ import xarray as xr
 import zarr
 from numpy.typing import NDArray
 
-from deepprofile.basis import MAX_DEPTH_M, basis_mean
-from deepprofile.collocation import MOMENTS
-from deepprofile.comparison import step_function_weights
+from deepprofile.analysis.accessor import unexpressed_variance
 from deepprofile.config import Config
-from deepprofile.engine import Block, Job, Ledger, Outcome, fingerprint, grid_blocks
-from deepprofile.errors import errors_from_moments, plan_comparisons
-from deepprofile.grids import Grid
-from deepprofile.layers import Layout
-from deepprofile.objects import zarr_store
-from deepprofile.profile import unexpressed_variance
+from deepprofile.core.basis import MAX_DEPTH_M, basis_mean
+from deepprofile.core.collocation import MOMENTS
+from deepprofile.core.error_model import errors_from_moments, plan_comparisons
+from deepprofile.core.layers import Layout
+from deepprofile.evaluation.comparison import step_function_weights
+from deepprofile.execution.blocks import Block, Job, Outcome, grid_blocks
+from deepprofile.execution.ledger import Ledger
+from deepprofile.grids.grids import Grid
 from deepprofile.stages import bounds, collocate, ingest, invert, observations
 from deepprofile.stages.collocate import Comparison, layout_of
 from deepprofile.stages.observations import (
@@ -47,7 +47,9 @@ from deepprofile.stages.stage import (
     ledger_url,
     space_time_coordinates,
 )
-from deepprofile.stores import Root, Template, Variable, read_region, write_shards
+from deepprofile.storage.filesystems import zarr_store
+from deepprofile.storage.fingerprints import fingerprint
+from deepprofile.storage.stores import Root, Template, Variable, read_region, write_shards
 
 # The version of what turns profiles and products into matchups.
 ALGORITHM: Final = 2
@@ -144,7 +146,7 @@ class MatchupBlock:
         return hash(self.url)
 
     def __call__(self, block: Block, given: Given) -> Outcome:
-        """See ``deepprofile.engine.Job``."""
+        """See ``deepprofile.execution.blocks.Job``."""
         days, sensors = block.region
         places: tuple[Place, ...] = given.inputs
         count, names = days[1] - days[0], matched(self.config)
@@ -234,7 +236,7 @@ def _tiles(cells: NDArray[np.int64], size: int) -> list[tuple[NDArray[np.int64],
 
 
 def _interval(top: float, bottom: float) -> tuple[float, float]:
-    """What of the profile a sensor is compared with: equal depths for a point; see ``deepprofile.stations.sensor_estimate``."""
+    """What of the profile a sensor is compared with: equal depths for a point; see ``sensor_estimate`` of the stations."""
     top, bottom = min(top, MAX_DEPTH_M), min(bottom, MAX_DEPTH_M)
     return (top, top) if bottom - top < _POINT_M else (top, bottom)
 

@@ -19,12 +19,9 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from deepprofile.config import Config, Stations
-from deepprofile.engine import Block, Job, Outcome, fingerprint, grid_blocks
-from deepprofile.grids import Grid
-from deepprofile.objects import as_local, zarr_store
-from deepprofile.stages.stage import StagePlan, days_of, grid_attributes, space_time_coordinates
-from deepprofile.stations import (
+from deepprofile.evaluation.stations import (
     MIN_DAY_FRACTION,
+    MissingStationsError,
     Report,
     SensorRecord,
     StationPath,
@@ -34,7 +31,13 @@ from deepprofile.stations import (
     to_dataset,
     uscrn_records,
 )
-from deepprofile.stores import Root, Template, Variable, write_shards
+from deepprofile.execution.blocks import Block, Job, Outcome, grid_blocks
+from deepprofile.grids.grids import Grid
+from deepprofile.stages.stage import StagePlan, days_of, grid_attributes, space_time_coordinates
+from deepprofile.storage.filesystems import zarr_store
+from deepprofile.storage.fingerprints import fingerprint
+from deepprofile.storage.objects import MissingPath, as_local
+from deepprofile.storage.stores import Root, Template, Variable, write_shards
 
 # The version of what turns station files into daily series.
 ALGORITHM: Final = 1
@@ -71,8 +74,8 @@ Place = tuple[int, int, float, float]
 class Found(NamedTuple):
     """The sensors that can be compared, and what is to be said of the station files.
 
-    ``stations``: as ``deepprofile.stations`` gives them, float32, on the days of the configuration, with the ``row`` and
-    ``column`` of each sensor's cell, in the order of the stores.
+    ``stations``: as ``deepprofile.evaluation.stations`` gives them, float32, on the days of the configuration, with the
+    ``row`` and     ``column`` of each sensor's cell, in the order of the stores.
     """
 
     stations: xr.Dataset
@@ -120,7 +123,7 @@ def read_records(
 
     Raises
     ------
-    deepprofile.objects.MissingPath
+    deepprofile.storage.objects.MissingPath
         If there is nothing at a path.
     """
     groups: dict[tuple[str, tuple[str, ...]], list[Stations]] = {}
@@ -130,14 +133,17 @@ def read_records(
     for (kind, flags), sources in groups.items():
         with ExitStack() as fetched:
             places = [StationPath(fetched.enter_context(as_local(source.path)), source.path) for source in sources]
-            if kind == "ismn":
-                records += ismn_records(places, flags, MIN_DAY_FRACTION, report, keep)
-            else:
+            try:
+                if kind == "ismn":
+                    records += ismn_records(places, flags, MIN_DAY_FRACTION, report, keep)
+                    continue
                 if kind == "scan":
                     found = scan_records(places, None, MIN_DAY_FRACTION, report)
                 else:
                     found = uscrn_records(places, MIN_DAY_FRACTION, report)
                 records += [kept for record in found if (kept := keep(record)) is not None]
+            except MissingStationsError as error:
+                raise MissingPath(str(error)) from error
     return records
 
 
@@ -148,7 +154,7 @@ def sensors_of(config: Config) -> Found:
 
     Raises
     ------
-    deepprofile.objects.MissingPath
+    deepprofile.storage.objects.MissingPath
         If there is nothing at the path of some stations.
     """
     report, placing, days = Report(), _Placing.of(config.grid.grid()), pd.DatetimeIndex(days_of(config))
@@ -254,7 +260,7 @@ class WriteBlock:
     url: str
 
     def __call__(self, block: Block, _: Any) -> Outcome:
-        """See ``deepprofile.engine.Job``."""
+        """See ``deepprofile.execution.blocks.Job``."""
         part = self.values[tuple(slice(*span) for span in block.region)]
         written = write_shards(self.url, "soil_moisture", [start for start, _ in block.region], part)
         return Outcome(0, written, details={"values": int(np.isfinite(part).sum())})
@@ -303,7 +309,7 @@ def plan(config: Config, root: Root, found: Found) -> StagePlan:
 
 
 def opened(url: str) -> xr.Dataset:
-    """A store along sensors, lazy, with the names of each sensor as ``deepprofile.stations`` gives them."""
+    """A store along sensors, lazy, with the names of each sensor as ``deepprofile.evaluation.stations`` gives them."""
     store: xr.Dataset = xr.open_zarr(zarr_store(url), consolidated=False, chunks=None)
     names = {name: ("sensor", np.array(store.attrs[plural], str)) for name, plural in _NAMES.items()}
     return store.assign_coords(names).set_coords(list(_COORDINATES))

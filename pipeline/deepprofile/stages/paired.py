@@ -12,9 +12,8 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from deepprofile.config import Config
-from deepprofile.engine import Block, Job, Outcome, fingerprint, grid_blocks
-from deepprofile.metrics import COMPARED, RESAMPLES, score_differences
-from deepprofile.objects import zarr_store
+from deepprofile.evaluation.metrics import COMPARED, RESAMPLES, score_differences
+from deepprofile.execution.blocks import Block, Job, Outcome, grid_blocks
 from deepprofile.stages import matchups, observations, rivals
 from deepprofile.stages.matchups import SensorSeries, layer_weights
 from deepprofile.stages.observations import (
@@ -27,7 +26,9 @@ from deepprofile.stages.observations import (
     sensor_coordinates,
 )
 from deepprofile.stages.stage import StagePlan, days_of
-from deepprofile.stores import Root, Template, Variable, read_region, write_shards
+from deepprofile.storage.filesystems import zarr_store
+from deepprofile.storage.fingerprints import fingerprint
+from deepprofile.storage.stores import Root, Template, Variable, read_region, write_shards
 
 # The version of what turns daily series into paired differences.
 ALGORITHM: Final = 1
@@ -82,7 +83,7 @@ class ComparisonBlock:
     url: str
 
     def __call__(self, block: Block, _: Any) -> Outcome:
-        """See ``deepprofile.engine.Job``."""
+        """See ``deepprofile.execution.blocks.Job``."""
         first = block.region[0][0]
         parts = [self._differences(*span) for span in few_at_a_time(block)]
         whole = xr.concat([part for part, _ in parts], "sensor")
@@ -169,7 +170,7 @@ def jobs_of_some(config: Config) -> list[Job]:
 
 
 def differences(url: str) -> xr.Dataset:
-    """The paired differences of a store, as ``deepprofile.metrics.summarise_differences`` takes them."""
+    """The paired differences of a store, as ``deepprofile.evaluation.metrics.summarise_differences`` takes them."""
     with xr.open_zarr(zarr_store(url), consolidated=False, chunks=None) as store:
         found = store.load()
     parts = {"n": found["n"], "n_effective": found["n_effective"]}

@@ -12,16 +12,16 @@ import numpy as np
 import zarr
 
 from deepprofile.config import Config
-from deepprofile.documents import read_sound, write_document
-from deepprofile.engine import COPIED, Job, Ledger, Pool, Progress
-from deepprofile.engine import DONE as ENGINE_DONE
-from deepprofile.lease import Lease, live_holder
-from deepprofile.objects import MissingPath, join, names_below, zarr_store
+from deepprofile.execution.blocks import COPIED, Job
+from deepprofile.execution.blocks import DONE as ENGINE_DONE
+from deepprofile.execution.engine import Progress
+from deepprofile.execution.ledger import Ledger
+from deepprofile.execution.pools import WORKER_BASE_BYTES, Pool
 from deepprofile.stages import (
     bounds,
-    checks,
     collocate,
     download,
+    gate,
     ingest,
     invert,
     matchups,
@@ -35,7 +35,6 @@ from deepprofile.stages.retention import PUBLISHED, record_publication
 from deepprofile.stages.schedule import Moment
 from deepprofile.stages.stage import (
     MANIFEST,
-    WORKER_BASE_BYTES,
     PlanError,
     StagePlan,
     StageResult,
@@ -45,7 +44,11 @@ from deepprofile.stages.stage import (
     manifest_of,
     run_url,
 )
-from deepprofile.stores import Root, exists, read_region
+from deepprofile.storage.documents import read_sound, write_document
+from deepprofile.storage.filesystems import join, zarr_store
+from deepprofile.storage.lease import Lease, live_holder
+from deepprofile.storage.objects import MissingPath, names_below
+from deepprofile.storage.stores import Root, exists, read_region
 
 log = logging.getLogger(__name__)
 
@@ -197,9 +200,9 @@ def run_stages(
     ------
     PlanError
         Where a stage before these has not been run, or was run for another grid.
-    deepprofile.stages.checks.ChecksFailed
+    deepprofile.stages.gate.ChecksFailed
         Where the new profiles do not pass their checks, and nobody has accepted them; readers see what they saw before.
-    deepprofile.lease.LeaseHeld, deepprofile.lease.LeaseLost
+    deepprofile.storage.lease.LeaseHeld, deepprofile.storage.lease.LeaseLost
         Where another run is at work on the root, or has taken it over.
     """
     root, request = Root(config.root), request or Request()
@@ -269,12 +272,12 @@ def _check_result(config: Config, root: Root, results: Sequence[StageResult], ac
         before = {}
         if invert.STORE in current:
             before = Ledger(ledger_url(root, profiles.stage, current[invert.STORE])).read()
-        found += checks.of_profiles(config.gate, profiles.records, before)
+        found += gate.of_profiles(config.gate, profiles.records, before)
     scores = made.get(validate.STORE)
     if scores is not None and current.get(validate.STORE) != scores.version:
         old = root.version(validate.STORE, current[validate.STORE]) if validate.STORE in current else None
         old = old if old is not None and exists(old) else None
-        found += checks.of_stations(config.gate, root.version(validate.STORE, scores.version), old)
+        found += gate.of_stations(config.gate, root.version(validate.STORE, scores.version), old)
     if not found:
         return
     failed = [check for check in found if not check.passed]
@@ -288,7 +291,7 @@ def _check_result(config: Config, root: Root, results: Sequence[StageResult], ac
     for check in found:
         log.info("check of %s %s: %s", check.name, "passed" if check.passed else "failed", check)
     if failed and accepted_by is None:
-        raise checks.ChecksFailed(found)
+        raise gate.ChecksFailed(found)
 
 
 def _check_inputs(config: Config, root: Root, store: str, versions: Mapping[str, str]) -> None:

@@ -11,9 +11,9 @@ from typing import Any
 
 from pangeo_forge_recipes.patterns import ConcatDim, FilePattern
 
-from deepprofile.objects import MissingPath
 from deepprofile.stages.stage import StagePlan
-from deepprofile.stores import create
+from deepprofile.storage.objects import MissingPath
+from deepprofile.storage.stores import create
 
 
 def granule_pattern(plan: StagePlan) -> FilePattern:
@@ -21,7 +21,7 @@ def granule_pattern(plan: StagePlan) -> FilePattern:
 
     Raises
     ------
-    deepprofile.objects.MissingPath
+    deepprofile.storage.objects.MissingPath
         Where there is no granule of the configured period.
     """
     urls = list(dict.fromkeys(url for granules in _granules(plan).values() for url in granules))

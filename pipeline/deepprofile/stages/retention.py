@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from deepprofile.config import Retention
-from deepprofile.documents import Kinds, parse, write_document
-from deepprofile.lease import CLOCK, live_holder
-from deepprofile.objects import join, listing, names_below, read_all, remove_below, storage_time
 from deepprofile.stages.stage import MANIFEST, manifest_of
-from deepprofile.stores import Root
+from deepprofile.storage.conditional_writes import storage_time
+from deepprofile.storage.documents import Kinds, parse, write_document
+from deepprofile.storage.filesystems import join
+from deepprofile.storage.lease import CLOCK, live_holder
+from deepprofile.storage.objects import listing, names_below, read_all, remove_below
+from deepprofile.storage.stores import Root
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +44,7 @@ def publications(root: Root) -> list[dict[str, Any]]:
 
     Raises
     ------
-    deepprofile.documents.DocumentError
+    deepprofile.storage.documents.DocumentError
         Where one cannot be read: what readers saw then is not known.
     """
     folder = join(root.url, PUBLICATIONS)
@@ -70,7 +72,7 @@ def unneeded(root: Root, rule: Retention, now: float | None = None, *, leased: b
 
     Raises
     ------
-    deepprofile.documents.DocumentError
+    deepprofile.storage.documents.DocumentError
         Where the pointer or a publication cannot be read.
     """
     now = storage_time(join(root.url, CLOCK)) if now is None else now
@@ -111,9 +113,9 @@ def prune(root: Root, rule: Retention, on_wait: Callable[[str], None] | None = N
 
     Raises
     ------
-    deepprofile.lease.LeaseHeld, deepprofile.lease.LeaseLost
+    deepprofile.storage.lease.LeaseHeld, deepprofile.storage.lease.LeaseLost
         Where a run is at work on the root, or has begun to be.
-    deepprofile.documents.DocumentError
+    deepprofile.storage.documents.DocumentError
         See ``unneeded``.
     """
     with root.lease(on_wait) as lease:

@@ -18,14 +18,10 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from deepprofile.config import MIRROR, Config, Rival
-from deepprofile.engine import Block, Job, Outcome, Record, fingerprint, grid_blocks
-from deepprofile.objects import MissingPath, exists, filesystem, is_pattern, join, listing, told
-from deepprofile.products import GranuleError, are_alike
-from deepprofile.products.files import GranuleFile, opened, opened_zarr, reading
-from deepprofile.products.granule import Layer
-from deepprofile.products.samples import BYTES_A_VALUE, VALUES_AT_ONCE, Places, Reading, days_held, sample
-from deepprofile.stages.granules import (
+from deepprofile.config import Config, Rival
+from deepprofile.execution.blocks import Block, Job, Outcome, Record, grid_blocks
+from deepprofile.sources.catalogue import (
+    MIRROR,
     ZARR_MARKS,
     Cache,
     Granule,
@@ -35,9 +31,16 @@ from deepprofile.stages.granules import (
     mean_of_steps,
     steps_needed,
 )
+from deepprofile.sources.products import GranuleError, are_alike
+from deepprofile.sources.products.files import GranuleFile, opened, opened_zarr, reading
+from deepprofile.sources.products.granule import Layer
+from deepprofile.sources.products.samples import BYTES_A_VALUE, VALUES_AT_ONCE, Places, Reading, days_held, sample
 from deepprofile.stages.observations import SENSORS_PER_CHUNK, SENSORS_PER_STRETCH, Found, sensor_attributes, sensor_coordinates
 from deepprofile.stages.stage import DayMarks, Given, StagePlan, days_of, grid_attributes, space_time_coordinates
-from deepprofile.stores import Root, Template, Variable, read_region, write_shards
+from deepprofile.storage.filesystems import filesystem, join
+from deepprofile.storage.fingerprints import fingerprint
+from deepprofile.storage.objects import MissingPath, exists, is_pattern, listing, told
+from deepprofile.storage.stores import Root, Template, Variable, read_region, write_shards
 
 # The version of what turns a rival's files into daily means at sensors.
 ALGORITHM: Final = 1
@@ -89,7 +92,7 @@ def find_files(name: str, rival: Rival, days: Times, cache: Cache) -> Files:
 
     Raises
     ------
-    deepprofile.objects.MissingPath
+    deepprofile.storage.objects.MissingPath
         Where there is nothing at the path.
     """
     how, wanted = reading_of(rival), set(days.astype(str).tolist())
@@ -256,7 +259,7 @@ class RivalBlock:
     url: str
 
     def __call__(self, block: Block, given: Given) -> Outcome:
-        """See ``deepprofile.engine.Job``."""
+        """See ``deepprofile.execution.blocks.Job``."""
         (start, stop), count = block.region[0], block.region[0][1] - block.region[0][0]
         latitude, longitude = (read_region(self.url, name, (slice(None),)) for name in ("latitude", "longitude"))
         # Sensors of a station share a place.

@@ -10,12 +10,12 @@ from typing import Any, Final
 import numpy as np
 
 from deepprofile.config import Config, Period
-from deepprofile.documents import FORMAT_KEY, DamagedDocument, Kinds, read_document, write_document
-from deepprofile.engine import fingerprint
-from deepprofile.objects import join
-from deepprofile.stages.granules import Cache, find_granules
+from deepprofile.sources.catalogue import Cache, find_granules
 from deepprofile.stages.stage import PlanError
-from deepprofile.stores import Root, exists, read_region
+from deepprofile.storage.documents import FORMAT_KEY, DamagedDocument, Kinds, read_document, write_document
+from deepprofile.storage.filesystems import join
+from deepprofile.storage.fingerprints import fingerprint
+from deepprofile.storage.stores import Root, exists, read_region
 
 # Days that are to be done again although their granules are the same: by product, first and last day and a mark.
 REDONE: Final = "redone.json"
@@ -107,7 +107,7 @@ def extended(config: Config, root: Root, until: np.datetime64, stores: Iterable[
     ------
     deepprofile.stages.stage.PlanError
         Where there is no granule yet.
-    deepprofile.objects.MissingPath
+    deepprofile.storage.objects.MissingPath
         Where a folder of granules is not there.
     """
     start = np.datetime64(config.period.start, "D")

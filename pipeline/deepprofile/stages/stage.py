@@ -16,12 +16,19 @@ import zarr
 from numpy.typing import NDArray
 
 from deepprofile.config import Config
-from deepprofile.documents import Kinds, read_sound, write_document
-from deepprofile.engine import FAILED, Block, Job, Ledger, Pool, Progress, Record, Retry, ThreadPool, fingerprint, run_job
-from deepprofile.grids import Grid, Overlap, overlaps, regrid
-from deepprofile.lease import CLOCK, Holder
-from deepprofile.objects import StorageClock, copy_objects, join, zarr_store
-from deepprofile.stores import (
+from deepprofile.execution.blocks import FAILED, Block, Job, Record
+from deepprofile.execution.engine import Progress, Retry, run_job
+from deepprofile.execution.ledger import Ledger
+from deepprofile.execution.pools import Pool, ThreadPool
+from deepprofile.grids.grids import Grid
+from deepprofile.grids.regridding import Overlap, overlaps, regrid
+from deepprofile.storage.conditional_writes import StorageClock
+from deepprofile.storage.documents import Kinds, read_sound, write_document
+from deepprofile.storage.filesystems import join, zarr_store
+from deepprofile.storage.fingerprints import fingerprint
+from deepprofile.storage.lease import CLOCK, Holder
+from deepprofile.storage.objects import copy_objects
+from deepprofile.storage.stores import (
     Root,
     StoreError,
     Template,
@@ -41,9 +48,6 @@ DAYS: Final = "days.json"
 _MANIFEST: Final[Mapping[str, Kinds]] = {"stage": str, "store": str, "version": str, "started": str, "inputs": dict}
 _DAYS: Final[Mapping[str, Kinds]] = {"marks": list}
 PACKAGES: Final = ("deepprofile", "numpy", "xarray", "zarr", "numba", "dask", "distributed")
-# What an interpreter with all libraries, kernels and clients of object storage holds beside the blocks, also later:
-# 250 MiB after the imports, 370 when each stage has done a block, and what the allocator does not give back.
-WORKER_BASE_BYTES: Final = 512 * 2**20
 
 
 class PlanError(Exception):
@@ -290,7 +294,7 @@ def manifest_of(folder: str) -> dict[str, Any] | None:
 
     Raises
     ------
-    deepprofile.documents.NewerDocument
+    deepprofile.storage.documents.NewerDocument
         Where a newer version of this software has written it.
     """
     return read_sound(join(folder, MANIFEST), _MANIFEST)
@@ -301,7 +305,7 @@ def days_document(root: Root, stage: str, version: str) -> dict[str, Any] | None
 
     Raises
     ------
-    deepprofile.documents.NewerDocument
+    deepprofile.storage.documents.NewerDocument
         Where a newer version of this software has written it.
     """
     return read_sound(join(run_url(root, stage, version), DAYS), _DAYS)

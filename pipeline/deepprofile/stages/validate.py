@@ -16,9 +16,8 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from deepprofile.config import Config
-from deepprofile.engine import Block, Job, Outcome, fingerprint, grid_blocks
-from deepprofile.metrics import METRICS, RESAMPLES, band_name, score_all, station_names
-from deepprofile.representativeness import (
+from deepprofile.evaluation.metrics import METRICS, RESAMPLES, band_name, score_all, station_names
+from deepprofile.evaluation.representativeness import (
     BANDS_M,
     INTERVALS,
     LEVELS,
@@ -31,6 +30,7 @@ from deepprofile.representativeness import (
     differences,
     halves,
 )
+from deepprofile.execution.blocks import Block, Job, Outcome, grid_blocks
 from deepprofile.stages import matchups, observations
 from deepprofile.stages.matchups import FUSED, SensorSeries, estimates_of
 from deepprofile.stages.observations import (
@@ -43,7 +43,8 @@ from deepprofile.stages.observations import (
     sensor_coordinates,
 )
 from deepprofile.stages.stage import StagePlan, days_of
-from deepprofile.stores import Root, Template, Variable, read_region, write_shards
+from deepprofile.storage.fingerprints import fingerprint
+from deepprofile.storage.stores import Root, Template, Variable, read_region, write_shards
 
 # The versions of what turns matchups into moments of differences, and into scores.
 DIFFERENCES_ALGORITHM: Final = 1
@@ -142,7 +143,7 @@ class DifferenceBlock:
     url: str
 
     def __call__(self, block: Block, _: Any) -> Outcome:
-        """See ``deepprofile.engine.Job``."""
+        """See ``deepprofile.execution.blocks.Job``."""
         span = block.region[0]
         arrays = (self.series.fused(*span), self.series.deviation(*span), self.series.measured(*span))
         found = differences(*arrays)
@@ -159,7 +160,7 @@ class ScoreBlock:
     url: str
 
     def __call__(self, block: Block, variances: Variances) -> Outcome:
-        """See ``deepprofile.engine.Job``."""
+        """See ``deepprofile.execution.blocks.Job``."""
         first = block.region[0][0]
         parts = []
         for span in few_at_a_time(block):

@@ -16,7 +16,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from deepprofile.grids import EASE2_M09, ERA5_LAND_01, GLDAS_025, Grid
+from deepprofile.grids.grids import EASE2_M09, ERA5_LAND_01, GLDAS_025, Grid
 from deepprofile.twin.world import LAND_MODELS, World
 
 Floats = NDArray[np.float32]

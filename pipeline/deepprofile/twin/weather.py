@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 from scipy.signal import lfilter
 
-from deepprofile.screens import is_under_snow
+from deepprofile.core.screens import is_under_snow
 
 Array = NDArray[np.float64]
 

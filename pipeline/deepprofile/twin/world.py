@@ -61,7 +61,8 @@ class World:
         Daily series of the three land models and of the retrieval on the cells of the truth, as ``deepprofile.fuse`` takes
         them; ``native`` holds the land models on their own grids.
     stations
-        Daily sensor series, dimensions (sensor, time), as the readers of ``deepprofile.stations`` give them, with the
+        Daily sensor series, dimensions (sensor, time), as the readers of ``deepprofile.evaluation.stations`` give
+        them, with the
         row and column of the cell (``y_index``, ``x_index``).
     """
 

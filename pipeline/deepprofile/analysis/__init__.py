@@ -1,0 +1,16 @@
+"""What users do with profiles: open them, and ask them for any depth, layer and its uncertainty.
+
+Comparisons with measurements belong in ``evaluation``, and what a run of the pipeline computes in ``stages``.
+"""
+
+from typing import TYPE_CHECKING
+
+from deepprofile._lazy import attach
+from deepprofile.analysis.accessor import ProfileAccessor
+
+if TYPE_CHECKING:
+    from deepprofile.analysis.open import open_store
+
+__all__ = ["ProfileAccessor", "open_store"]
+
+__getattr__ = attach(__name__, {"open_store": "deepprofile.analysis.open"})

@@ -1,0 +1,212 @@
+"""What a profile can be asked: the accessor ``.deepprofile`` on the result of ``fuse`` and ``invert``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+from scipy import special
+
+from deepprofile.core.basis import MAX_DEPTH_M, basis_mean
+from deepprofile.core.prior import remainder_variance, soil_kernel
+
+Array = NDArray[np.float64]
+Depth = float | Sequence[float] | NDArray[Any]
+
+WATER_MM_PER_M: Final = 1000.0
+
+
+@xr.register_dataset_accessor("deepprofile")
+class ProfileAccessor:
+    """Soil moisture at any depth, of any layer, with its uncertainty.
+
+    All depths are in m from 0 (the surface) to 1, positive downward. A scalar adds no dimension; a sequence adds ``depth``.
+    """
+
+    def __init__(self, dataset: xr.Dataset) -> None:
+        missing = [name for name in ("coefficients", "posterior_covariance", "pattern") if name not in dataset]
+        if missing:
+            raise ValueError(f"this Dataset is no profile of deepprofile.fuse: it has no {', '.join(missing)}")
+        self._data = dataset
+
+    def at(self, depth: Depth) -> xr.DataArray:
+        """Soil moisture theta(z) at a depth or depths, m3 m-3.
+
+        Raises
+        ------
+        ValueError
+            For a depth outside [0, 1] m.
+        """
+        z = _check_depth(depth)
+        return self._evaluate(z, z, "soil moisture")
+
+    def mean(self, top: Depth, bottom: Depth) -> xr.DataArray:
+        """Mean soil moisture between two depths, m3 m-3: the integral of theta over the layer divided by its thickness.
+
+        Raises
+        ------
+        ValueError
+            For a depth outside [0, 1] m, or a bottom at or above its top.
+        """
+        return self._evaluate(*_check_layer(top, bottom), "mean soil moisture")
+
+    def storage(self, top: Depth, bottom: Depth) -> xr.DataArray:
+        """Water stored between two depths, mm."""
+        return _in_mm(self.mean(top, bottom), *_check_layer(top, bottom), "water storage")
+
+    def std(self, depth: Depth) -> xr.DataArray:
+        """Standard deviation of theta(z), m3 m-3.
+
+        It counts the posterior of the coefficients with the bias and the correlation of errors within a product, and
+        what the polynomial cannot express.
+        """
+        z = _check_depth(depth)
+        return self._deviation(z, z)
+
+    def std_mean(self, top: Depth, bottom: Depth) -> xr.DataArray:
+        """Standard deviation of the mean soil moisture between two depths, m3 m-3."""
+        return self._deviation(*_check_layer(top, bottom))
+
+    def std_storage(self, top: Depth, bottom: Depth) -> xr.DataArray:
+        """Standard deviation of the water stored between two depths, mm."""
+        return _in_mm(self.std_mean(top, bottom), *_check_layer(top, bottom), "standard deviation of water storage")
+
+    def interval(self, level: float = 0.9, *, depth: Depth) -> xr.Dataset:
+        """Interval that holds theta(z) with the probability ``level``: ``lower`` and ``upper``, clipped to the bounds.
+
+        Raises
+        ------
+        ValueError
+            For a level outside (0, 1) or a depth outside [0, 1] m.
+        """
+        return self._interval(level, self.at(depth), self.std(depth))
+
+    def mean_interval(self, level: float, top: Depth, bottom: Depth) -> xr.Dataset:
+        """Interval that holds the mean between two depths with the probability ``level``: ``lower`` and ``upper``."""
+        return self._interval(level, self.mean(top, bottom), self.std_mean(top, bottom))
+
+    def uses(self, product: str) -> xr.DataArray:
+        """Whether a product went into each profile.
+
+        Raises
+        ------
+        KeyError
+            For a product that the profile does not know.
+        """
+        return self.flag(f"uses_{product}")
+
+    def flag(self, meaning: str) -> xr.DataArray:
+        """Whether a flag is set, by its name in ``flags.attrs["flag_meanings"]``."""
+        attributes = self._data["flags"].attrs
+        names = str(attributes["flag_meanings"]).split()
+        if meaning.replace(" ", "_") not in names:
+            raise KeyError(f"no flag {meaning!r}; there are {', '.join(names)}")
+        mask = int(np.atleast_1d(attributes["flag_masks"])[names.index(meaning.replace(" ", "_"))])
+        return (self._data["flags"] & np.uint32(mask)) != 0
+
+    def _evaluate(self, top: xr.DataArray, bottom: xr.DataArray, name: str) -> xr.DataArray:
+        coefficients = self._data["coefficients"]
+        basis = self._basis(top, bottom).astype(coefficients.dtype)
+        out = xr.dot(coefficients, basis, dim="degree")
+        return _with_depth(out, top, bottom, name)
+
+    def _basis(self, top: xr.DataArray, bottom: xr.DataArray) -> xr.DataArray:
+        order = self._data.sizes["degree"] - 1
+        values = basis_mean(top.values, bottom.values, order)
+        return xr.DataArray(values, dims=(*top.dims, "degree"))
+
+    def _deviation(self, top: xr.DataArray, bottom: xr.DataArray) -> xr.DataArray:
+        basis = self._basis(top, bottom)
+        covariance = self._data["posterior_covariance"]
+        basis = basis.astype(covariance.dtype)
+        variance = xr.dot(covariance, basis, basis.rename(degree="degree_2"), dim=["degree", "degree_2"])
+        variance = variance + self._remainder(top, bottom).astype(covariance.dtype)
+        pattern = self._data["pattern"]
+        picked = xr.apply_ufunc(
+            _pick,
+            variance,
+            pattern,
+            input_core_dims=[["availability"], []],
+            dask="parallelized",
+            output_dtypes=[covariance.dtype],
+            dask_gufunc_kwargs={"allow_rechunk": True},
+        )
+        out = np.sqrt(picked)
+        target = [dim for dim in pattern.dims if dim in out.dims]
+        return _with_depth(out.transpose(*target, ...), top, bottom, "standard deviation of soil moisture")
+
+    def _remainder(self, top: xr.DataArray, bottom: xr.DataArray) -> xr.DataArray:
+        share = unexpressed_variance(self._data.attrs, top.values, bottom.values, self._data.sizes["degree"] - 1)
+        return xr.DataArray(share.reshape(top.shape), dims=top.dims)
+
+    def _interval(self, level: float, centre: xr.DataArray, deviation: xr.DataArray) -> xr.Dataset:
+        if not 0.0 < level < 1.0:
+            raise ValueError(f"level is {level!r}; it is a probability between 0 and 1, for example 0.9")
+        reach = float(special.ndtri(0.5 + 0.5 * level)) * deviation
+        low, high = self._data["lower_bound"], self._data["upper_bound"]
+        clip: Callable[[xr.DataArray], xr.DataArray] = lambda v: v.clip(low, high).astype(centre.dtype)  # noqa: E731
+        lower, upper = clip(centre - reach), clip(centre + reach)
+        lower.attrs = {"units": "m3 m-3", "long_name": f"lower end of the {level:.0%} interval"}
+        upper.attrs = {"units": "m3 m-3", "long_name": f"upper end of the {level:.0%} interval"}
+        return xr.Dataset({"lower": lower, "upper": upper})
+
+
+def unexpressed_variance(attrs: Mapping[Any, Any], top: Array, bottom: Array, order: int) -> Array:
+    """Prior variance of what the polynomial cannot express in the means between depths (m; equal: at a point), m6 m-6.
+
+    None where no prior stands behind a profile; ``attrs`` are those of its dataset, ``order`` the degree of its polynomials.
+    """
+    if attrs["method"] != "map":
+        return np.zeros(np.shape(top))
+    kernel = soil_kernel(float(attrs["prior_correlation_length"]))
+    return np.asarray(float(attrs["prior_std"]) ** 2 * remainder_variance(kernel, top, bottom, order))
+
+
+def _pick(values: NDArray[Any], position: NDArray[Any]) -> NDArray[Any]:
+    """values (..., availability) at position (...), with the leading axes broadcast against each other."""
+    shape = np.broadcast_shapes(values.shape[:-1], position.shape)
+    every = np.broadcast_to(values, (*shape, values.shape[-1]))
+    index = np.broadcast_to(position, shape).astype(np.int64)[..., None]
+    return np.take_along_axis(every, index, axis=-1)[..., 0]
+
+
+def _as_depth(values: Depth, what: str) -> xr.DataArray:
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim > 1:
+        raise ValueError(f"{what} has {array.ndim} dimensions; give a number or a sequence of numbers")
+    if not np.isfinite(array).all() or (array < 0.0).any() or (array > MAX_DEPTH_M).any():
+        raise ValueError(f"{what} is {values!r}; profiles reach from 0 to {MAX_DEPTH_M:g} m")
+    return xr.DataArray(array, dims=("depth",) if array.ndim else ())
+
+
+def _check_depth(depth: Depth) -> xr.DataArray:
+    return _as_depth(depth, "depth")
+
+
+def _check_layer(top: Depth, bottom: Depth) -> tuple[xr.DataArray, xr.DataArray]:
+    a, b = xr.broadcast(_as_depth(top, "top"), _as_depth(bottom, "bottom"))
+    if bool((b <= a).any()):
+        raise ValueError(f"the layer {top!r} to {bottom!r} m has its bottom at or above its top")
+    return a, b
+
+
+def _with_depth(out: xr.DataArray, top: xr.DataArray, bottom: xr.DataArray, name: str) -> xr.DataArray:
+    if top.ndim:
+        if np.array_equal(top.values, bottom.values):
+            out = out.assign_coords(depth=("depth", top.values, {"units": "m", "positive": "down"}))
+        else:
+            out = out.assign_coords(
+                depth_top=("depth", top.values, {"units": "m"}), depth_bottom=("depth", bottom.values, {"units": "m"})
+            )
+    out.attrs = {"units": "m3 m-3", "long_name": name}
+    return out
+
+
+def _in_mm(mean: xr.DataArray, top: xr.DataArray, bottom: xr.DataArray, name: str) -> xr.DataArray:
+    thickness = (bottom - top).astype(mean.dtype)
+    out = mean * (WATER_MM_PER_M * thickness)
+    out.attrs = {"units": "mm", "long_name": name}
+    return out

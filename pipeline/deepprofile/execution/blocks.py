@@ -1,0 +1,141 @@
+"""Blocks: what a stage gives to the engine, what a worker does with one, and what is recorded of it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from deepprofile.execution.errors import WorkerLost
+from deepprofile.storage.redaction import without_secrets
+from deepprofile.storage.retries import retry_budget
+
+log = logging.getLogger(__name__)
+
+
+DONE, INCOMPLETE, COPIED, FAILED = "done", "incomplete", "copied", "failed"
+
+
+@dataclass(frozen=True)
+class Block:
+    """A unit of work: its place in the grid of blocks, and the region it writes as (start, stop) along each dimension."""
+
+    index: tuple[int, ...]
+    region: tuple[tuple[int, int], ...]
+
+    @property
+    def name(self) -> str:
+        """The place as text, such as ``0.2.1``."""
+        return ".".join(map(str, self.index))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What computing a block tells the driver.
+
+    ``problems``: inputs that were missing or broken, as sentences; such a block is recorded as incomplete and tried again by
+    the next run. ``details``: small values that the stage wants back.
+    """
+
+    bytes_read: int = 0
+    bytes_written: int = 0
+    problems: tuple[str, ...] = ()
+    details: Mapping[str, Any] = field(default_factory=dict)
+    storage_retries: int = 0
+
+
+@dataclass(frozen=True)
+class Record:
+    """One line of the manifest.
+
+    ``losses``: how often a worker was lost while it computed the block, by cause. ``base``: that part of the fingerprint which
+    tells whether an earlier state of the block can be brought up to date.
+    """
+
+    block: str
+    fingerprint: str
+    status: str
+    attempts: int = 1
+    seconds: float = 0.0
+    bytes_read: int = 0
+    bytes_written: int = 0
+    problems: tuple[str, ...] = ()
+    details: Mapping[str, Any] = field(default_factory=dict)
+    storage_retries: int = 0
+    losses: Mapping[str, int] = field(default_factory=dict)
+    base: str = ""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a stage gives to the engine.
+
+    Attributes
+    ----------
+    name
+        Of the stage, for people.
+    blocks
+        In the order in which they are to be done.
+    compute
+        Computes and writes a block, given what ``inputs`` says of it; runs on a worker, and is pickled for each block.
+    fingerprint
+        Of everything that the bytes of a block depend on.
+    base
+        Of what they depend on as a whole, recorded with the block; the rest may change in parts.
+    inputs
+        Small things that a block needs to know, such as the names of its files.
+    copy
+        Takes a block over from the version before, given that the fingerprints agree.
+    memory_per_block
+        Bytes that computing a block needs at most.
+    bytes_in, bytes_out
+        For the whole job, before compression.
+    """
+
+    name: str
+    blocks: Sequence[Block]
+    compute: Callable[[Block, Any], Outcome]
+    fingerprint: Callable[[Block], str]
+    base: Callable[[Block], str] | None = None
+    inputs: Callable[[Block], Any] | None = None
+    copy: Callable[[Block], None] | None = None
+    memory_per_block: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+
+
+def grid_blocks(sizes: Sequence[int], steps: Sequence[int]) -> list[Block]:
+    """Blocks of these steps that cover an array of these sizes, the first dimension slowest."""
+    spans: list[tuple[tuple[int, ...], tuple[tuple[int, int], ...]]] = [((), ())]
+    for size, step in zip(sizes, steps, strict=True):
+        spans = [
+            ((*index, k), (*region, (start, min(start + step, size))))
+            for index, region in spans
+            for k, start in enumerate(range(0, size, step))
+        ]
+    return [Block(index, region) for index, region in spans]
+
+
+def compute_block(
+    job: str, compute: Callable[[Block, Any], Outcome], block: Block, inputs: Any, retry_seconds: float
+) -> Outcome:
+    """What runs on a worker: one block, with one budget for requests to object storage that have to be repeated."""
+    marks = {"stage": job, "block": block.name}
+    log.debug("%s: block %s begins", job, block.name, extra=marks)
+    with retry_budget(retry_seconds) as budget:
+        try:
+            outcome = compute(block, inputs)
+        except Exception as error:
+            log.warning("%s: block %s: %s", job, block.name, error_sentence(error), extra=marks)
+            raise
+    log.debug("%s: block %s is written", job, block.name, extra=marks)
+    return replace(outcome, storage_retries=budget.retries)
+
+
+def error_sentence(error: BaseException) -> str:
+    """What went wrong in one line: the kind of the error and the first line of its message, without secrets."""
+    text = without_secrets(str(error)).strip().splitlines()
+    if isinstance(error, WorkerLost) and text:
+        return text[0]
+    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__

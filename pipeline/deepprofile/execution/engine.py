@@ -1,0 +1,345 @@
+"""The block engine: runs the blocks of a stage, a bounded number at a time, and records each of them.
+
+Knows nothing of soil moisture. A stage gives it a ``Job``: a list of blocks, what each of them depends on, and a function
+that computes one block and writes its shards. Only blocks and small records travel to and from the workers. Every finished
+block has a record; a block whose record says that it is complete, under the same inputs, is not computed again.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from deepprofile.execution.blocks import (
+    COPIED,
+    DONE,
+    FAILED,
+    INCOMPLETE,
+    Block,
+    Job,
+    Outcome,
+    Record,
+    compute_block,
+    error_sentence,
+)
+from deepprofile.execution.errors import JobFailed, PoolLost, WorkerLost
+from deepprofile.execution.ledger import Ledger
+from deepprofile.execution.pools import Pool
+from deepprofile.storage.retries import RETRY_SECONDS, Hopeless
+
+log = logging.getLogger(__name__)
+
+MOST_FAILURES: Final = 20
+# Of blocks that killed their workers, such as by too little memory, while no block has come through: each costs a worker, whose
+# next start Kubernetes puts off longer and longer.
+MOST_KILLERS: Final = 2
+# A block whose workers are taken away again and again, through no fault of its own, is given up after so many.
+MOST_LOSSES: Final = 50
+# Blocks that are taken over at a time: each is a few requests that the driver waits for.
+COPIES: Final = 16
+
+
+@dataclass(frozen=True)
+class Retry:
+    """How often a block is tried, and how long the engine waits before it tries again (doubled each time, with jitter).
+
+    ``storage_seconds``: how long, in one attempt, requests to object storage may fail and be repeated.
+    """
+
+    attempts: int = 4
+    wait_seconds: float = 0.5
+    storage_seconds: float = RETRY_SECONDS
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a job is."""
+
+    job: str
+    blocks: int
+    done: int
+    skipped: int
+    copied: int
+    incomplete: int
+    failed: int
+    retried: int
+    losses: Mapping[str, int]
+    storage_retries: int
+    bytes_read: int
+    bytes_written: int
+    seconds: float
+
+    @classmethod
+    def nothing(cls, job: str) -> Progress:
+        """Of a job that has no block."""
+        return cls(job, 0, 0, 0, 0, 0, 0, 0, {}, 0, 0, 0, 0.0)
+
+    @property
+    def finished(self) -> int:
+        """Blocks that need nothing more."""
+        return self.done + self.skipped + self.copied + self.incomplete + self.failed
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Time left at the rate so far; None where nothing was computed yet."""
+        computed = self.done + self.copied + self.incomplete
+        return (self.blocks - self.finished) * self.seconds / computed if computed else None
+
+
+def run_job(
+    job: Job,
+    pool: Pool,
+    ledger: Ledger,
+    *,
+    window: int | None = None,
+    retry: Retry | None = None,
+    previous: Mapping[str, Record] | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+    check: Callable[[], None] | None = None,
+) -> dict[str, Record]:
+    """Run the blocks of a job that are not done yet; returns the record of every block.
+
+    Parameters
+    ----------
+    job, pool, ledger
+        What to do, who does it, and where it is recorded.
+    window
+        Blocks under way at a time; twice the pool's size by default.
+    retry
+        How often a block is tried.
+    previous
+        Records of the version before: blocks with the same fingerprint are copied from there.
+    on_progress
+        Called at the start and whenever a block has ended.
+    check
+        Called several times a second; raises where the run has to end.
+
+    Raises
+    ------
+    JobFailed
+        Where blocks still fail after the last attempt; what was done is recorded.
+    PoolLost
+        Where the pool as a whole is gone; what was done is recorded.
+    KeyboardInterrupt
+        After what has ended was recorded.
+    """
+    run = _Run(job, pool, ledger, window or 2 * pool.size, retry or Retry(), previous or {}, on_progress, check)
+    try:
+        run.work_off()
+    except PoolLost:
+        raise
+    except BaseException:
+        pool.cancel()
+        raise
+    finally:
+        ledger.flush()
+    ledger.compact()
+    if run.errors:
+        block, error = run.errors[0]
+        raise JobFailed(
+            f"{job.name}: {len(run.errors)} of {len(job.blocks)} blocks failed; the first, block {block.name}, with "
+            f"{error_sentence(error)}"
+        ) from error
+    return run.records
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    block: Block
+    number: int
+    since: float
+
+
+class _Run:
+    """One run of a job: which blocks wait, which are under way, and what came of the others."""
+
+    def __init__(
+        self,
+        job: Job,
+        pool: Pool,
+        ledger: Ledger,
+        window: int,
+        retry: Retry,
+        previous: Mapping[str, Record],
+        on_progress: Callable[[Progress], None] | None,
+        check: Callable[[], None] | None,
+    ) -> None:
+        self.records: dict[str, Record] = {}
+        self.errors: list[tuple[Block, BaseException]] = []
+        self._job, self._pool, self._ledger = job, pool, ledger
+        self._window, self._retry, self._previous = window, retry, previous
+        self._on_progress, self._check = on_progress, check
+        self._started = time.monotonic()
+        self._counts = dict.fromkeys((DONE, INCOMPLETE, COPIED, FAILED), 0)
+        self._skipped = self._retried = self._bytes_read = self._bytes_written = self._storage_retries = 0
+        self._losses: dict[str, Counter[str]] = defaultdict(Counter)
+        self._running: dict[Any, _Attempt] = {}
+        # Failed attempts, each with the time at which it may be repeated.
+        self._resting: list[tuple[float, _Attempt]] = []
+        self._marks: dict[str, str] = {}
+
+    def work_off(self) -> None:
+        """Until no block is left, or too many have failed."""
+        todo = self._not_yet_done()
+        self._report()
+        fresh = iter(self._not_copied(todo))
+        more = True
+        while more or self._running or self._resting:
+            if self._check is not None:
+                self._check()
+            if self._is_hopeless():
+                # Whatever is wrong is wrong for all of them.
+                more, self._resting = False, []
+            self._repeat_rested()
+            while more and len(self._running) < self._window:
+                block = next(fresh, None)
+                if block is None:
+                    more = False
+                else:
+                    self._start(block, 1)
+            if self._running:
+                for handle, outcome, error in self._pool.wait(0.2):
+                    self._settle(self._running.pop(handle), outcome, error)
+                    self._report()
+            elif self._resting:
+                time.sleep(0.02)
+            self._ledger.flush_if_due()
+
+    def _is_hopeless(self) -> bool:
+        """Whether so many blocks have failed that the others need not be tried."""
+        killers = sum(isinstance(error, WorkerLost) for _, error in self.errors)
+        nothing_done = len(self.records) == len(self.errors)
+        return len(self.errors) >= MOST_FAILURES or (nothing_done and killers >= MOST_KILLERS)
+
+    def _not_yet_done(self) -> list[Block]:
+        known = self._ledger.read()
+        todo = []
+        for block in self._job.blocks:
+            mark = self._marks[block.name] = self._job.fingerprint(block)
+            record = known.get(block.name)
+            if record is not None and record.fingerprint == mark and record.status in (DONE, COPIED):
+                self.records[block.name] = record
+                self._skipped += 1
+            else:
+                todo.append(block)
+        return todo
+
+    def _start(self, block: Block, number: int) -> None:
+        inputs = self._job.inputs(block) if self._job.inputs is not None else None
+        handle = self._pool.submit(compute_block, self._job.name, self._job.compute, block, inputs, self._retry.storage_seconds)
+        self._running[handle] = _Attempt(block, number, time.monotonic())
+
+    def _repeat_rested(self) -> None:
+        now = time.monotonic()
+        rested = [attempt for due, attempt in self._resting if due <= now]
+        self._resting = [(due, attempt) for due, attempt in self._resting if due > now]
+        for attempt in rested:
+            self._start(attempt.block, attempt.number)
+
+    def _not_copied(self, todo: Sequence[Block]) -> list[Block]:
+        """Take over from the version before all blocks of which nothing has changed; returns the others, in their order."""
+        same = [block for block in todo if self._may_be_copied(block)]
+        if not same or self._job.copy is None:
+            return list(todo)
+        with ThreadPoolExecutor(COPIES) as threads:
+            # A few at a time: what was copied is recorded, also where the run ends in the middle.
+            for start in range(0, len(same), 4 * COPIES):
+                if self._check is not None:
+                    self._check()
+                some = same[start : start + 4 * COPIES]
+                for block, _ in zip(some, threads.map(self._job.copy, some), strict=True):
+                    mark, details = self._marks[block.name], self._previous[block.name].details
+                    self._keep(Record(block.name, mark, COPIED, details=details, base=self._base(block)))
+                self._report()
+                self._ledger.flush_if_due()
+        copied = {block.name for block in same}
+        return [block for block in todo if block.name not in copied]
+
+    def _may_be_copied(self, block: Block) -> bool:
+        old = self._previous.get(block.name)
+        return old is not None and old.fingerprint == self._marks[block.name] and old.status in (DONE, COPIED)
+
+    def _base(self, block: Block) -> str:
+        return self._job.base(block) if self._job.base is not None else ""
+
+    def _settle(self, attempt: _Attempt, outcome: Outcome | None, error: BaseException | None) -> None:
+        block, mark = attempt.block, self._marks[attempt.block.name]
+        seconds = round(time.monotonic() - attempt.since, 3)
+        if outcome is not None:
+            status = INCOMPLETE if outcome.problems else DONE
+            self._keep(
+                Record(
+                    block.name,
+                    mark,
+                    status,
+                    attempt.number,
+                    seconds,
+                    outcome.bytes_read,
+                    outcome.bytes_written,
+                    outcome.problems,
+                    outcome.details,
+                    outcome.storage_retries,
+                    dict(self._losses[block.name]),
+                    self._base(block),
+                )
+            )
+            return
+        assert error is not None
+        number = attempt.number + 1
+        if isinstance(error, WorkerLost):
+            losses = self._losses[block.name]
+            losses[error.cause] += 1
+            if not error.counts and losses.total() <= MOST_LOSSES:
+                number = attempt.number
+        marks = {"stage": self._job.name, "block": block.name}
+        if number <= self._retry.attempts and _may_pass(error):
+            self._retried += 1
+            pause = self._retry.wait_seconds * 2.0 ** (attempt.number - 1) * random.uniform(0.5, 1.5)
+            self._resting.append((time.monotonic() + pause, replace(attempt, number=number)))
+            log.warning("%s: block %s will be repeated: %s", self._job.name, block.name, error_sentence(error), extra=marks)
+        else:
+            self.errors.append((block, error))
+            lost = dict(self._losses[block.name])
+            problems = (error_sentence(error),)
+            self._keep(Record(block.name, mark, FAILED, attempt.number, seconds, problems=problems, losses=lost))
+            log.error("%s: block %s has failed: %s", self._job.name, block.name, error_sentence(error), extra=marks)
+
+    def _keep(self, record: Record) -> None:
+        self.records[record.block] = record
+        self._counts[record.status] += 1
+        self._bytes_read += record.bytes_read
+        self._bytes_written += record.bytes_written
+        self._storage_retries += record.storage_retries
+        self._ledger.add(record)
+
+    def _report(self) -> None:
+        if self._on_progress is not None:
+            self._on_progress(
+                Progress(
+                    job=self._job.name,
+                    blocks=len(self._job.blocks),
+                    done=self._counts[DONE],
+                    skipped=self._skipped,
+                    copied=self._counts[COPIED],
+                    incomplete=self._counts[INCOMPLETE],
+                    failed=self._counts[FAILED],
+                    retried=self._retried,
+                    losses=dict(sum(self._losses.values(), Counter())),
+                    storage_retries=self._storage_retries,
+                    bytes_read=self._bytes_read,
+                    bytes_written=self._bytes_written,
+                    seconds=time.monotonic() - self._started,
+                )
+            )
+
+
+def _may_pass(error: BaseException) -> bool:
+    """Whether another attempt may help: errors of the code and of the caller stay what they are."""
+    hopeless = (Hopeless, TypeError, AttributeError, AssertionError, NameError, ImportError, NotImplementedError)
+    return not isinstance(error, hopeless)

@@ -1,0 +1,183 @@
+import os
+import subprocess
+import threading
+
+import numpy as np
+import pytest
+import xarray as xr
+import zarr
+from deepprofile.storage.objects import copy_objects
+from deepprofile.storage.stores import (
+    Root,
+    StoreError,
+    Template,
+    Variable,
+    check_writable,
+    create,
+    quantize,
+    read_region,
+    shard_objects,
+    sweep,
+    write_shards,
+)
+
+
+def make_template(days=6, first=0, **changes):
+    options = {"shards": (4, 3), "chunks": (2, 3), "fill": float("nan"), "precision": 2.0**-4} | changes
+    return Template(
+        sizes={"time": days, "x": 5},
+        variables={
+            "time": Variable(
+                ("time",), "int64", values=np.arange(first, first + days), attrs={"units": "days since 1970-01-01"}
+            ),
+            "theta": Variable(("time", "x"), "float32", **options),
+        },
+        attrs={"title": "test"},
+    )
+
+
+def publish(root, versions):
+    with root.lease() as lease:
+        root.publish(versions, lease)
+
+
+def test_a_template_is_a_store_that_xarray_opens(tmp_path):
+    create(str(tmp_path / "a.zarr"), make_template())
+    opened = xr.open_zarr(tmp_path / "a.zarr")
+    assert opened.theta.shape == (6, 5)
+    assert np.isnan(opened.theta).all()
+    assert opened.time.values[1] == np.datetime64("1970-01-02")
+    assert zarr.open_group(tmp_path / "a.zarr", mode="r")["theta"].shards == (4, 3)
+
+
+def test_two_drivers_may_make_the_same_store_at_the_same_time(anywhere):
+    url, errors = f"{anywhere}/a.zarr", []
+    start = threading.Barrier(4)
+
+    def make():
+        start.wait()
+        try:
+            for _ in range(3):
+                create(url, make_template())
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=make) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert read_region(url, "time", (slice(None),)).tolist() == list(range(6))
+
+
+def test_values_are_rounded_to_the_stated_precision(tmp_path):
+    url = str(tmp_path / "a.zarr")
+    create(url, make_template())
+    write_shards(url, "theta", (0, 0), np.full((4, 3), 0.2, np.float32))
+    assert read_region(url, "theta", (slice(0, 1), slice(0, 1)))[0, 0] == 0.1875
+    assert np.isnan(quantize(np.array([np.nan]), 0.5)[0])
+
+
+@pytest.mark.parametrize(("start", "shape"), [((1, 0), (3, 3)), ((0, 0), (3, 3)), ((0, 0), (4, 2)), ((0, 1), (4, 4))])
+def test_a_write_that_does_not_cover_its_shards_is_refused(tmp_path, start, shape):
+    url = str(tmp_path / "a.zarr")
+    create(url, make_template())
+    with pytest.raises(StoreError, match=r"theta would be written from .* its shards are \[4, 3\]"):
+        write_shards(url, "theta", start, np.zeros(shape, np.float32))
+
+
+def test_the_last_shard_may_be_short(tmp_path):
+    url = str(tmp_path / "a.zarr")
+    create(url, make_template())
+    write_shards(url, "theta", (4, 3), np.ones((2, 2), np.float32))
+    assert list(shard_objects("theta", (4, 3), (2, 2), (4, 3))) == ["theta/c/1/1"]
+    assert (tmp_path / "a.zarr/theta/c/1/1").exists()
+
+
+def test_creating_again_changes_nothing_and_another_shape_is_refused(tmp_path):
+    url = str(tmp_path / "a.zarr")
+    create(url, make_template())
+    write_shards(url, "theta", (0, 0), np.ones((4, 3), np.float32))
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    create(url, make_template())
+    assert before == {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    with pytest.raises(StoreError, match=r"has theta with shape, shards and type .*remove it first"):
+        create(url, make_template(shards=(2, 3)))
+
+
+def test_shards_are_taken_over_by_hard_links(tmp_path):
+    old, new = str(tmp_path / "old.zarr"), str(tmp_path / "new.zarr")
+    for url in (old, new):
+        create(url, make_template())
+    write_shards(old, "theta", (0, 0), np.ones((4, 3), np.float32))
+    copy_objects(old, new, ["theta/c/0/0", "theta/c/1/1"])
+    assert os.stat(tmp_path / "old.zarr/theta/c/0/0").st_nlink == 2
+    # A later write replaces the object in one version and leaves it in the other.
+    write_shards(new, "theta", (0, 0), np.zeros((4, 3), np.float32))
+    assert read_region(old, "theta", (slice(0, 1), slice(0, 1)))[0, 0] == 1.0
+    assert not (tmp_path / "new.zarr/theta/c/1/1").exists()
+
+
+def test_readers_see_a_version_only_when_it_is_published(tmp_path):
+    root = Root(str(tmp_path))
+    with pytest.raises(StoreError, match="has no published store 'profile'"):
+        root.open("profile")
+    create(root.version("profile", "a"), make_template())
+    assert root.current() == {}
+    publish(root, {"profile": "a"})
+    assert root.open("profile") == root.version("profile", "a")
+
+
+def test_a_version_with_fewer_days_is_not_published(tmp_path):
+    root = Root(str(tmp_path))
+    create(root.version("profile", "a"), make_template(days=6))
+    create(root.version("profile", "b"), make_template(days=4, first=1))
+    create(root.version("profile", "c"), make_template(days=9))
+    publish(root, {"profile": "a"})
+    with pytest.raises(StoreError, match=r"lacks 2 days that readers have now \(1970-01-01 to 1970-01-06\)"):
+        publish(root, {"profile": "b"})
+    assert root.current() == {"profile": "a"}
+    publish(root, {"profile": "c"})
+
+
+def test_half_written_files_are_swept_away(tmp_path):
+    create(str(tmp_path / "a.zarr"), make_template())
+    (tmp_path / "a.zarr/theta/c").mkdir(exist_ok=True)
+    (tmp_path / "a.zarr/theta/c/0.1234.partial").touch()
+    sweep(str(tmp_path / "a.zarr"))
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+@pytest.fixture
+def mounted(tmp_path):
+    """A small file system of its own, mounted as asked; tests run as root, whom permissions do not stop."""
+    folder = tmp_path / "mounted"
+    folder.mkdir()
+
+    def mount(options):
+        found = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], capture_output=True, text=True)
+        if found.returncode:
+            pytest.skip(f"this machine lets nobody mount a file system: {found.stderr.strip()}")
+        return folder
+
+    yield mount
+    subprocess.run(["umount", str(folder)], capture_output=True)
+
+
+def test_a_read_only_root_is_said_before_anything_runs(mounted):
+    folder = mounted("size=1m,ro")
+    with pytest.raises(
+        StoreError, match=r"nothing can be written to .*mounted/root \(Read-only file system\): choose another root"
+    ):
+        check_writable(str(folder / "root"))
+
+
+def test_stores_may_be_anywhere_that_fsspec_reaches():
+    url = "memory://somewhere/a.zarr"
+    create(url, make_template())
+    write_shards(url, "theta", (0, 0), np.ones((4, 3), np.float32))
+    assert read_region(url, "theta", (slice(0, 1), slice(0, 4)))[0, :3].tolist() == [1.0, 1.0, 1.0]
+    root = Root("memory://somewhere")
+    publish(root, {"a": "b"})
+    assert root.current() == {"a": "b"}

@@ -1,0 +1,93 @@
+"""A small twin's granules, and configurations that read them: fixtures of several folders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from deepprofile import config as configuration
+from deepprofile import twin
+from deepprofile.execution.pools import ThreadPool
+from deepprofile.stages.pipeline import STAGES, run_stages
+from deepprofile.twin.granules import region, write_granules, write_stations
+
+DAYS = 72
+SHAPE = (10, 12)
+NAMES = ("smap_l4", "gldas_noah", "era5_land", "smap_l3")
+
+
+@pytest.fixture(scope="session")
+def world():
+    return twin.simulate(SHAPE, 0.5, seed=5, stations=6)
+
+
+@pytest.fixture(scope="session")
+def granules(world, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("granules")
+    write_granules(world, folder, slice(0, DAYS))
+    write_stations(world, folder)
+    return folder
+
+
+def document(world, granules: Path, folder: Path, **changes):
+    """A configuration as YAML would hold it; changes are ``section__key=value``."""
+    grid = region(world)
+    half_y, half_x = 0.5 * abs(grid.lat[1] - grid.lat[0]), 0.5 * abs(grid.lon[1] - grid.lon[0])
+    box = [grid.lon[0] - half_x, grid.lat[-1] - half_y, grid.lon[-1] + half_x, grid.lat[0] + half_y]
+    made = {
+        "root": str(folder),
+        "grid": {"name": "ease2_m09", "bbox": [round(float(v), 4) for v in box]},
+        "period": {"start": "2015-04-01", "end": "2015-06-11"},
+        "products": {name: {"granules": str(granules / name)} for name in NAMES},
+        "stations": [{"kind": "ismn", "path": str(granules / "ismn")}],
+        "collocation": {"min_samples": 20, "window": 5},
+        "blocks": {"days": 24, "cells": 8, "chunk_days": 8, "chunk_cells": 4},
+        "compute": {"workers": 2},
+    }
+    for key, value in changes.items():
+        section, _, name = key.partition("__")
+        if name:
+            made.setdefault(section, {})[name] = value
+        else:
+            made[section] = value
+    return made
+
+
+@pytest.fixture
+def configure(world, granules, tmp_path):
+    """Makes a configuration with its own root, from a file as a user would."""
+
+    def make(folder="root", **changes):
+        path = tmp_path / f"{folder}.yaml"
+        path.write_text(yaml.safe_dump(document(world, granules, tmp_path / folder, **changes), sort_keys=False))
+        return configuration.load(path)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def finished(world, granules, tmp_path_factory):
+    """The configuration of a run that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("finished")
+    path = folder / "deepprofile.yaml"
+    path.write_text(yaml.safe_dump(document(world, granules, folder / "root"), sort_keys=False))
+    config = configuration.load(path)
+    results = run_stages(config, STAGES, ThreadPool(2))
+    assert not [problem for result in results for problem in result.problems]
+    return config
+
+
+def tree(root: str | Path) -> dict[str, bytes]:
+    """Every object of the published stores of a root, by store and name."""
+    from deepprofile.storage.objects import listing, read_bytes
+    from deepprofile.storage.stores import Root
+
+    found = {}
+    for store, version in sorted(Root(str(root)).current().items()):
+        base = Root(str(root)).version(store, version)
+        for entry in listing(base):
+            content = read_bytes(entry["url"])
+            assert content is not None
+            found[f"{store}/{entry['url'].split(base.split('://')[-1] + '/', 1)[1]}"] = content
+    return found
