@@ -27,7 +27,7 @@ from deepprofile.evaluation.stations import Report
 from deepprofile.execution.blocks import Block
 from deepprofile.execution.pools import WORKER_BASE_BYTES
 from deepprofile.stages import collocate, ingest, invert, matchups, observations, paired, rivals, validate
-from deepprofile.stages.stage import Earlier, StagePlan, days_of
+from deepprofile.stages.stage import PublishedBlock, StagePlan, days_of
 from deepprofile.storage.stores import Root, create, write_shards
 from deepprofile.twin import LAND_MODELS, World
 from deepprofile.twin.granules import write_granules
@@ -68,7 +68,7 @@ def measure(small: StagePlan, large: StagePlan, published: Sequence[str] = (), k
         found = [_peak(*first)]
         if published:
             details, (start, stop) = first[0](*first[1:]).details, first[1].region[0]
-            earlier = Earlier(published[place], stop - start, tuple(range(stop - start))[kept], details)
+            earlier = PublishedBlock(published[place], stop - start, tuple(range(stop - start))[kept], details)
             found.append(_peak(*first[:2], replace(first[2], earlier=earlier)))
     for memory, name in zip(found, (large.stage, f"{large.stage}, again"), strict=False):
         yield Measured(name, large.job.memory_per_block, memory.more, memory.peak)

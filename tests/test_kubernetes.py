@@ -180,7 +180,7 @@ def waiting(reason, message="", restarts=0, **more):
     ],
 )
 def test_what_keeps_a_pod_from_starting_is_said(found, text, hopeless):
-    said, useless = pods.hindrances([found], [])
+    said, useless = pods.startup_problems([found], [])
     assert (text in said[0]) if text else (said == [])
     assert useless == hopeless
 
@@ -190,7 +190,7 @@ def test_the_latest_warning_is_said_where_nothing_else_is_known():
         return {"type": kind, "involvedObject": {"name": "w-1"}, "lastTimestamp": moment, "message": message, "metadata": {}}
 
     events = [event("2", "MountVolume failed"), event("1", "older"), event("3", "Pulled", "Normal")]
-    assert pods.hindrances([pod()], events)[0] == ["w-1: MountVolume failed"]
+    assert pods.startup_problems([pod()], events)[0] == ["w-1: MountVolume failed"]
 
 
 def test_images_are_named_by_digest_where_a_registry_knows_it():

@@ -9,7 +9,7 @@ from deepprofile.app.display import Display, PlainConsole
 from deepprofile.execution.blocks import Block, Job
 from deepprofile.execution.engine import Progress
 from deepprofile.stages.stage import StagePlan
-from deepprofile.storage.objects import MissingPath
+from deepprofile.storage.objects import MissingPathError
 from deepprofile.storage.stores import Template
 from rich.table import Table
 
@@ -69,7 +69,7 @@ def test_a_bar_shows_the_name_of_a_job_as_it_is():
 @pytest.mark.parametrize(
     ("error", "code", "message"),
     [
-        (MissingPath("there is no folder /a/[b]c for the granules"), 2, "there is no folder /a/[b]c for the granules"),
+        (MissingPathError("there is no folder /a/[b]c for the granules"), 2, "there is no folder /a/[b]c for the granules"),
         (FileNotFoundError(2, "No such file or directory", "/a/[b]c"), 1, "/a/[b]c: No such file or directory"),
         (FileNotFoundError("bucket/profile/c/0"), 1, "bucket/profile/c/0: there is no such file or object"),
         (PermissionError(13, "Permission denied", "/a"), 1, "/a: Permission denied"),

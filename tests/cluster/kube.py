@@ -16,7 +16,7 @@ from pathlib import Path
 
 import yaml
 from deepprofile.storage.filesystems import join
-from deepprofile.storage.objects import names_below, read_json
+from deepprofile.storage.objects import list_children, read_json
 from kubernetes import config
 from urllib3.exceptions import HTTPError
 
@@ -411,5 +411,5 @@ def namespace(operator):
 
 def manifests(root):
     """The manifests of a root's runs, by stage."""
-    names = names_below(join(root, "runs"))
+    names = list_children(join(root, "runs"))
     return {m["stage"]: m for m in (read_json(join(root, "runs", name, "manifest.json")) for name in names)}

@@ -5,7 +5,7 @@ import json
 from deepprofile.execution.ledger import Ledger
 from deepprofile.storage.filesystems import join
 from deepprofile.storage.lease import live_holder
-from deepprofile.storage.objects import names_below
+from deepprofile.storage.objects import list_children
 
 from tests.cluster.kube import manifests, until
 from tests.support.granules import tree
@@ -17,7 +17,7 @@ def recorded(place, root, stage):
     """How many blocks of a stage have a record by now."""
     with place.storage():
         runs = join(f"{ROOT}/{root}", "runs")
-        found = [name for name in names_below(runs) if name.startswith(f"{stage}-")]
+        found = [name for name in list_children(runs) if name.startswith(f"{stage}-")]
         return len(Ledger(join(runs, found[0], "blocks")).read()) if found else 0
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from deepprofile.storage.filesystems import join
-from deepprofile.storage.objects import names_below, read_json
+from deepprofile.storage.objects import list_children, read_json
 from deepprofile.storage.stores import read_region
 
 from tests.cluster.kube import manifests
@@ -31,7 +31,7 @@ def test_three_days_of_the_schedule(place):
             url = join(ROOT, "profile", f"{read_json(join(ROOT, 'current.json'))['profile']}.zarr")
             pattern = read_region(url, "pattern", (slice(None),) * 3)
             days = read_region(url, "time", (slice(None),)).astype("datetime64[D]")
-            runs = names_below(join(ROOT, "runs"))
+            runs = list_children(join(ROOT, "runs"))
             latest = read_json(
                 join(ROOT, "runs", f"invert-{read_json(join(ROOT, 'current.json'))['profile']}", "manifest.json")
             )
@@ -57,5 +57,5 @@ def test_three_days_of_the_schedule(place):
             "validate/differences",
             "validate",
         }
-        assert len(names_below(join(ROOT, "publications"))) == 3
+        assert len(list_children(join(ROOT, "publications"))) == 3
     place.nothing_left()

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from deepprofile.core.basis import basis_at
-from deepprofile.core.bounds import GRID, extremes, keep_bounds, scratch, worst_violation
+from deepprofile.core.bounds import GRID, extremes, project_onto_bounds, scratch, worst_violation
 from scipy.optimize import minimize
 
 DEPTH = np.linspace(0.0, 1.0, 4001)
@@ -45,7 +45,7 @@ def test_agrees_with_slsqp(seed):
     start, covariance = random_case(np.random.default_rng(seed))
     low, high = 0.0, 0.45
     ours = start.copy()
-    sides = keep_bounds(ours, covariance, low, high, scratch())
+    sides = project_onto_bounds(ours, covariance, low, high, scratch())
     peer, basis = slsqp(start, covariance, low, high)
     np.testing.assert_allclose(basis @ ours, basis @ peer, atol=1e-4)
     assert bool(sides & 1) == bool((basis @ start < low).any())
@@ -62,7 +62,7 @@ def test_bounds_hold_between_any_two_depths(degree):
         covariance = 1e-3 * (root @ root.T + 0.3 * np.eye(degree + 1))
         c = rng.normal(0.0, 0.12, degree + 1)
         c[0] = rng.uniform(0.0, 0.5)
-        moved += keep_bounds(c, covariance, 0.02, 0.45, scratch()) > 0
+        moved += project_onto_bounds(c, covariance, 0.02, 0.45, scratch()) > 0
         theta = fine @ c
         assert theta.min() >= 0.02 - 1e-6
         assert theta.max() <= 0.45 + 1e-6
@@ -72,13 +72,13 @@ def test_bounds_hold_between_any_two_depths(degree):
 def test_a_profile_within_its_bounds_is_left_alone():
     c = np.array([0.2, 0.05, -0.03, 0.01])
     before = c.copy()
-    assert keep_bounds(c, np.eye(4), 0.0, 0.8, scratch()) == 0
+    assert project_onto_bounds(c, np.eye(4), 0.0, 0.8, scratch()) == 0
     np.testing.assert_array_equal(c, before)
 
 
 def test_a_uniform_profile_is_moved_to_the_bound():
     c = np.array([-0.1])
-    assert keep_bounds(c, np.array([[0.01]]), 0.05, 0.5, scratch()) == 1
+    assert project_onto_bounds(c, np.array([[0.01]]), 0.05, 0.5, scratch()) == 1
     assert c[0] == pytest.approx(0.05, abs=1e-6)
 
 

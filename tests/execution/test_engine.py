@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from deepprofile.execution.blocks import COPIED, DONE, FAILED, INCOMPLETE, Job, Outcome, Record, grid_blocks
 from deepprofile.execution.engine import MOST_FAILURES, Retry, run_job
-from deepprofile.execution.errors import JobFailed, PoolLost, WorkerLost
+from deepprofile.execution.errors import JobFailedError, PoolLostError, WorkerLostError
 from deepprofile.execution.ledger import Ledger
 from deepprofile.execution.pools import DaskPool, ThreadPool
 from deepprofile.storage import objects
-from deepprofile.storage.documents import NewerDocument
+from deepprofile.storage.documents import NewerDocumentError
 from deepprofile.storage.fingerprints import fingerprint
 
 AT_ONCE = Retry(attempts=3, wait_seconds=0.001)
@@ -104,7 +104,7 @@ def test_a_failed_attempt_is_repeated_after_a_pause(tmp_path):
 
 def test_a_block_that_always_fails_is_named_and_the_others_are_done(tmp_path):
     work = Work(failures={"1": 99})
-    with pytest.raises(JobFailed, match=r"1 of 6 blocks failed; the first, block 1, with OSError: no luck with 1"):
+    with pytest.raises(JobFailedError, match=r"1 of 6 blocks failed; the first, block 1, with OSError: no luck with 1"):
         run_job(make_job(work), ThreadPool(), Ledger(str(tmp_path)), retry=AT_ONCE)
     records = Ledger(str(tmp_path)).read()
     assert records["1"].status == FAILED
@@ -113,14 +113,14 @@ def test_a_block_that_always_fails_is_named_and_the_others_are_done(tmp_path):
 
 def test_errors_of_the_code_are_not_repeated(tmp_path):
     work = Work(failures={"1": 99}, error=TypeError)
-    with pytest.raises(JobFailed):
+    with pytest.raises(JobFailedError):
         run_job(make_job(work), ThreadPool(), Ledger(str(tmp_path)), retry=AT_ONCE)
     assert work.calls.count("1") == 1
 
 
 def test_a_job_in_which_everything_fails_ends_early(tmp_path):
     work = Work(failures={str(k): 99 for k in range(500)})
-    with pytest.raises(JobFailed, match="of 500 blocks failed"):
+    with pytest.raises(JobFailedError, match="of 500 blocks failed"):
         run_job(make_job(work, 500), ThreadPool(), Ledger(str(tmp_path)), retry=Retry(1))
     assert len(work.calls) < MOST_FAILURES + 10
 
@@ -129,8 +129,8 @@ def test_a_job_in_which_everything_fails_ends_early(tmp_path):
 def test_blocks_that_kill_every_worker_end_a_job_at_once(tmp_path, sound, tried):
     """Each costs a worker, for which Kubernetes waits minutes; but not where others come through."""
     failures = {str(k): 99 for k in range(30) if str(k) not in sound}
-    work = Work(failures=failures, error=lambda text: WorkerLost("out of memory", True, text))
-    with pytest.raises(JobFailed, match="no luck with"):
+    work = Work(failures=failures, error=lambda text: WorkerLostError("out of memory", True, text))
+    with pytest.raises(JobFailedError, match="no luck with"):
         run_job(make_job(work, 30), ThreadPool(), Ledger(str(tmp_path)), retry=Retry(1), window=1)
     assert len(set(work.calls) - set(sound)) == tried
 
@@ -221,18 +221,18 @@ def test_what_came_of_a_block_may_be_lost_with_the_scheduler(status):
     pool.submit(print)
     ((_, outcome, error),) = pool.wait(1.0)
     assert outcome is None
-    assert isinstance(error, WorkerLost)
+    assert isinstance(error, WorkerLostError)
     assert not error.counts
 
     def check():
         if asked:
-            raise PoolLost("the scheduler is gone")
+            raise PoolLostError("the scheduler is gone")
         asked.append(True)
 
     asked = []
     pool = DaskPool(Gone(status), 1, check=check)
     pool.submit(print)
-    with pytest.raises(PoolLost, match="the scheduler is gone"):
+    with pytest.raises(PoolLostError, match="the scheduler is gone"):
         list(pool.wait(1.0))
 
 
@@ -345,7 +345,7 @@ def test_records_of_before_are_read_and_those_of_a_newer_version_refused(tmp_pat
     (tmp_path / "000004-00c0ffee.jsonl").write_text(old)
     assert Ledger(str(tmp_path)).read() == {"0.1": Record("0.1", "f", DONE, problems=("x",), details={"profiles": 3})}
     (tmp_path / "000005-00c0ffee.jsonl").write_text('{"format": 2, "block": "0.2", "state": 1}\n')
-    with pytest.raises(NewerDocument, match=r"000005-00c0ffee\.jsonl has format 2, which a newer version of deepprofile"):
+    with pytest.raises(NewerDocumentError, match=r"000005-00c0ffee\.jsonl has format 2, which a newer version of deepprofile"):
         Ledger(str(tmp_path)).read()
 
 
@@ -436,7 +436,7 @@ def test_no_secret_comes_into_the_records_of_blocks(tmp_path, caplog):
         return Outcome(1, 1, (f"{url} is damaged",), {"answer": {"access_token": secret, "steps": [8, 8]}, "name": "a_1.nc"})
 
     ledger = Ledger(str(tmp_path / "blocks"))
-    with pytest.raises(JobFailed) as failure:
+    with pytest.raises(JobFailedError) as failure:
         run_job(make_job(work, 2), ThreadPool(1), ledger, retry=AT_ONCE)
     written = "".join(path.read_text() for path in sorted((tmp_path / "blocks").iterdir()))
     assert secret not in written

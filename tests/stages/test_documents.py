@@ -13,7 +13,7 @@ from deepprofile import config as configuration
 from deepprofile.app import cli
 from deepprofile.execution.pools import ThreadPool
 from deepprofile.stages.pipeline import STAGES, Request, run_stages
-from deepprofile.stages.retention import PUBLICATIONS, unneeded
+from deepprofile.stages.retention import PUBLICATIONS, expired_versions
 from deepprofile.storage import conditional_writes
 from deepprofile.storage.lease import LEASE, Holder, Lease
 from deepprofile.storage.stores import Root
@@ -173,7 +173,7 @@ def test_ages_are_judged_by_the_clock_of_the_storage(root, monkeypatch):
         assert "Nothing is old enough to be removed" in said
     monkeypatch.undo()
     rule = configuration.load(folder.parent / "deepprofile.yaml", ["retention.days=1", "retention.versions=1"]).retention
-    later = unneeded(store, rule, now=time.time() + 2 * 86400)
+    later = expired_versions(store, rule, now=time.time() + 2 * 86400)
     assert {(each.store, each.version) for each in later} == old
 
 

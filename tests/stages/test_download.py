@@ -24,7 +24,7 @@ from deepprofile.sources.providers import CredentialsError
 from deepprofile.stages import download, ingest
 from deepprofile.stages.download import Folder, cells_of, wanted
 from deepprofile.stages.pipeline import STAGES, Request, run_stages, status_of
-from deepprofile.stages.schedule import Moment
+from deepprofile.stages.schedule import AsOf
 from deepprofile.storage.stores import Root
 
 from tests.support.granules import tree
@@ -90,7 +90,7 @@ def fetching(configure, offered, tmp_path):
 
 
 def run(config, today=DAY, stages=("ingest",), pool=None):
-    moment = Moment(today, today)
+    moment = AsOf(today, today)
     return {r.stage: r for r in run_stages(config, stages, pool or ThreadPool(4), request=Request(moment))}
 
 
@@ -129,7 +129,7 @@ def test_only_the_box_and_the_variables_are_asked_of_the_store(fetching, offered
 
 def test_a_whole_month_comes_as_one_file(fetching, offered):
     config = fetching(("era5_land",), np.datetime64("2015-06-11"))
-    listed = wanted(config, "era5_land", Moment(np.datetime64("2015-06-11")))
+    listed = wanted(config, "era5_land", AsOf(np.datetime64("2015-06-11")))
     (wish,) = [w for w in listed if len(w.offer.source["request"]["day"]) > 1]
     assert wish.offer.name == "era5_land_201505.nc"
     assert PRODUCTS["era5_land"].parse(wish.offer.name).days.size == 31
@@ -150,7 +150,7 @@ def test_a_month_that_is_too_large_comes_in_parts(fetching, offered, granules, t
     offered.make, offered.most_days = some, most
     config = fetching(("era5_land",), np.datetime64("2015-06-11"))
     (wish,) = [
-        w for w in wanted(config, "era5_land", Moment(np.datetime64("2015-06-11"))) if len(w.offer.source["request"]["day"]) > 1
+        w for w in wanted(config, "era5_land", AsOf(np.datetime64("2015-06-11"))) if len(w.offer.source["request"]["day"]) > 1
     ]
     (provider,) = download.providers_of(config, "era5_land")
     target, memory = tmp_path / wish.offer.name, Folder(str(tmp_path / "kept")).memory("x")
@@ -216,7 +216,7 @@ def test_what_is_too_large_in_every_part_is_said_in_the_words_of_the_store(fetch
     offered.most_days = 0
     today = np.datetime64("2015-04-12")
     config = fetching(("era5_land",), today, compute={"attempts": 1})
-    problem = download.run(config, Root(config.root), "era5_land", Moment(today, today), ThreadPool(1)).problems[0]
+    problem = download.run(config, Root(config.root), "era5_land", AsOf(today, today), ThreadPool(1)).problems[0]
     assert "cost limits exceeded: Your request is too large, please reduce your selection." in problem
 
 
@@ -321,13 +321,13 @@ def test_early_granules_give_way_to_the_final_ones(fetching, offered, tmp_path):
             path.rename(early / path.name.replace("_3H.", "_3H_EP."))
     config = fetching(("gldas_noah",))
     run(config)
-    states = ingest.day_states(config, Root(config.root), "gldas_noah", Moment(DAY))
+    states = ingest.day_states(config, Root(config.root), "gldas_noah", AsOf(DAY))
     assert (states["2015-04-14"], states["2015-04-16"]) == ("there", "provisional")
     for path in list(early.glob("*A20150416*")):
         path.rename(final / path.name.replace("_EP", ""))
     results = run(config)
     assert results["download/gldas_noah"].progress.done == 8
-    states = status_of(config, Moment(DAY))["days"]["gldas_noah"]
+    states = status_of(config, AsOf(DAY))["days"]["gldas_noah"]
     assert (states["2015-04-16"], states["2015-04-17"]) == ("there", "provisional")
 
 
@@ -344,13 +344,13 @@ def test_provisional_days_of_the_store_are_asked_for_again_when_they_should_be_f
     config = fetching(("era5_land",))
     run(config)
     asked = len(offered.submitted)
-    states = ingest.day_states(config, Root(config.root), "era5_land", Moment(DAY))
+    states = ingest.day_states(config, Root(config.root), "era5_land", AsOf(DAY))
     assert states["2015-04-12"] == states["2015-04-19"] == "provisional"
     offered.make = plain
     # Days 10 and 11 are past the latency of the final values, and come as such.
     results = run(config)
     assert results["download/era5_land"].progress.done == len(offered.submitted) - asked == 2
-    states = ingest.day_states(config, Root(config.root), "era5_land", Moment(DAY))
+    states = ingest.day_states(config, Root(config.root), "era5_land", AsOf(DAY))
     assert (states["2015-04-11"], states["2015-04-12"]) == ("there", "provisional")
 
 
@@ -359,7 +359,7 @@ def test_a_request_that_waits_is_taken_up_again(fetching, offered, monkeypatch):
     monkeypatch.setattr("deepprofile.sources.providers.cds.WAIT_SECONDS", 0.2)
     today = np.datetime64("2015-04-12")
     config = fetching(("era5_land",), today, compute={"attempts": 1})
-    first = download.run(config, Root(config.root), "era5_land", Moment(today, today), ThreadPool(2)).problems[0]
+    first = download.run(config, Root(config.root), "era5_land", AsOf(today, today), ThreadPool(2)).problems[0]
     assert "still waits in the queue of the Climate Data Store" in first
     asked = len(offered.submitted)
     offered.withheld = False
@@ -396,7 +396,7 @@ def test_a_mirror_in_zarr_equals_the_files(configure, granules, tmp_path):
         for c in (mirrored, files)
     )
     xr.testing.assert_equal(ours, theirs)
-    states = ingest.day_states(mirrored, Root(mirrored.root), "era5_land", Moment(np.datetime64("2015-06-20")))
+    states = ingest.day_states(mirrored, Root(mirrored.root), "era5_land", AsOf(np.datetime64("2015-06-20")))
     assert (states["2015-05-31"], states["2015-06-01"], states["2015-06-10"]) == ("there", "provisional", "missing")
 
 

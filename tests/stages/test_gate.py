@@ -13,8 +13,8 @@ from deepprofile.core.basis import basis_at
 from deepprofile.execution.pools import ThreadPool
 from deepprofile.stages import gate
 from deepprofile.stages.pipeline import STAGES, Request, run_stages
-from deepprofile.stages.retention import publications, remove, unneeded
-from deepprofile.stages.schedule import Moment
+from deepprofile.stages.retention import expired_versions, publications, remove
+from deepprofile.stages.schedule import AsOf
 from deepprofile.storage.filesystems import join
 from deepprofile.storage.lease import Holder
 from deepprofile.storage.objects import read_json
@@ -22,7 +22,7 @@ from deepprofile.storage.stores import Root, exists
 
 from tests.support.granules import NAMES, tree
 
-TODAY = Moment(np.datetime64("2016-01-01"))
+TODAY = AsOf(np.datetime64("2016-01-01"))
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def manifest_of(config, store="profile", stage="invert", version=None):
 def test_a_change_that_is_too_large_is_not_published_until_somebody_accepts_it(configure, published):
     config = configure(inversion={"prior": {"std": 0.01}}, gate={"jump": 1e-3})
     before = Root(config.root).current()
-    with pytest.raises(gate.ChecksFailed, match=r"not published: change of profiles .* 0\.0\d+, allowed 0\.001") as caught:
+    with pytest.raises(gate.ChecksFailedError, match=r"not published: change of profiles .* 0\.0\d+, allowed 0\.001") as caught:
         run(config)
     assert Root(config.root).current() == before
     assert {check.name: check.passed for check in caught.value.checks}["jump"] is False
@@ -67,13 +67,13 @@ def test_profiles_that_are_lost_are_noticed(configure, published, granules, tmp_
             if "201505" in path.name:
                 path.unlink()
     config = configure(products={name: {"granules": str(folder / name)} for name in NAMES}, collocation={"every_days": 500})
-    with pytest.raises(gate.ChecksFailed, match=r"share of the published profiles that are lost: 0\.4\d+, allowed 0\.01"):
+    with pytest.raises(gate.ChecksFailedError, match=r"share of the published profiles that are lost: 0\.4\d+, allowed 0\.01"):
         run(config, collocate=None)
 
 
 def test_scores_at_stations_are_a_check(configure, published):
     config = configure(inversion={"prior": {"std": 0.07}}, gate={"max_rmse": 1e-4, "min_r": 0.999, "min_days": 20})
-    with pytest.raises(gate.ChecksFailed) as caught:
+    with pytest.raises(gate.ChecksFailedError) as caught:
         run(config)
     found = {check.name: check for check in caught.value.checks}
     assert not found["rmse"].passed
@@ -132,16 +132,16 @@ def test_old_versions_go_but_for_the_current_the_recent_and_the_leased(configure
     root = Root(one.root)
     assert len(publications(root)) == before + 2
     later = time.time() + 40 * 86400.0
-    assert unneeded(root, Retention(versions=1, days=90), later) == []
-    assert unneeded(root, Retention(versions=3, days=30), later) == []
-    stores = {old.store for old in unneeded(root, Retention(versions=1, days=30), later)}
+    assert expired_versions(root, Retention(versions=1, days=90), later) == []
+    assert expired_versions(root, Retention(versions=3, days=30), later) == []
+    stores = {old.store for old in expired_versions(root, Retention(versions=1, days=30), later)}
     assert stores == {"profile", "matchups", "differences", "validation"}
     # A run that is at work on versions keeps them from being removed.
     manifest = manifest_of(one)
     with root.lease() as lease:
         assert lease.holder.run == Holder.of_this_process().run == manifest["drivers"][-1]["run"]
-        assert unneeded(root, Retention(versions=1, days=30), later) == []
-    found = unneeded(root, Retention(versions=2, days=30), later)
+        assert expired_versions(root, Retention(versions=1, days=30), later) == []
+    found = expired_versions(root, Retention(versions=2, days=30), later)
     assert [old.store for old in found] == ["differences", "matchups", "profile", "validation"]
     assert all(old.bytes > 0 for old in found)
     before, stage_of = tree(one.root), {"profile": "invert", "validation": "validate"}
@@ -150,4 +150,4 @@ def test_old_versions_go_but_for_the_current_the_recent_and_the_leased(configure
         assert not exists(root.version(old.store, old.version))
         assert manifest_of(one, old.store, stage_of.get(old.store, f"validate-{old.store}"), old.version)
     assert tree(one.root) == before
-    assert unneeded(root, Retention(versions=2, days=30), later) == []
+    assert expired_versions(root, Retention(versions=2, days=30), later) == []

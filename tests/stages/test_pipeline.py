@@ -296,13 +296,13 @@ def test_a_late_granule_leads_to_the_days_that_remember_it_and_to_no_other(finis
     config = finished.model_copy(update={"inversion": finished.inversion.model_copy(update={"memory": memory})})
     root = Root(config.root)
     before = invert.plan(config, root, root.current()).marks.days
-    there = invert.day_marks_of
+    there = invert.day_fingerprints_of
 
     def with_a_new_day(of, stage, version):
         marks = there(of, stage, version)
         return (*marks[:5], "late", *marks[6:]) if stage == f"ingest/{name}" else marks
 
-    monkeypatch.setattr(invert, "day_marks_of", with_a_new_day)
+    monkeypatch.setattr(invert, "day_fingerprints_of", with_a_new_day)
     after = invert.plan(config, root, root.current()).marks.days
     assert [k for k in range(72) if before[k] != after[k]] == list(range(*changed))
 

@@ -14,7 +14,7 @@ from deepprofile import twin
 from deepprofile.execution.pools import ThreadPool
 from deepprofile.sources.products import PRODUCTS
 from deepprofile.stages.pipeline import STAGES, Request, run_stages, status_of
-from deepprofile.stages.schedule import Moment
+from deepprofile.stages.schedule import AsOf
 from deepprofile.storage.stores import Root
 from deepprofile.twin.granules import write_granules, write_stations
 
@@ -142,7 +142,7 @@ def configured(world, archive, folder, root):
 
 
 def run(config, today, pool=None, collocate=None):
-    moment = Moment(at(today), at(today))
+    moment = AsOf(at(today), at(today))
     results = run_stages(config, STAGES, pool or ThreadPool(2), request=Request(moment, collocate))
     return {result.stage: result for result in results}
 
@@ -212,7 +212,7 @@ def test_the_work_of_a_day_is_in_proportion_to_what_has_changed(life):
 
 
 def test_states_of_days(life):
-    days = status_of(life["config"], Moment(at(LAST), at(LAST)))["days"]
+    days = status_of(life["config"], AsOf(at(LAST), at(LAST)))["days"]
     assert days["era5_land"][str(at(LAST - ERA5_FINAL))] == "there"
     assert days["era5_land"][str(at(LAST - ERA5_FINAL + 1))] == "provisional"
     assert days["era5_land"][str(at(LAST - ERA5 + 1))] == "not due"

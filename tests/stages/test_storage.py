@@ -16,7 +16,7 @@ from deepprofile.execution.pools import ThreadPool
 from deepprofile.stages.pipeline import STAGES, run_stages, status_of
 from deepprofile.storage.filesystems import filesystem, join
 from deepprofile.storage.lease import LEASE
-from deepprofile.storage.objects import names_below, read_json
+from deepprofile.storage.objects import list_children, read_json
 from typer.testing import CliRunner
 
 from tests.support.granules import NAMES, document, tree
@@ -95,7 +95,7 @@ def test_a_run_that_is_stopped_goes_on_where_it_was(written, anywhere, finished)
     results = run(path)
     assert sum(result.progress.skipped for result in results) >= 30
     assert tree(anywhere) == tree(finished.root)
-    manifests = [read_json(join(anywhere, "runs", name, "manifest.json")) for name in names_below(join(anywhere, "runs"))]
+    manifests = [read_json(join(anywhere, "runs", name, "manifest.json")) for name in list_children(join(anywhere, "runs"))]
     drivers = next(m["drivers"] for m in manifests if m["stage"] == "ingest/smap_l4")
     assert len(drivers) == 4
     assert drivers[-1]["skipped"] == drivers[-1]["total"]
@@ -113,7 +113,7 @@ def test_a_storage_that_breaks_one_request_in_twenty_changes_nothing(written, st
     proxy = Proxy(storage_server, 0.05, seed=7)
     with emulator(proxy.url):
         results = run(written(bucket, granule_bucket))
-        manifests = [read_json(join(bucket, "runs", name, "manifest.json")) for name in names_below(join(bucket, "runs"))]
+        manifests = [read_json(join(bucket, "runs", name, "manifest.json")) for name in list_children(join(bucket, "runs"))]
     proxy.close()
     broken = {fault: count for fault, count in proxy.counts.items() if fault != "passed"}
     assert len(broken) == 8, "every kind of fault has happened"
@@ -151,7 +151,7 @@ def test_a_driver_that_was_taken_over_ends_without_publishing(written, bucket, f
     """The next pod of a Job starts while the one before is still running, cut off from those who believe it dead."""
     path = written(bucket)
     old = drive(path, "job-1")
-    while not names_below(join(bucket, "runs")) and old.poll() is None:
+    while not list_children(join(bucket, "runs")) and old.poll() is None:
         time.sleep(0.05)
     new = drive(path, "job-1")
     outputs = {}
@@ -208,6 +208,6 @@ def test_no_file_of_a_root_and_no_line_of_a_run_holds_a_secret(written, granules
 def test_manifests_hold_no_credentials(written, bucket):
     path = written(bucket)
     run(path)
-    for name in names_below(join(bucket, "runs")):
+    for name in list_children(join(bucket, "runs")):
         text = json.dumps(read_json(join(bucket, "runs", name, "manifest.json"))).lower()
         assert not [word for word in ("token", "credential", "secret", "bearer") if word in text]

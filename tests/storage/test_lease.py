@@ -7,12 +7,12 @@ import time
 
 import pytest
 from deepprofile.storage import conditional_writes
-from deepprofile.storage.conditional_writes import read_stamped, replace
-from deepprofile.storage.documents import DamagedDocument, NewerDocument
+from deepprofile.storage.conditional_writes import read_versioned, replace
+from deepprofile.storage.documents import DamagedDocumentError, NewerDocumentError
 from deepprofile.storage.filesystems import join
-from deepprofile.storage.lease import LEASE, Holder, Lease, LeaseHeld, LeaseLost, live_holder
+from deepprofile.storage.lease import LEASE, Holder, Lease, LeaseHeldError, LeaseLostError, live_holder
 from deepprofile.storage.objects import read_bytes, read_json, remove, write_bytes, write_json
-from deepprofile.storage.retries import StorageUnavailable
+from deepprofile.storage.retries import StorageUnavailableError
 
 from tests.support.object_storage import Proxy, emulator
 
@@ -52,7 +52,7 @@ def test_another_run_is_refused_while_the_holder_lives(anywhere):
     waited = []
     with (
         lease(anywhere, ALICE, 1.5),
-        pytest.raises(LeaseHeld, match=r"in use by the run alice \(elsewhere/1/1\), which has just renewed its lease"),
+        pytest.raises(LeaseHeldError, match=r"in use by the run alice \(elsewhere/1/1\), which has just renewed its lease"),
     ):
         lease(anywhere, BOB, on_wait=waited.append).acquire()
     assert len(waited) == 1
@@ -68,7 +68,9 @@ def test_another_run_takes_over_only_after_the_lease_has_run_out(anywhere):
         assert 1.0 < time.monotonic() - began < 4
         held.replace_guarded({"by": "of bob"})
         # The dead one comes back to life and wants to publish.
-        with pytest.raises(LeaseLost, match="was taken over by bob while this run could not renew it: nothing was published"):
+        with pytest.raises(
+            LeaseLostError, match="was taken over by bob while this run could not renew it: nothing was published"
+        ):
             dead.replace_guarded({"by": "of alice"})
     assert guarded(anywhere) == "of bob"
     dead.release()
@@ -81,10 +83,10 @@ def test_a_late_holder_cannot_publish_even_if_it_has_noticed_nothing(anywhere):
     late.acquire()
     forget(late)
     document = read_json(join(anywhere, LEASE)) | {"duration": 0.0}
-    replace(join(anywhere, LEASE), json.dumps(document).encode(), read_stamped(join(anywhere, LEASE)).generation)
+    replace(join(anywhere, LEASE), json.dumps(document).encode(), read_versioned(join(anywhere, LEASE)).generation)
     with lease(anywhere, BOB):
         late.check()
-        with pytest.raises(LeaseLost, match="taken over by bob"):
+        with pytest.raises(LeaseLostError, match="taken over by bob"):
             late.replace_guarded({"by": "of alice"})
     assert guarded(anywhere) is None
 
@@ -96,7 +98,7 @@ def test_the_next_pod_of_the_same_job_takes_over_at_once(anywhere):
     with lease(anywhere, Holder("job-7", "pod-b/1/1"), 60.0) as second:
         assert time.monotonic() - began < 2
         second.check()
-        with pytest.raises(LeaseLost, match="taken over by job-7"):
+        with pytest.raises(LeaseLostError, match="taken over by job-7"):
             first.replace_guarded({"by": "late"})
     forget(first)
 
@@ -117,16 +119,16 @@ def test_a_process_of_this_machine_that_has_ended_holds_nothing(tmp_path):
 
 def test_a_lease_is_lost_when_its_object_changes_hands(anywhere):
     with lease(anywhere, ALICE, 0.6) as held:
-        found = read_stamped(join(anywhere, LEASE))
+        found = read_versioned(join(anywhere, LEASE))
         document = json.loads(found.content) | {"run": "mallory", "incarnation": "x"}
         while True:
             try:
                 replace(join(anywhere, LEASE), json.dumps(document).encode(), found.generation)
                 break
             except Exception:
-                found = read_stamped(join(anywhere, LEASE))
+                found = read_versioned(join(anywhere, LEASE))
         time.sleep(0.6)
-        with pytest.raises(LeaseLost, match="mallory"):
+        with pytest.raises(LeaseLostError, match="mallory"):
             held.check()
     # It was not given back either: it is no longer ours.
     assert read_json(join(anywhere, LEASE))["run"] == "mallory"
@@ -157,7 +159,7 @@ def test_of_two_drivers_that_start_at_once_one_waits_and_neither_publishes_over_
                 inside.remove(holder.run)
                 held.replace_guarded({"by": holder.run})
                 published.append(holder.run)
-        except LeaseHeld:
+        except LeaseHeldError:
             refused.append(holder.run)
 
     threads = [threading.Thread(target=drive, args=(Holder(f"run-{n}", f"elsewhere/{n}/1"),)) for n in range(4)]
@@ -180,7 +182,7 @@ def test_equal_content_does_not_bring_a_late_holder_back(anywhere):
         held.replace_guarded({"by": "both"})
         late._renewed = time.monotonic()
         for body in ({"by": "both"}, {"by": "of alice"}):
-            with pytest.raises(LeaseLost, match="taken over by bob"):
+            with pytest.raises(LeaseLostError, match="taken over by bob"):
                 late.replace_guarded(body)
         assert guarded(anywhere) == "both"
         held.replace_guarded({"by": "of bob"})
@@ -200,7 +202,7 @@ def test_a_pointer_that_is_changed_by_hand_is_not_overwritten(anywhere):
     with lease(anywhere, ALICE) as held:
         held.replace_guarded({"by": "of alice"})
         write_json(join(anywhere, POINTER), {"by": "somebody"})
-        with pytest.raises(LeaseLost, match=r"current\.json was changed by hand while this run was at work"):
+        with pytest.raises(LeaseLostError, match=r"current\.json was changed by hand while this run was at work"):
             held.replace_guarded({"by": "of alice, again"})
         assert guarded(anywhere) == "somebody"
 
@@ -226,10 +228,10 @@ def test_a_damaged_lease_runs_out_like_any_other(anywhere, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "content", "error", "message"),
     [
-        (POINTER, b'{"profile": "a', DamagedDocument, r"current\.json is damaged: it holds 14 bytes that are not JSON"),
-        (POINTER, b'["profile"]', DamagedDocument, r"current\.json is damaged: it holds a JSON list instead of an object"),
-        (POINTER, b'{"@format": 99}', NewerDocument, r"current\.json has format 99, which a newer version of deepprofile"),
-        (LEASE, b'{"format": 99}', NewerDocument, r"lease\.json has format 99"),
+        (POINTER, b'{"profile": "a', DamagedDocumentError, r"current\.json is damaged: it holds 14 bytes that are not JSON"),
+        (POINTER, b'["profile"]', DamagedDocumentError, r"current\.json is damaged: it holds a JSON list instead of an object"),
+        (POINTER, b'{"@format": 99}', NewerDocumentError, r"current\.json has format 99, which a newer version of deepprofile"),
+        (LEASE, b'{"format": 99}', NewerDocumentError, r"lease\.json has format 99"),
     ],
 )
 def test_what_cannot_be_read_is_refused_in_words_and_left_as_it_is(tmp_path, name, content, error, message):
@@ -247,10 +249,10 @@ def test_a_publication_whose_answer_was_lost_keeps_nobody_from_the_next(anywhere
 
         def deaf(url, content, generation):
             real(url, content, generation)
-            raise StorageUnavailable("the answer was lost")
+            raise StorageUnavailableError("the answer was lost")
 
         monkeypatch.setattr("deepprofile.storage.lease.replace", deaf)
-        with pytest.raises(StorageUnavailable):
+        with pytest.raises(StorageUnavailableError):
             held.replace_guarded({"by": "of alice"})
         monkeypatch.undo()
         assert guarded(anywhere) == "of alice"

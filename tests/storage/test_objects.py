@@ -5,19 +5,19 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from deepprofile.storage import conditional_writes, filesystems, objects, retries
-from deepprofile.storage.conditional_writes import Overtaken, read_stamped, replace, storage_time
+from deepprofile.storage.conditional_writes import PreconditionFailedError, read_versioned, replace, storage_time
 from deepprofile.storage.filesystems import join
 from deepprofile.storage.objects import (
     copy_objects,
     exists,
+    list_children,
     listing,
-    names_below,
     read_bytes,
     read_json,
     write_bytes,
     write_json,
 )
-from deepprofile.storage.retries import StorageUnavailable, is_transient, patiently, patiently_sync, retry_budget
+from deepprofile.storage.retries import StorageUnavailableError, is_transient, retry_async, retry_budget, retry_sync
 
 from tests.support.object_storage import Proxy, emulator
 
@@ -37,8 +37,8 @@ def test_objects_are_read_as_they_were_written(anywhere):
     assert exists(join(anywhere, "b/a"))
     assert exists(join(anywhere, "b"))
     assert not exists(join(anywhere, "c"))
-    assert names_below(join(anywhere, "b")) == ["a", "c.json"]
-    assert names_below(join(anywhere, "d")) == []
+    assert list_children(join(anywhere, "b")) == ["a", "c.json"]
+    assert list_children(join(anywhere, "d")) == []
     write_bytes(join(anywhere, "b/a"), b"22")
     found = listing(anywhere)
     assert [(entry["url"].rsplit("/", 1)[-1], entry["size"]) for entry in found] == [("a", 2), ("c.json", 12)]
@@ -57,16 +57,16 @@ def test_objects_are_copied_and_what_is_not_there_is_removed(anywhere):
 def test_an_object_is_replaced_only_if_it_is_what_was_read(kind, tmp_path, request):
     url = {"local": str(tmp_path), "memory": f"memory://{tmp_path.name}"}.get(kind) or request.getfixturevalue("bucket")
     url = join(url, "pointer.json")
-    before = read_stamped(url)
+    before = read_versioned(url)
     assert before.content is None
     first = replace(url, b"1", before.generation)
-    assert read_stamped(url) == first
-    with pytest.raises(Overtaken):
+    assert read_versioned(url) == first
+    with pytest.raises(PreconditionFailedError):
         replace(url, b"2", before.generation)
     # The same content written once more is another generation.
     second = replace(url, b"1", first.generation)
     assert second.generation != first.generation
-    with pytest.raises(Overtaken):
+    with pytest.raises(PreconditionFailedError):
         replace(url, b"3", first.generation)
     assert replace(url, b"3", second.generation).content == b"3"
     assert storage_time(url + ".clock") >= second.written
@@ -74,14 +74,14 @@ def test_an_object_is_replaced_only_if_it_is_what_was_read(kind, tmp_path, reque
 
 def test_of_many_who_replace_an_object_at_once_one_wins(anywhere):
     url = join(anywhere, "pointer.json")
-    generation = replace(url, b"start", read_stamped(url).generation).generation
+    generation = replace(url, b"start", read_versioned(url).generation).generation
     won, lost = [], []
 
     def race(number):
         try:
             replace(url, str(number).encode(), generation)
             won.append(number)
-        except Overtaken:
+        except PreconditionFailedError:
             lost.append(number)
 
     threads = [threading.Thread(target=race, args=(n,)) for n in range(8)]
@@ -90,7 +90,7 @@ def test_of_many_who_replace_an_object_at_once_one_wins(anywhere):
     for thread in threads:
         thread.join()
     assert (len(won), len(lost)) == (1, 7)
-    assert read_stamped(url).content == str(won[0]).encode()
+    assert read_versioned(url).content == str(won[0]).encode()
 
 
 def test_a_replacement_whose_answer_was_lost_is_read_back(storage_server, bucket, impatient):
@@ -98,12 +98,12 @@ def test_a_replacement_whose_answer_was_lost_is_read_back(storage_server, bucket
     url = bucket + "/pointer.json"
     proxy = Proxy(storage_server, 0.5, seed=3, faults=("reset after", "truncate"))
     with emulator(proxy.url):
-        stamped = read_stamped(url)
+        stamped = read_versioned(url)
         for number in range(20):
             stamped = replace(url, str(number).encode(), stamped.generation)
     proxy.close()
     assert proxy.counts["reset after"] + proxy.counts["truncate"] > 10
-    assert read_stamped(url) == stamped
+    assert read_versioned(url) == stamped
     assert stamped.content == b"19"
 
 
@@ -139,7 +139,7 @@ def test_repetitions_are_counted_and_share_one_budget(impatient):
 
     async def together():
         lists = [[] for _ in range(4)]
-        return await asyncio.gather(*(patiently(lambda calls=calls: fail(3, calls)) for calls in lists))
+        return await asyncio.gather(*(retry_async(lambda calls=calls: fail(3, calls)) for calls in lists))
 
     with retry_budget(10) as budget:
         assert asyncio.run(together()) == [4, 4, 4, 4]
@@ -148,8 +148,8 @@ def test_repetitions_are_counted_and_share_one_budget(impatient):
 
     with retry_budget(0.2) as budget:
         began = time.monotonic()
-        with pytest.raises(StorageUnavailable, match=r"has not answered for 0 s .*answer 503 token=\.\.\."):
-            patiently_sync(lambda: (_ for _ in ()).throw(Answer(503)))
+        with pytest.raises(StorageUnavailableError, match=r"has not answered for 0 s .*answer 503 token=\.\.\."):
+            retry_sync(lambda: (_ for _ in ()).throw(Answer(503)))
         assert time.monotonic() - began < 1
         # What is left of the budget is little: the next failure ends at once.
         assert budget.left < 0.06
@@ -158,7 +158,7 @@ def test_repetitions_are_counted_and_share_one_budget(impatient):
 def test_time_without_a_failing_request_costs_nothing(impatient):
     with retry_budget(10) as budget:
         calls = []
-        patiently_sync(lambda: calls.append(1) or (_ for _ in ()).throw(Answer(500)) if not calls else None)
+        retry_sync(lambda: calls.append(1) or (_ for _ in ()).throw(Answer(500)) if not calls else None)
         left = budget.left
         time.sleep(0.05)
         assert budget.left == left
@@ -169,7 +169,7 @@ def test_a_storage_that_is_down_is_said_with_its_last_answer(storage_server, buc
     with (
         emulator(proxy.url),
         retry_budget(0.3),
-        pytest.raises(StorageUnavailable, match=r"object storage has not answered for .*not now"),
+        pytest.raises(StorageUnavailableError, match=r"object storage has not answered for .*not now"),
     ):
         read_bytes(bucket + "/a")
     proxy.close()
@@ -197,7 +197,7 @@ def test_a_folder_is_what_its_name_says(tmp_path, name):
     assert filesystems.local_path(url) == filesystems.local_path("file://" + url) == url
     objects.write_bytes(url + "/two", b"2")
     assert read_bytes(url + "/two") == b"2"
-    assert objects.names_below(url) == ["below", "two"]
+    assert objects.list_children(url) == ["below", "two"]
     assert objects.exists(url)
 
 
@@ -230,7 +230,7 @@ def test_the_project_that_pays_is_named_in_the_environment(monkeypatch):
     ],
 )
 def test_what_a_file_system_raises_is_one_message(url, error, said):
-    with pytest.raises(StorageUnavailable, match=said), objects.told(url):
+    with pytest.raises(StorageUnavailableError, match=said), objects.told(url):
         raise error
 
 

@@ -13,16 +13,16 @@ from deepprofile.execution import ledger
 from deepprofile.execution.blocks import DONE, Record
 from deepprofile.execution.ledger import Ledger
 from deepprofile.storage import conditional_writes
-from deepprofile.storage.conditional_writes import Overtaken, Stamped
-from deepprofile.storage.lease import LEASE, Holder, Lease, LeaseHeld, LeaseLost
-from deepprofile.storage.retries import StorageUnavailable
+from deepprofile.storage.conditional_writes import PreconditionFailedError, VersionedObject
+from deepprofile.storage.lease import LEASE, Holder, Lease, LeaseHeldError, LeaseLostError
+from deepprofile.storage.retries import StorageUnavailableError
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 ROOT, DURATION = "mock://root", 60.0
 POINTER, LEASE_URL = f"{ROOT}/current.json", f"{ROOT}/{LEASE}"
 DRIVERS = ("a", "b", "c")
-NOTHING = Stamped(None, 0)
+NOTHING = VersionedObject(None, 0)
 
 
 class Storage:
@@ -40,10 +40,10 @@ class Storage:
         self.now += 0.01
         fate = self.fates.pop(0) if self.fates else "done"
         if fate == "lost":
-            raise StorageUnavailable("the request was lost")
+            raise StorageUnavailableError("the request was lost")
         yield
         if fate == "answer lost":
-            raise StorageUnavailable("the answer was lost")
+            raise StorageUnavailableError("the answer was lost")
 
     def read(self, url):
         with self.request():
@@ -52,14 +52,14 @@ class Storage:
     def replace(self, url, content, generation):
         with self.request():
             if self.objects.get(url, NOTHING).generation != generation:
-                raise Overtaken(url)
+                raise PreconditionFailedError(url)
             self.put(url, content)
             self.on_replace(url, content)
             return self.objects[url]
 
     def put(self, url, content):
         self.generation += 1
-        self.objects[url] = Stamped(content, self.generation, self.now)
+        self.objects[url] = VersionedObject(content, self.generation, self.now)
 
     def time(self, url):
         with self.request():
@@ -140,7 +140,7 @@ class Races(RuleBasedStateMachine):
         lease = self.leases[name]
         try:
             lease.told = lease.attempt() is None
-        except (LeaseHeld, StorageUnavailable):
+        except (LeaseHeldError, StorageUnavailableError):
             del self.leases[name]
             return
         if lease.told:
@@ -161,9 +161,9 @@ class Races(RuleBasedStateMachine):
         rightful = self.holder == name and held.endswith(b"}\n") and self.leases[name]._incarnation.encode() in held
         try:
             self.leases[name].replace_guarded(body)
-        except LeaseLost:
+        except LeaseLostError:
             assert not (undisturbed and rightful), "who holds the lease is kept from publishing"
-        except StorageUnavailable:
+        except StorageUnavailableError:
             assert not undisturbed
         else:
             assert self.holder == name
@@ -173,7 +173,7 @@ class Races(RuleBasedStateMachine):
         if name in self.leases and self.leases[name].told:
             try:
                 self.leases[name].release()
-            except StorageUnavailable:
+            except StorageUnavailableError:
                 return
             del self.leases[name]
             if self.holder == name:

@@ -39,20 +39,20 @@ from deepprofile.app.logs import traceback_text, wants_json
 from deepprofile.config import Config, ConfigError
 from deepprofile.execution.blocks import Job
 from deepprofile.execution.engine import Progress
-from deepprofile.execution.errors import ClusterError, JobFailed, PoolLost
+from deepprofile.execution.errors import ClusterError, JobFailedError, PoolLostError
 from deepprofile.execution.pools import Pool
 from deepprofile.stages.stage import StagePlan, StageResult
 from deepprofile.storage.documents import DocumentError, read_sound
 from deepprofile.storage.filesystems import join
-from deepprofile.storage.lease import Lease, LeaseHeld, LeaseLost
-from deepprofile.storage.objects import MissingPath
+from deepprofile.storage.lease import Lease, LeaseHeldError, LeaseLostError
+from deepprofile.storage.objects import MissingPathError
 from deepprofile.storage.redaction import redacted, without_secrets
-from deepprofile.storage.retries import StorageUnavailable
+from deepprofile.storage.retries import StorageUnavailableError
 from deepprofile.storage.stores import Root, StoreError
 
 if TYPE_CHECKING:
     from deepprofile.stages.pipeline import Request
-    from deepprofile.stages.schedule import Moment
+    from deepprofile.stages.schedule import AsOf
 
 DONE, FAILED, WRONG_USE, INCOMPLETE, NOT_PUBLISHED, STOPPED, TERMINATED = 0, 1, 2, 3, 4, 130, 143
 SHOWN_PROBLEMS: Final = 10
@@ -90,27 +90,35 @@ Overrides = Annotated[
 def _explained() -> Iterator[None]:
     """Errors that a user can act on become one message and an exit code."""
     from deepprofile.sources.providers import CredentialsError
-    from deepprofile.stages.gate import ChecksFailed
+    from deepprofile.stages.gate import ChecksFailedError
     from deepprofile.stages.stage import PlanError
 
     try:
         yield
-    except ChecksFailed as error:
+    except ChecksFailedError as error:
         if not wants_json():
             out.print(checks_table(error.checks))
-        _complain(str(error))
-        _say("Readers see what they saw before. To publish all the same, run the same command with --accept YOUR_NAME.")
+        print_error(str(error))
+        print_status("Readers see what they saw before. To publish all the same, run the same command with --accept YOUR_NAME.")
         raise typer.Exit(NOT_PUBLISHED) from error
-    except (ConfigError, PlanError, CredentialsError, MissingPath) as error:
-        _complain(str(error))
+    except (ConfigError, PlanError, CredentialsError, MissingPathError) as error:
+        print_error(str(error))
         raise typer.Exit(WRONG_USE) from error
-    except (StoreError, DocumentError, JobFailed, ClusterError, LeaseHeld, LeaseLost, StorageUnavailable) as error:
-        _complain(str(error))
-        if isinstance(error, (JobFailed, StorageUnavailable)):
-            _say("What was done is recorded: run the same command again to go on.")
+    except (
+        StoreError,
+        DocumentError,
+        JobFailedError,
+        ClusterError,
+        LeaseHeldError,
+        LeaseLostError,
+        StorageUnavailableError,
+    ) as error:
+        print_error(str(error))
+        if isinstance(error, (JobFailedError, StorageUnavailableError)):
+            print_status("What was done is recorded: run the same command again to go on.")
         raise typer.Exit(FAILED) from error
     except OSError as error:
-        _complain(_of_system(error))
+        print_error(_of_system(error))
         raise typer.Exit(FAILED) from error
 
 
@@ -124,7 +132,8 @@ def _of_system(error: OSError) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def _complain(message: str) -> None:
+def print_error(message: str) -> None:
+    """Say what went wrong: in red on a terminal, as a line of the log where lines are JSON."""
     if wants_json():
         logging.getLogger("deepprofile.app.cli").error("%s", message)
         return
@@ -139,10 +148,10 @@ def _load(path: Path, overrides: Sequence[str] = ()) -> Config:
     return configuration.load(path, overrides)
 
 
-def _load_published(path: Path, overrides: Sequence[str], moment: Moment | None = None) -> Config:
+def _load_published(path: Path, overrides: Sequence[str], moment: AsOf | None = None) -> Config:
     """A configuration for what looks at a root: where it names no last day, that of the published profiles stands for it."""
     from deepprofile.stages.invert import STORE
-    from deepprofile.stages.schedule import Moment, ending, published_days
+    from deepprofile.stages.schedule import AsOf, ending, published_days
 
     if moment is not None and moment.until is not None:
         return _load(path, [*overrides, *_until(moment)])
@@ -151,7 +160,7 @@ def _load_published(path: Path, overrides: Sequence[str], moment: Moment | None 
     except ConfigError as error:
         if configuration.NO_END not in str(error):
             raise
-    config = _load(path, [*overrides, *_until(Moment.now(Moment.now().today))])
+    config = _load(path, [*overrides, *_until(AsOf.now(AsOf.now().today))])
     days = published_days(Root(config.root), STORE)
     return config if days is None else ending(config, days[1])
 
@@ -184,7 +193,8 @@ def _ending_in_order() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _say(text: str) -> None:
+def print_status(text: str) -> None:
+    """Say what is going on, on a terminal or in the log."""
     if wants_json():
         logging.getLogger("deepprofile.app.cli").info("%s", text.strip())
     else:
@@ -204,7 +214,7 @@ def _pools(config: Config, where: Where, listed: Sequence[Job]) -> Iterator[Abst
     configure_logs()
     largest = max((job.memory_per_block for job in listed), default=0)
     for _ in range(config.compute.kubernetes.clusters):
-        yield kubernetes_pool(config.compute, largest, _say)
+        yield kubernetes_pool(config.compute, largest, print_status)
 
 
 def _check_plan(config: Config, where: Where, listed: Sequence[Job]) -> None:
@@ -233,11 +243,11 @@ def _run(config: Config, stages: Sequence[str], where: Where = Where.LOCAL, requ
     _check_plan(config, where, listed)
     display: Display | LogDisplay = LogDisplay() if wants_json() else Display(err)
     try:
-        with _ending_in_order(), Root(config.root).lease(on_wait=_say) as lease, display:
+        with _ending_in_order(), Root(config.root).lease(on_wait=print_status) as lease, display:
             results = _on_pools(config, stages, _pools(config, where, listed), lease, display, request)
     except KeyboardInterrupt as stop:
         done = f" in {display.latest.job} ({describe(display.latest)})" if display.latest is not None else ""
-        _say(f"\nStopped{done}. What was done is recorded: run the same command again to go on.")
+        print_status(f"\nStopped{done}. What was done is recorded: run the same command again to go on.")
         raise typer.Exit(TERMINATED if isinstance(stop, _Terminated) else STOPPED) from None
     problems = [problem for result in results for problem in result.problems]
     notes = [note for result in results for note in result.notes]
@@ -259,11 +269,11 @@ def _run(config: Config, stages: Sequence[str], where: Where = Where.LOCAL, requ
 
 def _list(title: str, sentences: Sequence[str], root: str) -> None:
     """The first of some sentences, and where the others are."""
-    _say(title)
+    print_status(title)
     for sentence in sentences[:SHOWN_PROBLEMS]:
-        _say(f"  {sentence}")
+        print_status(f"  {sentence}")
     if len(sentences) > SHOWN_PROBLEMS:
-        _say(f"  and {len(sentences) - SHOWN_PROBLEMS} more: see {join(root, 'runs')}")
+        print_status(f"  and {len(sentences) - SHOWN_PROBLEMS} more: see {join(root, 'runs')}")
 
 
 def _on_pools(
@@ -294,17 +304,17 @@ def _on_pools(
 
         return tell
 
-    reason: PoolLost | None = None
+    reason: PoolLostError | None = None
     for attempt in pools:
         try:
             with attempt as pool:
                 results = run_stages(config, stages, pool, on_stage=begin, lease=lease, request=request)
             metrics.publication()
             return results
-        except PoolLost as error:
+        except PoolLostError as error:
             reason = error
-            _say(f"{error}: going on with a new cluster, from what is recorded")
-    raise JobFailed(f"the cluster was lost again and again; the last time: {reason}")
+            print_status(f"{error}: going on with a new cluster, from what is recorded")
+    raise JobFailedError(f"the cluster was lost again and again; the last time: {reason}")
 
 
 OnCluster = Annotated[
@@ -359,16 +369,16 @@ def _day(option: str, text: str) -> np.datetime64:
         raise ConfigError(f"{option} {text}: write a day as 2026-01-31{', or today' if option == '--until' else ''}") from error
 
 
-def _moment(until: str | None, today: str | None) -> Moment:
-    from deepprofile.stages.schedule import Moment
+def _moment(until: str | None, today: str | None) -> AsOf:
+    from deepprofile.stages.schedule import AsOf
 
-    now = Moment.now().today if today is None else _day("--today", today)
+    now = AsOf.now().today if today is None else _day("--today", today)
     if until is None:
-        return Moment(now)
-    return Moment(now, now if until == "today" else _day("--until", until))
+        return AsOf(now)
+    return AsOf(now, now if until == "today" else _day("--until", until))
 
 
-def _until(moment: Moment) -> list[str]:
+def _until(moment: AsOf) -> list[str]:
     """What stands for the period's end until it is known how far the granules go."""
     return [] if moment.until is None else [f"period.end={moment.until}"]
 
@@ -483,10 +493,10 @@ def prune(
     with _explained():
         loaded = _load_published(config, set_)
         root, rule = Root(loaded.root), loaded.retention
-        found = retention.unneeded(root, rule) if dry_run else retention.prune(root, rule, _say)
+        found = retention.expired_versions(root, rule) if dry_run else retention.prune(root, rule, print_status)
     if wants_json():
         for old in found:
-            _say(f"{'would remove' if dry_run else 'removed'} {old.store} {old.version}: {old.bytes} bytes")
+            print_status(f"{'would remove' if dry_run else 'removed'} {old.store} {old.version}: {old.bytes} bytes")
     elif found:
         out.print(sizes_table([(old.store, old.version, old.bytes) for old in found]))
         total = sum(old.bytes for old in found)

@@ -16,7 +16,7 @@ import yaml
 from deepprofile import config as configuration
 from deepprofile import twin
 from deepprofile.app.report import Published, Section, html_table, write_report
-from deepprofile.cluster.local import deaf_children
+from deepprofile.cluster.local import ignore_sigint_in_children
 from deepprofile.config import Config
 from deepprofile.core.invert import fuse
 from deepprofile.evaluation.comparison import cell_scores, plain_average, step_function_mean
@@ -41,7 +41,7 @@ def prepare(world: twin.World, folder: Path, *, processes: int = 2) -> Path:
     count = world.truth.sizes["time"]
     if not (granules / "complete").exists():
         parts = [slice(count * k // processes, count * (k + 1) // processes) for k in range(processes)]
-        with deaf_children():
+        with ignore_sigint_in_children():
             pool = get_context("spawn").Pool(processes)
         with pool:
             pool.map(partial(write_granules, world, granules), parts)

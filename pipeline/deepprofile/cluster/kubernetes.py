@@ -19,7 +19,7 @@ import yaml
 
 from deepprofile.cluster import pods
 from deepprofile.config import Compute
-from deepprofile.execution.errors import ClusterError, PoolLost, WorkerLost
+from deepprofile.execution.errors import ClusterError, PoolLostError, WorkerLostError
 from deepprofile.execution.pools import WORKER_BASE_BYTES, DaskPool
 
 log = logging.getLogger(__name__)
@@ -262,7 +262,7 @@ class Watcher:
         """Why the scheduler is gone, if it is."""
         return self._reason
 
-    def explain(self, worker: str) -> WorkerLost:
+    def explain(self, worker: str) -> WorkerLostError:
         """Why a worker was lost, by the name that Dask knows it by: that of its Deployment."""
         cause, text = pods.LOST, ""
         deadline = time.monotonic() + 6.0
@@ -276,7 +276,7 @@ class Watcher:
                 time.sleep(0.5)
         message = f"the worker {worker} was lost while it computed the block: {text}"
         log.debug("%s", message, extra={"worker": worker, "cause": cause})
-        return WorkerLost(cause, cause in pods.COUNTED, message)
+        return WorkerLostError(cause, cause in pods.COUNTED, message)
 
     def _how_it_ended(self, worker: str) -> tuple[str, str]:
         now = time.monotonic()
@@ -359,7 +359,7 @@ def kubernetes_pool(compute: Compute, memory_per_block: int, say: Callable[[str]
     ------
     ClusterError
         Where it does not start within the time that the configuration allows; the message says why.
-    deepprofile.execution.pools.PoolLost
+    deepprofile.execution.pools.PoolLostError
         Out of the pool, where its scheduler is lost.
     """
     import dask
@@ -421,7 +421,7 @@ def _scheduler_uid(api: _Api, name: str) -> str:
     found = [p for p in api.pods_of(name) if p["metadata"]["labels"].get("dask.org/component") == "scheduler"]
     ready = [p for p in found if not p["metadata"].get("deletionTimestamp")]
     if not ready:
-        raise PoolLost(f"the scheduler of {name} was lost as soon as it was there")
+        raise PoolLostError(f"the scheduler of {name} was lost as soon as it was there")
     return str(ready[0]["metadata"]["uid"])
 
 
@@ -444,14 +444,14 @@ class _Check:
         elif time.monotonic() - self._silent_since > LOST_SCHEDULER_SECONDS:
             reason = reason or "the scheduler does not answer any more"
         if reason is not None:
-            raise PoolLost(reason)
+            raise PoolLostError(reason)
 
 
 class _Waiting:
     """Says, now and then, what a starting cluster waits for, and gives up where that is of no use."""
 
     def __init__(self, api: _Api, name: str, say: Callable[[str], None]) -> None:
-        self._api, self._name, self._say = api, name, say
+        self._api, self._name, self.print_status = api, name, say
         self._began = time.monotonic()
         self._said, self._pause = self._began, SAY_SECONDS
         self._hopeless = 0
@@ -483,7 +483,7 @@ class _Waiting:
         self._look(f"workers ({here} of at least {wanted} are there)", workers, late)
 
     def _look(self, what: str, found: list[dict[str, Any]], late: bool, also: str = "") -> None:
-        said, hopeless = pods.hindrances(found, self._api.all("events") if found else [])
+        said, hopeless = pods.startup_problems(found, self._api.all("events") if found else [])
         # Twice in a row: what is read may be a moment old.
         self._hopeless = self._hopeless + 1 if hopeless else 0
         reasons = "; ".join(said[:3])
@@ -498,7 +498,7 @@ class _Waiting:
         if time.monotonic() - self._said >= self._pause:
             self._said = time.monotonic()
             self._pause = min(2 * self._pause, LONGEST_SAY_SECONDS)
-            self._say(f"{text} ({self.seconds:.0f} s)")
+            self.print_status(f"{text} ({self.seconds:.0f} s)")
 
 
 def _reason(text: str) -> str:

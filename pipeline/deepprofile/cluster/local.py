@@ -49,7 +49,7 @@ def local_pool(compute: Compute) -> Iterator[DaskPool]:
         "temporary-directory": scratch,
     }
     try:
-        with dask.config.set(settings), deaf_children():
+        with dask.config.set(settings), ignore_sigint_in_children():
             cluster = LocalCluster(
                 n_workers=compute.workers,
                 threads_per_worker=compute.threads,
@@ -73,7 +73,7 @@ def local_pool(compute: Compute) -> Iterator[DaskPool]:
 
 
 @contextmanager
-def deaf_children() -> Iterator[None]:
+def ignore_sigint_in_children() -> Iterator[None]:
     """Processes that are started here ignore Ctrl-C: the driver alone decides how to end."""
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -128,7 +128,7 @@ def how_it_ended(pod: Raw | None, known: Collection[str] = ()) -> tuple[str, str
     return LOST, "the scheduler has lost it; its pod is still there"
 
 
-def hindrances(pods: Iterable[Raw], events: Iterable[Raw]) -> tuple[list[str], bool]:
+def startup_problems(pods: Iterable[Raw], events: Iterable[Raw]) -> tuple[list[str], bool]:
     """What keeps pods from becoming ready, each as a sentence, and whether waiting is of no use."""
     said: dict[str, str] = {}
     hopeless = False

@@ -211,14 +211,14 @@ def _solve(matrix: Array, right: Array, n: int) -> bool:
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _enter(c: Array, covariance: Array, x: float, sign: float, bound: float, active: int, work: Array) -> int:
+def _add_constraint(c: Array, covariance: Array, x: float, sign: float, bound: float, active: int, work: Array) -> int:
     """Add the constraint sign * (theta(x) - bound) >= 0 to the active set, dropping those that no longer hold the profile.
 
     One major iteration of Goldfarb and Idnani. Returns the new number of active constraints.
     """
     d = c.size
     rows, spread, matrix = work[0:8], work[8:16], work[16:24]
-    force, right, normal, drift = work[24], work[25], work[26], work[27]
+    multiplier, right, normal, drift = work[24], work[25], work[26], work[27]
     legendre_row(x, d - 1, normal)
     own = 0.0
     gap = -bound
@@ -246,8 +246,8 @@ def _enter(c: Array, covariance: Array, x: float, sign: float, bound: float, act
                 matrix[i, j] = total
         if active and not _solve(matrix, right, active):
             # Two active depths have run into one: the older one goes, and its force with it.
-            new_force += force[0]
-            active = _leave(0, active, rows, spread, force)
+            new_force += multiplier[0]
+            active = _drop_constraint(0, active, rows, spread, multiplier)
             continue
         room = own
         for i in range(active):
@@ -255,8 +255,8 @@ def _enter(c: Array, covariance: Array, x: float, sign: float, bound: float, act
                 room -= right[i] * spread[i, k] * normal[k]
         drop, partial = -1, np.inf
         for i in range(active):
-            if right[i] > 0.0 and force[i] / right[i] < partial:
-                drop, partial = i, force[i] / right[i]
+            if right[i] > 0.0 and multiplier[i] / right[i] < partial:
+                drop, partial = i, multiplier[i] / right[i]
         full = -gap / room if room > 1e-11 * own and active < d else np.inf
         step = min(partial, full)
         if step == np.inf:
@@ -269,27 +269,27 @@ def _enter(c: Array, covariance: Array, x: float, sign: float, bound: float, act
                 c[k] += step * move
             gap += step * room
         for i in range(active):
-            force[i] -= step * right[i]
+            multiplier[i] -= step * right[i]
         new_force += step
         if full <= partial:
             for k in range(d):
                 rows[active, k], spread[active, k] = normal[k], drift[k]
-            force[active] = new_force
+            multiplier[active] = new_force
             return active + 1
-        active = _leave(drop, active, rows, spread, force)
+        active = _drop_constraint(drop, active, rows, spread, multiplier)
     return active
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _leave(drop: int, active: int, rows: Array, spread: Array, force: Array) -> int:
+def _drop_constraint(drop: int, active: int, rows: Array, spread: Array, multiplier: Array) -> int:
     for j in range(drop, active - 1):
         rows[j], spread[j] = rows[j + 1], spread[j + 1]
-        force[j] = force[j + 1]
+        multiplier[j] = multiplier[j + 1]
     return active - 1
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _pull(c: Array, covariance: Array, x: float, bound: float, row: Array, slope: Array) -> float:
+def _distance_slope(c: Array, covariance: Array, x: float, bound: float, row: Array, slope: Array) -> float:
     """Half of q^2 times the derivative of the squared distance (in the metric) that holding theta(x) at the bound costs.
 
     With q = row' P row the distance is (bound - theta)^2 / q.
@@ -338,7 +338,7 @@ def _first_contact(
         return 2.0
     low, high = float(_X[max(at - 1, 0)]), float(_X[min(at + 1, GRID)])
     x = float(_X[at])
-    rise = _pull(c, covariance, x, bound, row, slope)
+    rise = _distance_slope(c, covariance, x, bound, row, slope)
     if 0 < at < GRID:
         # Secants from the top of the parabola through three nodes; where they go astray, the bracket below.
         gap_low, gap_high = bound - values[at - 1], bound - values[at + 1]
@@ -350,7 +350,7 @@ def _first_contact(
         for _ in range(6):
             if not low < guess < high or guess == last:
                 break
-            new = _pull(c, covariance, guess, bound, row, slope)
+            new = _distance_slope(c, covariance, guess, bound, row, slope)
             lean = (new - last_rise) / (guess - last)
             if not lean < 0.0:
                 break
@@ -360,17 +360,17 @@ def _first_contact(
                 return guess
     if rise > 0.0:
         low, rise_low = x, rise
-        rise_high = _pull(c, covariance, high, bound, row, slope)
+        rise_high = _distance_slope(c, covariance, high, bound, row, slope)
     else:
         high, rise_high = x, rise
-        rise_low = _pull(c, covariance, low, bound, row, slope)
+        rise_low = _distance_slope(c, covariance, low, bound, row, slope)
     if not (rise_low > 0.0 > rise_high):
         return x
     # Regula falsi, halving the side that stays (Illinois).
     side = 0
     for _ in range(40):
         x = (low * rise_high - high * rise_low) / (rise_high - rise_low)
-        rise = _pull(c, covariance, x, bound, row, slope)
+        rise = _distance_slope(c, covariance, x, bound, row, slope)
         if rise > 0.0:
             if x - low < _CLOSE:
                 break
@@ -390,12 +390,12 @@ def _first_contact(
 
 @njit(cache=True, nogil=True)
 def scratch() -> Array:
-    """Memory that ``keep_bounds`` works in; it can be used again."""
+    """Memory that ``project_onto_bounds`` works in; it can be used again."""
     return np.zeros((30, GRID + 1))
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def keep_bounds(c: Array, covariance: Array, low: float, high: float, work: Array) -> int:
+def project_onto_bounds(c: Array, covariance: Array, low: float, high: float, work: Array) -> int:
     """Move a profile to the nearest one within the bounds, in place.
 
     Parameters
@@ -427,7 +427,7 @@ def keep_bounds(c: Array, covariance: Array, low: float, high: float, work: Arra
     sign, bound = (1.0, inner_low) if lower_first else (-1.0, inner_high)
     contact = _first_contact(c, covariance, sign, bound, values, slopes, work[24], work[25])
     if contact <= 1.0:
-        active = _enter(c, covariance, contact, sign, bound, active, work)
+        active = _add_constraint(c, covariance, contact, sign, bound, active, work)
         sides |= 1 if lower_first else 2
         _at_nodes(c, values, slopes)
         least, x_least, most, x_most = _extremes(c, values, slopes)
@@ -436,10 +436,10 @@ def keep_bounds(c: Array, covariance: Array, low: float, high: float, work: Arra
         if max(too_low, too_high) <= CONVERGED:
             break
         if too_low >= too_high:
-            active = _enter(c, covariance, x_least, 1.0, inner_low, active, work)
+            active = _add_constraint(c, covariance, x_least, 1.0, inner_low, active, work)
             sides |= 1
         else:
-            active = _enter(c, covariance, x_most, -1.0, inner_high, active, work)
+            active = _add_constraint(c, covariance, x_most, -1.0, inner_high, active, work)
             sides |= 2
         _at_nodes(c, values, slopes)
         least, x_least, most, x_most = _extremes(c, values, slopes)

@@ -279,7 +279,7 @@ def _estimate(moments: Array, sums: Array, *, layout: Layout, design: Design, mi
         noise[i] = np.log(np.clip(1.0 / r2[i] - 1.0, *NOISE_RANGE))
         found = number > 0
         status[i] = np.where(found, np.where((used & own_valid[:, members]).any(axis=1), OWN, NEIGHBOURS), TYPICAL)
-    ratio = _believed(noise, design.product)
+    ratio = _shrink_noise_ratio(noise, design.product)
     # A layer's variance is that of its signal and its error. Where triple collocation cannot run, the error has the typical
     # share of it; of layers at the same depth none is the better one because it varies less. It is never more than all of it.
     own_variance = _own_variance(here[:, :n, 0], near[:, :n, 0]).T
@@ -338,7 +338,7 @@ def _valid(covariance: Array, count: Array, critical: Array, min_samples: int) -
     return np.asarray((count >= min_samples) & (correlation >= critical[number]).all(axis=0))
 
 
-def _believed(noise: Array, product: NDArray[np.int64]) -> Array:
+def _shrink_noise_ratio(noise: Array, product: NDArray[np.int64]) -> Array:
     """Noise-to-signal ratios to use, from the logarithms that triple collocation says, (n, cell); NaN where it says none.
 
     Drawn towards the typical ratio: the mean of a product's layers by less than what a layer differs from that mean.

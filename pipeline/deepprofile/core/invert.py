@@ -125,7 +125,7 @@ class Model:
 
 
 @dataclass
-class PatternBook:
+class PatternRegistry:
     """The patterns of available observations that have been met, as bit masks, in the order of their first appearance.
 
     ``overflowed``: there were more than it holds, and what is listed has no use.
@@ -176,7 +176,7 @@ def _rows(array: NDArray[Any], own_axes: int, shape: tuple[int, ...], part: slic
     return np.ascontiguousarray(whole[index], dtype=dtype)
 
 
-def _invert_block(*arrays: NDArray[Any], model: Model, dtype: Any, listed: Array | None, book: PatternBook | None) -> Any:
+def _invert_block(*arrays: NDArray[Any], model: Model, dtype: Any, listed: Array | None, book: PatternRegistry | None) -> Any:
     """Invert arrays of one block: one of (*cells, time, layer) for each product, then the parameters of the cells."""
     count = len(model.layout.products)
     series, parameters = arrays[:count], arrays[count:]
@@ -515,7 +515,7 @@ def invert_stack(
     lazy = stack.lazy or any(p.chunks is not None for p in vars(parameters).values() if isinstance(p, xr.DataArray))
     if lazy and listed is None:
         listed = product_patterns(layout)
-    book = PatternBook() if listed is None else None
+    book = PatternRegistry() if listed is None else None
     series = [
         _bare(s.chunk(layer=-1) if s.chunks is not None else s).rename(layer=f"layer_{p}")
         for p, s in enumerate(stack.aligned())
@@ -587,7 +587,7 @@ def _invert_days(*arrays: NDArray[Any], model: Model, **kwargs: Any) -> Any:
     return _invert_block(*arrays[:count], *parameters, model=model, **kwargs)
 
 
-def _settle(book: PatternBook, layout: Layout, pattern: xr.DataArray) -> tuple[NDArray[np.int64], xr.DataArray]:
+def _settle(book: PatternRegistry, layout: Layout, pattern: xr.DataArray) -> tuple[NDArray[np.int64], xr.DataArray]:
     """Sort the patterns that were met, so that the result does not depend on who came first; what was listed, and positions."""
     if book.overflowed:
         return product_patterns(layout), pattern

@@ -12,7 +12,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from deepprofile.core.bounds import keep_bounds, scratch
+from deepprofile.core.bounds import project_onto_bounds, scratch
 
 Array = NDArray[np.float64]
 
@@ -405,10 +405,10 @@ def invert_cells(
                 if not inside:
                     m = degrees[last] + 1
                     if m == d:
-                        sides = keep_bounds(c, metrics[last], lower, upper, bound_work)
+                        sides = project_onto_bounds(c, metrics[last], lower, upper, bound_work)
                     else:
                         free, free_metric = c[:m].copy(), metrics[last, :m, :m].copy()
-                        sides = keep_bounds(free, free_metric, lower, upper, bound_work)
+                        sides = project_onto_bounds(free, free_metric, lower, upper, bound_work)
                         c[:m] = free
                     if sides & 1:
                         flag |= AT_LOWER_BOUND

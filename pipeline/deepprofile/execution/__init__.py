@@ -6,7 +6,7 @@ from in ``cluster``.
 
 from deepprofile.execution.blocks import Block, Job, Outcome, Record, grid_blocks
 from deepprofile.execution.engine import Progress, Retry, run_job
-from deepprofile.execution.errors import JobFailed
+from deepprofile.execution.errors import JobFailedError
 from deepprofile.execution.ledger import Ledger
 from deepprofile.execution.pools import DaskPool, Pool, ThreadPool
 
@@ -14,7 +14,7 @@ __all__ = [
     "Block",
     "DaskPool",
     "Job",
-    "JobFailed",
+    "JobFailedError",
     "Ledger",
     "Outcome",
     "Pool",

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from deepprofile.execution.errors import WorkerLost
+from deepprofile.execution.errors import WorkerLostError
 from deepprofile.storage.redaction import without_secrets
 from deepprofile.storage.retries import retry_budget
 
@@ -136,6 +136,6 @@ def compute_block(
 def error_sentence(error: BaseException) -> str:
     """What went wrong in one line: the kind of the error and the first line of its message, without secrets."""
     text = without_secrets(str(error)).strip().splitlines()
-    if isinstance(error, WorkerLost) and text:
+    if isinstance(error, WorkerLostError) and text:
         return text[0]
     return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__

@@ -28,10 +28,10 @@ from deepprofile.execution.blocks import (
     compute_block,
     error_sentence,
 )
-from deepprofile.execution.errors import JobFailed, PoolLost, WorkerLost
+from deepprofile.execution.errors import JobFailedError, PoolLostError, WorkerLostError
 from deepprofile.execution.ledger import Ledger
 from deepprofile.execution.pools import Pool
-from deepprofile.storage.retries import RETRY_SECONDS, Hopeless
+from deepprofile.storage.retries import RETRY_SECONDS, NonRetryableError
 
 log = logging.getLogger(__name__)
 
@@ -122,9 +122,9 @@ def run_job(
 
     Raises
     ------
-    JobFailed
+    JobFailedError
         Where blocks still fail after the last attempt; what was done is recorded.
-    PoolLost
+    PoolLostError
         Where the pool as a whole is gone; what was done is recorded.
     KeyboardInterrupt
         After what has ended was recorded.
@@ -132,7 +132,7 @@ def run_job(
     run = _Run(job, pool, ledger, window or 2 * pool.size, retry or Retry(), previous or {}, on_progress, check)
     try:
         run.work_off()
-    except PoolLost:
+    except PoolLostError:
         raise
     except BaseException:
         pool.cancel()
@@ -142,7 +142,7 @@ def run_job(
     ledger.compact()
     if run.errors:
         block, error = run.errors[0]
-        raise JobFailed(
+        raise JobFailedError(
             f"{job.name}: {len(run.errors)} of {len(job.blocks)} blocks failed; the first, block {block.name}, with "
             f"{error_sentence(error)}"
         ) from error
@@ -213,7 +213,7 @@ class _Run:
 
     def _is_hopeless(self) -> bool:
         """Whether so many blocks have failed that the others need not be tried."""
-        killers = sum(isinstance(error, WorkerLost) for _, error in self.errors)
+        killers = sum(isinstance(error, WorkerLostError) for _, error in self.errors)
         nothing_done = len(self.records) == len(self.errors)
         return len(self.errors) >= MOST_FAILURES or (nothing_done and killers >= MOST_KILLERS)
 
@@ -292,7 +292,7 @@ class _Run:
             return
         assert error is not None
         number = attempt.number + 1
-        if isinstance(error, WorkerLost):
+        if isinstance(error, WorkerLostError):
             losses = self._losses[block.name]
             losses[error.cause] += 1
             if not error.counts and losses.total() <= MOST_LOSSES:
@@ -341,5 +341,5 @@ class _Run:
 
 def _may_pass(error: BaseException) -> bool:
     """Whether another attempt may help: errors of the code and of the caller stay what they are."""
-    hopeless = (Hopeless, TypeError, AttributeError, AssertionError, NameError, ImportError, NotImplementedError)
+    hopeless = (NonRetryableError, TypeError, AttributeError, AssertionError, NameError, ImportError, NotImplementedError)
     return not isinstance(error, hopeless)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 
-class JobFailed(Exception):
+class JobFailedError(Exception):
     """Blocks could not be computed; the message names the first of them and why."""
 
 
-class WorkerLost(Exception):
+class WorkerLostError(Exception):
     """A worker ended while it computed a block.
 
     ``cause``: in a few words, such as ``out of memory`` or ``evicted``. ``counts``: whether the block may be to blame, so that
@@ -21,12 +21,12 @@ class WorkerLost(Exception):
         self.cause, self.counts = cause, counts
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return WorkerLost, (self.cause, self.counts, str(self))
+        return WorkerLostError, (self.cause, self.counts, str(self))
 
 
 class ClusterError(Exception):
     """Workers that cannot be had; the message says what keeps them from starting."""
 
 
-class PoolLost(Exception):
+class PoolLostError(Exception):
     """All workers are gone with what they had been given: the job can go on with another pool, from what is recorded."""

@@ -12,9 +12,9 @@ from dataclasses import asdict
 from typing import Final
 
 from deepprofile.execution.blocks import Record
-from deepprofile.storage.documents import FORMAT, FORMAT_KEY, DamagedDocument, parse
+from deepprofile.storage.documents import FORMAT, FORMAT_KEY, DamagedDocumentError, parse
 from deepprofile.storage.filesystems import join
-from deepprofile.storage.objects import names_below, read_all, remove, write_bytes
+from deepprofile.storage.objects import list_children, read_all, remove, write_bytes
 from deepprofile.storage.redaction import redacted
 
 log = logging.getLogger(__name__)
@@ -55,11 +55,11 @@ class Ledger:
 
         Raises
         ------
-        deepprofile.storage.documents.NewerDocument
+        deepprofile.storage.documents.NewerDocumentError
             Where a newer version of this software has written records.
         """
         for _ in range(MOST_LISTINGS):
-            names = [name for name in names_below(self.url) if _SEGMENT.fullmatch(name)]
+            names = [name for name in list_children(self.url) if _SEGMENT.fullmatch(name)]
             contents = read_all([join(self.url, name) for name in names])
             # Another driver may have joined files into one since they were listed.
             if all(content is not None for content in contents):
@@ -124,6 +124,6 @@ def _record(url: str, line: bytes) -> Record | None:
         raw = parse(url, line, {"block": str, "fingerprint": str, "status": str})
         raw.pop(FORMAT_KEY, None)
         return Record(**raw | {"problems": tuple(raw.get("problems", ()))})
-    except (DamagedDocument, TypeError) as error:
+    except (DamagedDocumentError, TypeError) as error:
         log.warning("a record is left out: %s", error)
         return None

@@ -9,7 +9,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, Final, Protocol
 
 from deepprofile.execution.blocks import Outcome
-from deepprofile.execution.errors import WorkerLost
+from deepprofile.execution.errors import WorkerLostError
 
 # What an interpreter with all libraries, kernels and clients of object storage holds beside the blocks, also later:
 # 250 MiB after the imports, 370 when each stage has done a block, and what the allocator does not give back.
@@ -79,7 +79,7 @@ class DaskPool:
         self,
         client: Any,
         size: int,
-        explain: Callable[[str], WorkerLost] | None = None,
+        explain: Callable[[str], WorkerLostError] | None = None,
         check: Callable[[], None] | None = None,
     ) -> None:
         self.size = size
@@ -122,7 +122,7 @@ class DaskPool:
             # The scheduler went between the end of the block and this question.
             if self._check is not None:
                 self._check()
-        return None, WorkerLost("cancelled", False, "the cluster lost the block")
+        return None, WorkerLostError("cancelled", False, "the cluster lost the block")
 
     def _explained(self, error: BaseException) -> BaseException:
         """What Dask says of a lost worker, in our words: it knows that the worker is gone, not why."""
@@ -131,7 +131,7 @@ class DaskPool:
             return error
         if self._explain is not None:
             return self._explain(str(worker.name))
-        return WorkerLost("worker ended", True, f"the worker {worker.name} ended while it computed the block")
+        return WorkerLostError("worker ended", True, f"the worker {worker.name} ended while it computed the block")
 
     def cancel(self) -> None:
         """Give up what was submitted."""

@@ -81,7 +81,7 @@ class Grid:
         return replace(self, first_row=0, first_column=0, rows=self.whole_rows, columns=self.whole_columns)
 
     @property
-    def goes_round(self) -> bool:
+    def is_global(self) -> bool:
         """Whether the whole grid covers all longitudes."""
         width = self.whole_columns * self.dx
         return bool(abs(width - (WORLD_M if self.crs == EQUAL_AREA else 360.0)) < 0.01 * self.dx)
@@ -167,7 +167,7 @@ class Grid:
         rows = _touched(own_y, float(other_y.min()), float(other_y.max()))
         own_x, other_x = whole.edges_m()[1], target.edges_m()[1]
         low, high = float(other_x.min()), float(other_x.max())
-        if whole.goes_round:
+        if whole.is_global:
             # Count columns on from the first edge, round and round.
             step = (own_x[-1] - own_x[0]) / whole.columns
             first = int(np.floor((low - own_x[0]) / step + SLIVER))
@@ -207,7 +207,7 @@ class Grid:
         if rows.min() < 0 or rows.max() >= self.whole_rows or not _adjoin(rows):
             raise self._not_adjoining("y", y)
         columns = self._indices("x", x, self.west, self.dx)
-        if self.goes_round:
+        if self.is_global:
             columns = columns % self.whole_columns
         if columns.min() < 0 or columns.max() >= self.whole_columns:
             raise self._not_adjoining("x", x)
@@ -217,7 +217,7 @@ class Grid:
             # One arc round the earth, in at most two stretches, or with a column that comes twice.
             arcs = np.count_nonzero(there & ~np.roll(there, 1))
             steps = np.diff(columns)
-            if not self.goes_round or arcs > 1 or np.count_nonzero(np.abs(steps) != 1) > 1 or columns.size - there.sum() > 1:
+            if not self.is_global or arcs > 1 or np.count_nonzero(np.abs(steps) != 1) > 1 or columns.size - there.sum() > 1:
                 raise self._not_adjoining("x", x)
         return rows, columns
 

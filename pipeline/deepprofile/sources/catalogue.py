@@ -21,7 +21,7 @@ from deepprofile.grids.grids import Grid
 from deepprofile.sources.products import PRODUCTS, GranuleError, GranuleName, Product, Steps
 from deepprofile.storage.filesystems import filesystem, is_local
 from deepprofile.storage.fingerprints import fingerprint
-from deepprofile.storage.objects import MissingPath, folders, is_pattern, listing, told
+from deepprofile.storage.objects import MissingPathError, folders, is_pattern, listing, told
 
 # Begins the URL of a store in Zarr that holds a product as its provider has it.
 MIRROR: Final = "zarr+"
@@ -157,7 +157,7 @@ def find_granules(product: Product, url: str, days: NDArray[np.datetime64], cach
 
     Raises
     ------
-    deepprofile.storage.objects.MissingPath
+    deepprofile.storage.objects.MissingPathError
         Where there is no such folder.
     """
     if url.startswith(MIRROR):
@@ -165,7 +165,7 @@ def find_granules(product: Product, url: str, days: NDArray[np.datetime64], cach
     with told(url):
         fs, path = filesystem(url)
         if not is_pattern(url) and not fs.exists(path):
-            raise MissingPath(f"there is no folder {url} for the granules of {product.name}")
+            raise MissingPathError(f"there is no folder {url} for the granules of {product.name}")
         entries = listing(url)
     wanted = set(days.astype("datetime64[D]").astype(str).tolist())
     found: dict[str, list[tuple[Granule, GranuleName]]] = defaultdict(list)
@@ -341,7 +341,7 @@ def _mirrored(product: Product, url: str, days: NDArray[np.datetime64]) -> Catal
     try:
         there = product.mirror_days(url.removeprefix(MIRROR))
     except GranuleError as error:
-        raise MissingPath(str(error)) from error
+        raise MissingPathError(str(error)) from error
     return Catalogue({str(day): (Granule(url, 0, tag, str(day)),) for day, tag in there if str(day) in wanted})
 
 

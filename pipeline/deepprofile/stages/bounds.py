@@ -28,7 +28,7 @@ from deepprofile.sources.products.static import StaticField, opened_field
 from deepprofile.stages.stage import PlanError, StagePlan, cached_overlaps, grid_attributes, space_time_coordinates
 from deepprofile.storage.filesystems import join
 from deepprofile.storage.fingerprints import fingerprint
-from deepprofile.storage.objects import MissingPath, exists, listing, told
+from deepprofile.storage.objects import MissingPathError, exists, listing, told
 from deepprofile.storage.stores import Root, Template, Variable, read_region, write_shards
 
 # The version of what turns a file into bounds.
@@ -51,7 +51,7 @@ def _place(bound: GridBound, cache: Cache) -> Path | str:
 
     Raises
     ------
-    deepprofile.storage.objects.MissingPath
+    deepprofile.storage.objects.MissingPathError
         Where there is nothing at the path.
     PlanError
         Where it names several files.
@@ -61,7 +61,7 @@ def _place(bound: GridBound, cache: Cache) -> Path | str:
     with told(bound.path):
         found = listing(bound.path)
     if not found:
-        raise MissingPath(f"there is no file {bound.path}, which inversion.bounds names")
+        raise MissingPathError(f"there is no file {bound.path}, which inversion.bounds names")
     if len(found) > 1:
         raise PlanError(f"inversion.bounds: {bound.path} has {len(found)} files: name one of them, or a group in Zarr")
     return local_copy(granule_of(str(found[0]["url"]), found[0]), cache)
@@ -184,7 +184,7 @@ def plan(config: Config, root: Root) -> StagePlan:
     ------
     PlanError
         Where they cannot be had, are none of soil moisture, or cross.
-    deepprofile.storage.objects.MissingPath
+    deepprofile.storage.objects.MissingPathError
         Where there is no such file.
     """
     made, target = template(config), config.grid.grid()

@@ -18,20 +18,20 @@ import numpy as np
 from deepprofile.config import Config
 from deepprofile.execution.blocks import FAILED, Block, Job, Outcome
 from deepprofile.execution.engine import Progress, Retry, run_job
-from deepprofile.execution.errors import JobFailed
+from deepprofile.execution.errors import JobFailedError
 from deepprofile.execution.ledger import Ledger
 from deepprofile.execution.pools import Pool
 from deepprofile.grids.grids import Grid
 from deepprofile.sources.products import GranuleError, Latency, Product
-from deepprofile.sources.providers import PROVIDERS, Box, CredentialsError, DownloadError, Offer, Provider
-from deepprofile.sources.providers.provider import Memory, digest
-from deepprofile.stages.schedule import Moment
+from deepprofile.sources.providers import PROVIDERS, Box, CredentialsError, DownloadError, Provider, RemoteGranule
+from deepprofile.sources.providers.provider import RequestStore, digest
+from deepprofile.stages.schedule import AsOf
 from deepprofile.stages.stage import StagePlan, StageResult, ledger_url
 from deepprofile.storage.conditional_writes import update
-from deepprofile.storage.documents import DamagedDocument, parse, read_sound, write_document
+from deepprofile.storage.documents import DamagedDocumentError, parse, read_sound, write_document
 from deepprofile.storage.filesystems import filesystem, is_local, join, local_path
 from deepprofile.storage.fingerprints import fingerprint
-from deepprofile.storage.objects import as_json, listing, names_below, read_bytes, remove, remove_below, upload
+from deepprofile.storage.objects import as_json, list_children, listing, read_bytes, remove, remove_below, upload
 from deepprofile.storage.stores import Root, Template
 
 log = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ class Wanted:
     """A granule that is to be fetched, from one of the product's collections."""
 
     collection: int
-    offer: Offer
+    offer: RemoteGranule
 
 
 def box_of(grid: Grid) -> Box:
@@ -117,18 +117,18 @@ class Folder:
 
 
 @dataclass(frozen=True)
-class FolderMemory(Memory):
+class FolderMemory(RequestStore):
     """One small object."""
 
     url: str
 
     def recall(self) -> str | None:
-        """See ``Memory``."""
+        """See ``RequestStore``."""
         found = read_sound(self.url, {"request": str})
         return None if found is None else str(found["request"])
 
     def keep(self, what: str | None) -> None:
-        """See ``Memory``."""
+        """See ``RequestStore``."""
         if what is None:
             remove(self.url)
         else:
@@ -139,13 +139,13 @@ def _entries(url: str, content: bytes | None) -> dict[str, Any]:
     """What is known of granules, as it is kept; nothing, and a warning, where it is damaged."""
     try:
         found = {} if content is None else parse(url, content)
-    except DamagedDocument as error:
+    except DamagedDocumentError as error:
         log.warning("%s; the granules are compared with what is offered anew", error)
         return {}
     return {name: known for name, known in found.items() if isinstance(known, dict)}
 
 
-def wanted(config: Config, name: str, moment: Moment) -> list[Wanted]:
+def wanted(config: Config, name: str, moment: AsOf) -> list[Wanted]:
     """What a provider offers of a product and the folder lacks, or has in an older revision.
 
     Raises
@@ -188,7 +188,7 @@ def _asked(
     sizes: Mapping[str, int],
     index: Mapping[str, Any],
     latency: Latency,
-    moment: Moment,
+    moment: AsOf,
     look_back: int,
 ) -> list[np.datetime64]:
     """Days that the provider is asked for: of one that lists, those that may have changed and those that are not complete."""
@@ -211,7 +211,7 @@ def _asked(
     return [day for day in days if day <= there and not steps.get(day, 0)]
 
 
-def _is_lacking(offer: Offer, sizes: Mapping[str, int], index: Mapping[str, Any], provider: Provider) -> bool:
+def _is_lacking(offer: RemoteGranule, sizes: Mapping[str, int], index: Mapping[str, Any], provider: Provider) -> bool:
     known = index.get(offer.name)
     if offer.name not in sizes:
         return True
@@ -252,7 +252,7 @@ def run(
     config: Config,
     root: Root,
     name: str,
-    moment: Moment,
+    moment: AsOf,
     pool: Pool,
     on_stage: Callable[[StagePlan], Callable[[Progress], None] | None] | None = None,
     check: Callable[[], None] | None = None,
@@ -306,7 +306,7 @@ def run(
             on_progress=remember,
             check=check,
         )
-    except JobFailed as error:
+    except JobFailedError as error:
         if isinstance(error.__cause__, CredentialsError):
             raise error.__cause__ from None
         records = ledger.read().values()
@@ -319,7 +319,7 @@ def run(
 def _settle(root: Root, folder: Folder, product: Product) -> None:
     """Bring the index up to date with what was fetched, by this run or by one that did not come to its end."""
     runs = join(root.url, "runs")
-    ours = [each for each in names_below(runs) if each.startswith(f"download-{product.name}-")]
+    ours = [each for each in list_children(runs) if each.startswith(f"download-{product.name}-")]
     if not ours:
         return
     index: dict[str, Any] = {}

@@ -40,7 +40,7 @@ class Check:
         return asdict(self)
 
 
-class ChecksFailed(Exception):
+class ChecksFailedError(Exception):
     """A version that is not published, since it has not passed its checks; the message says which, with both numbers."""
 
     def __init__(self, checks: Sequence[Check]) -> None:
@@ -49,7 +49,7 @@ class ChecksFailed(Exception):
         self.checks = tuple(checks)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return ChecksFailed, (self.checks,)
+        return ChecksFailedError, (self.checks,)
 
 
 def of_block(

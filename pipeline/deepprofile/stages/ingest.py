@@ -24,12 +24,12 @@ from deepprofile.sources.catalogue import (
     read_together,
     steps_needed,
 )
-from deepprofile.sources.products import DayNotHeld, GranuleError, Latency, Outage, Product, are_alike
-from deepprofile.stages.schedule import Moment, Redone
+from deepprofile.sources.products import DayNotHeldError, GranuleError, Latency, Outage, Product, are_alike
+from deepprofile.stages.schedule import AsOf, ReprocessRequests
 from deepprofile.stages.stage import (
-    DayMarks,
-    Earlier,
-    Given,
+    BlockInputs,
+    DayFingerprints,
+    PublishedBlock,
     Source,
     StagePlan,
     days_document,
@@ -157,7 +157,7 @@ class IngestBlock:
     url: str
     require_screens: bool = False
 
-    def __call__(self, block: Block, given: Given) -> Outcome:
+    def __call__(self, block: Block, given: BlockInputs) -> Outcome:
         """See ``deepprofile.execution.blocks.Job``."""
         found = self.daily_means(block, given)
         days, rows, columns = block.region
@@ -178,7 +178,7 @@ class IngestBlock:
             details["doubled"] = [[k, names] for k, names in sorted(found.doubled.items())]
         return Outcome(found.bytes_read, written, tuple(found.problems), details)
 
-    def daily_means(self, block: Block, given: Given) -> _Days:
+    def daily_means(self, block: Block, given: BlockInputs) -> _Days:
         """The days of a block."""
         days, rows, columns = block.region
         part = self.window.window(rows[0], columns[0], rows[1] - rows[0], columns[1] - columns[0])
@@ -194,7 +194,7 @@ class IngestBlock:
             self._day(k, today, there, part, found)
         return found
 
-    def _take_over(self, block: Block, earlier: Earlier, found: _Days) -> None:
+    def _take_over(self, block: Block, earlier: PublishedBlock, found: _Days) -> None:
         days, rows, columns = block.region
         for first, after in spans(earlier.unchanged):
             region = (slice(days[0] + first, days[0] + after), slice(None), slice(*rows), slice(*columns))
@@ -227,7 +227,7 @@ class IngestBlock:
                     read = read_granule(self.product, granule, part, np.array([today]), self.cache)
                 else:
                     read = read_together(self.product, same, part, np.array([today]), self.cache)
-            except DayNotHeld as error:
+            except DayNotHeldError as error:
                 # The month that is not over yet, as its file says it: the day is missing where it is due.
                 if not self._names_several_days(granule):
                     problems.append(f"{today}: {error}")
@@ -279,12 +279,12 @@ class IngestBlock:
         found.steps[k], found.recorded[k] = len(steps), sum(count for _, count, _ in steps.values())
 
 
-def plan(config: Config, root: Root, name: str, moment: Moment | None = None) -> StagePlan:
+def plan(config: Config, root: Root, name: str, moment: AsOf | None = None) -> StagePlan:
     """Plan the ingest of one product; what is missing is judged as of a moment, by default now.
 
     Raises
     ------
-    deepprofile.storage.objects.MissingPath
+    deepprofile.storage.objects.MissingPathError
         Where the folder of its granules is not there.
     """
     product, days, made = config.product(name), days_of(config), template(config, name)
@@ -299,7 +299,7 @@ def plan(config: Config, root: Root, name: str, moment: Moment | None = None) ->
     }
     if config.ingest.require_screens:
         setting["require_screens"] = True
-    redone = Redone.read(root, name)
+    redone = ReprocessRequests.read(root, name)
     identities = [[g.identity for g in catalogue.by_day.get(str(day), ())] for day in days]
     # All that the values of a day depend on: the stages after this one take over the days whose marks are the same.
     how = [algorithm, config.ingest.min_day_fraction, config.ingest.require_screens]
@@ -321,10 +321,10 @@ def plan(config: Config, root: Root, name: str, moment: Moment | None = None) ->
     def base(block: Block) -> str:
         return fingerprint("ingest", name, settled, block.index, block.region[1:])
 
-    def given(block: Block) -> Given:
-        return Given(catalogue.of(days[slice(*block.region[0])]))
+    def given(block: Block) -> BlockInputs:
+        return BlockInputs(catalogue.of(days[slice(*block.region[0])]))
 
-    by_day = DayMarks(marks, base)
+    by_day = DayFingerprints(marks, base)
     return StagePlan(
         stage=stage_name(name),
         store=store_name(name),
@@ -333,7 +333,7 @@ def plan(config: Config, root: Root, name: str, moment: Moment | None = None) ->
         url=task.url,
         job=replace(job(config, name, task, by_day.fingerprint, given), base=base),
         inputs={"folder": config.products[name].granules, **catalogue.as_json()},
-        finish=_Finish(product, days, config.latency(name), moment or Moment.now(), config.outages(name)),
+        finish=_Finish(product, days, config.latency(name), moment or AsOf.now(), config.outages(name)),
         marks=by_day,
         summary=partial(_summary, days),
         notes=partial(_notes, name, days, catalogue),
@@ -372,7 +372,7 @@ def _notes(name: str, days: NDArray[np.datetime64], catalogue: Catalogue, record
     return notes
 
 
-def day_states(config: Config, root: Root, name: str, moment: Moment) -> dict[str, str]:
+def day_states(config: Config, root: Root, name: str, moment: AsOf) -> dict[str, str]:
     """What is published of a product on every day until now.
 
     States are ``there``, ``provisional``, ``unscreened``, ``incomplete``, ``failed``, ``missing``, ``outage`` (the provider has
@@ -469,7 +469,7 @@ class _Finish:
     product: Product
     days: NDArray[np.datetime64]
     latency: Latency
-    moment: Moment
+    moment: AsOf
     outages: tuple[Outage, ...] = ()
 
     def __call__(self, records: Mapping[str, Record]) -> list[str]:
@@ -485,7 +485,7 @@ class _Finish:
             # What could not be used is said already.
             if due[k] and found.steps[k] < per_day and not found.broken[k]:
                 problems.append(f"{day}: {per_day - found.steps[k]} of {per_day} time steps of {name} are missing")
-            if found.steps[k] and not found.recorded[k] and self.product.gapless:
+            if found.steps[k] and not found.recorded[k] and self.product.spatially_complete:
                 problems.append(f"{day}: the granules of {name} hold no value at all, only fill")
             if final[k] and found.provisional[k]:
                 problems.append(f"{day}: {name} is still provisional, and should be final by now")

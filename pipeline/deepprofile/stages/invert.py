@@ -22,13 +22,13 @@ from deepprofile.grids.grids import Grid
 from deepprofile.stages import bounds, collocate, gate, ingest
 from deepprofile.stages.collocate import Comparison
 from deepprofile.stages.stage import (
-    DayMarks,
-    Given,
+    BlockInputs,
+    DayFingerprints,
     PlanError,
     Source,
     StagePlan,
     cached_overlaps,
-    day_marks_of,
+    day_fingerprints_of,
     days_of,
     grid_attributes,
     ledger_url,
@@ -206,7 +206,7 @@ class InvertBlock:
     # Write what was read instead of a solution: what the stage would cost without its arithmetic.
     solve: bool = True
 
-    def __call__(self, block: Block, given: Given) -> Outcome:
+    def __call__(self, block: Block, given: BlockInputs) -> Outcome:
         """See ``deepprofile.execution.blocks.Job``."""
         days, rows, columns = block.region
         cells = (rows[1] - rows[0], columns[1] - columns[0])
@@ -382,7 +382,9 @@ def plan(config: Config, root: Root, versions: Mapping[str, str], *, solve: bool
         root.version(bounds.STORE, versions[bounds.STORE]) if gridded else None,
         solve,
     )
-    of_products = [day_marks_of(root, ingest.stage_name(name), versions[ingest.store_name(name)]) for name in config.products]
+    of_products = [
+        day_fingerprints_of(root, ingest.stage_name(name), versions[ingest.store_name(name)]) for name in config.products
+    ]
     count = days_of(config).size
     # Of a version that was made before there were any there are none.
     of_days = all(len(each) == count for each in of_products)
@@ -405,8 +407,8 @@ def plan(config: Config, root: Root, versions: Mapping[str, str], *, solve: bool
         of_bounds = [] if limits is None else [limits[f"{block.index[1]}.{block.index[2]}"].fingerprint]
         return fingerprint("invert", settled, block.index, block.region[1:], failures, *of_bounds)
 
-    by_day = DayMarks(marks, base)
-    cost = job(config, task, by_day.fingerprint, lambda _: Given())
+    by_day = DayFingerprints(marks, base)
+    cost = job(config, task, by_day.fingerprint, lambda _: BlockInputs())
     return StagePlan("invert", STORE, version, made, replace(cost, base=base), task.url, inputs, marks=by_day)
 
 

@@ -37,11 +37,11 @@ from deepprofile.stages.observations import (
     sensor_coordinates,
 )
 from deepprofile.stages.stage import (
-    DayMarks,
-    Given,
+    BlockInputs,
+    DayFingerprints,
     Source,
     StagePlan,
-    day_marks_of,
+    day_fingerprints_of,
     days_of,
     grid_attributes,
     ledger_url,
@@ -145,7 +145,7 @@ class MatchupBlock:
     def __hash__(self) -> int:
         return hash(self.url)
 
-    def __call__(self, block: Block, given: Given) -> Outcome:
+    def __call__(self, block: Block, given: BlockInputs) -> Outcome:
         """See ``deepprofile.execution.blocks.Job``."""
         days, sensors = block.region
         places: tuple[Place, ...] = given.inputs
@@ -449,7 +449,7 @@ def plan(config: Config, root: Root, versions: Mapping[str, str], found: Found) 
         config,
         root.version(STORE, version),
     )
-    marks = day_marks_of(root, "invert", versions[invert.STORE]) or (version,) * days_of(config).size
+    marks = day_fingerprints_of(root, "invert", versions[invert.STORE]) or (version,) * days_of(config).size
     bases = {name: record.base for name, record in Ledger(ledger_url(root, "invert", versions[invert.STORE])).read().items()}
     size = config.blocks.cells
 
@@ -461,8 +461,8 @@ def plan(config: Config, root: Root, versions: Mapping[str, str], found: Found) 
         profiles = [bases.get(f"{block.index[0]}.{row}.{column}") for row, column in tiles]
         return fingerprint(setting, block.index, some(block), profiles)
 
-    by_day = DayMarks(marks, base)
-    listed = job(config, count, compute, by_day.fingerprint, lambda block: Given(some(block)))
+    by_day = DayFingerprints(marks, base)
+    listed = job(config, count, compute, by_day.fingerprint, lambda block: BlockInputs(some(block)))
     return StagePlan(
         "validate/matchups",
         STORE,

@@ -36,7 +36,7 @@ from deepprofile.grids.grids import Grid
 from deepprofile.stages.stage import StagePlan, days_of, grid_attributes, space_time_coordinates
 from deepprofile.storage.filesystems import zarr_store
 from deepprofile.storage.fingerprints import fingerprint
-from deepprofile.storage.objects import MissingPath, as_local
+from deepprofile.storage.objects import MissingPathError, as_local
 from deepprofile.storage.stores import Root, Template, Variable, write_shards
 
 # The version of what turns station files into daily series.
@@ -123,7 +123,7 @@ def read_records(
 
     Raises
     ------
-    deepprofile.storage.objects.MissingPath
+    deepprofile.storage.objects.MissingPathError
         If there is nothing at a path.
     """
     groups: dict[tuple[str, tuple[str, ...]], list[Stations]] = {}
@@ -143,7 +143,7 @@ def read_records(
                     found = uscrn_records(places, MIN_DAY_FRACTION, report)
                 records += [kept for record in found if (kept := keep(record)) is not None]
             except MissingStationsError as error:
-                raise MissingPath(str(error)) from error
+                raise MissingPathError(str(error)) from error
     return records
 
 
@@ -154,7 +154,7 @@ def sensors_of(config: Config) -> Found:
 
     Raises
     ------
-    deepprofile.storage.objects.MissingPath
+    deepprofile.storage.objects.MissingPathError
         If there is nothing at the path of some stations.
     """
     report, placing, days = Report(), _Placing.of(config.grid.grid()), pd.DatetimeIndex(days_of(config))

@@ -32,7 +32,7 @@ from deepprofile.stages import (
     validate,
 )
 from deepprofile.stages.retention import PUBLISHED, record_publication
-from deepprofile.stages.schedule import Moment
+from deepprofile.stages.schedule import AsOf
 from deepprofile.stages.stage import (
     MANIFEST,
     PlanError,
@@ -47,7 +47,7 @@ from deepprofile.stages.stage import (
 from deepprofile.storage.documents import read_sound, write_document
 from deepprofile.storage.filesystems import join, zarr_store
 from deepprofile.storage.lease import Lease, live_holder
-from deepprofile.storage.objects import MissingPath, names_below
+from deepprofile.storage.objects import MissingPathError, list_children
 from deepprofile.storage.stores import Root, exists, read_region
 
 log = logging.getLogger(__name__)
@@ -83,7 +83,7 @@ class Request:
         Who wants the result published whatever the checks say.
     """
 
-    moment: Moment = field(default_factory=Moment.now)
+    moment: AsOf = field(default_factory=AsOf.now)
     collocate: bool | None = True
     remake: bool = False
     redo: tuple[tuple[str, ...], np.datetime64, np.datetime64] | None = None
@@ -91,7 +91,7 @@ class Request:
 
 
 def steps(
-    config: Config, stages: Sequence[str], moment: Moment, limits: Callable[[], StagePlan]
+    config: Config, stages: Sequence[str], moment: AsOf, limits: Callable[[], StagePlan]
 ) -> Iterator[tuple[str, Callable[[Root, Mapping[str, str]], StagePlan]]]:
     """The steps of these stages: the store that each makes, and how it is planned from the versions before it.
 
@@ -120,7 +120,7 @@ def steps(
             yield paired.STORE, lambda root, versions: paired.plan(config, root, versions, found())
 
 
-def _plan_ingest(config: Config, name: str, moment: Moment | None, root: Root, _: Mapping[str, str]) -> StagePlan:
+def _plan_ingest(config: Config, name: str, moment: AsOf | None, root: Root, _: Mapping[str, str]) -> StagePlan:
     return ingest.plan(config, root, name, moment)
 
 
@@ -155,7 +155,7 @@ def already_there(config: Config) -> dict[str, int]:
     for name in config.products:
         try:
             plan = ingest.plan(config, root, name)
-        except MissingPath:
+        except MissingPathError:
             continue
         known = Ledger(ledger_url(root, plan.stage, plan.version)).read()
         if plan.store in current:
@@ -200,9 +200,9 @@ def run_stages(
     ------
     PlanError
         Where a stage before these has not been run, or was run for another grid.
-    deepprofile.stages.gate.ChecksFailed
+    deepprofile.stages.gate.ChecksFailedError
         Where the new profiles do not pass their checks, and nobody has accepted them; readers see what they saw before.
-    deepprofile.storage.lease.LeaseHeld, deepprofile.storage.lease.LeaseLost
+    deepprofile.storage.lease.LeaseHeldError, deepprofile.storage.lease.LeaseLostError
         Where another run is at work on the root, or has taken it over.
     """
     root, request = Root(config.root), request or Request()
@@ -253,7 +253,7 @@ def _downloaded(
     pool: Pool,
     on_stage: Callable[[StagePlan], Callable[[Progress], None] | None] | None,
     lease: Lease,
-    moment: Moment,
+    moment: AsOf,
 ) -> list[StageResult]:
     """Fetch what is missing of the products that are downloaded."""
     if "ingest" not in stages:
@@ -291,7 +291,7 @@ def _check_result(config: Config, root: Root, results: Sequence[StageResult], ac
     for check in found:
         log.info("check of %s %s: %s", check.name, "passed" if check.passed else "failed", check)
     if failed and accepted_by is None:
-        raise gate.ChecksFailed(found)
+        raise gate.ChecksFailedError(found)
 
 
 def _check_inputs(config: Config, root: Root, store: str, versions: Mapping[str, str]) -> None:
@@ -345,10 +345,10 @@ def passed_over(config: Config, root: Root, name: str) -> list[dict[str, str]]:
     return list(((manifest or {}).get("inputs") or {}).get("files_passed_over", ()))
 
 
-def status_of(config: Config, moment: Moment | None = None) -> dict[str, Any]:
+def status_of(config: Config, moment: AsOf | None = None) -> dict[str, Any]:
     """What is published, what is there of each product and day, who is at work, and the manifests of all runs in order."""
-    root, runs, moment = Root(config.root), join(config.root, "runs"), moment or Moment.now()
-    manifests = [manifest_of(join(runs, name)) for name in names_below(runs)]
+    root, runs, moment = Root(config.root), join(config.root, "runs"), moment or AsOf.now()
+    manifests = [manifest_of(join(runs, name)) for name in list_children(runs)]
     return {
         "root": config.root,
         "current": root.current(),

@@ -12,7 +12,7 @@ from typing import Any
 from pangeo_forge_recipes.patterns import ConcatDim, FilePattern
 
 from deepprofile.stages.stage import StagePlan
-from deepprofile.storage.objects import MissingPath
+from deepprofile.storage.objects import MissingPathError
 from deepprofile.storage.stores import create
 
 
@@ -21,12 +21,12 @@ def granule_pattern(plan: StagePlan) -> FilePattern:
 
     Raises
     ------
-    deepprofile.storage.objects.MissingPath
+    deepprofile.storage.objects.MissingPathError
         Where there is no granule of the configured period.
     """
     urls = list(dict.fromkeys(url for granules in _granules(plan).values() for url in granules))
     if not urls:
-        raise MissingPath(f"{plan.inputs['folder']} holds no granule of the configured period for {plan.stage}")
+        raise MissingPathError(f"{plan.inputs['folder']} holds no granule of the configured period for {plan.stage}")
     return FilePattern(_url_of, ConcatDim("time", keys=urls))
 
 

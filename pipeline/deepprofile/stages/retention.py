@@ -14,7 +14,7 @@ from deepprofile.storage.conditional_writes import storage_time
 from deepprofile.storage.documents import Kinds, parse, write_document
 from deepprofile.storage.filesystems import join
 from deepprofile.storage.lease import CLOCK, live_holder
-from deepprofile.storage.objects import listing, names_below, read_all, remove_below
+from deepprofile.storage.objects import list_children, listing, read_all, remove_below
 from deepprofile.storage.stores import Root
 
 log = logging.getLogger(__name__)
@@ -48,13 +48,13 @@ def publications(root: Root) -> list[dict[str, Any]]:
         Where one cannot be read: what readers saw then is not known.
     """
     folder = join(root.url, PUBLICATIONS)
-    urls = [join(folder, name) for name in sorted(names_below(folder)) if name.endswith(".json")]
+    urls = [join(folder, name) for name in sorted(list_children(folder)) if name.endswith(".json")]
     contents = zip(urls, read_all(urls), strict=True)
     return [parse(url, content, _PUBLICATION) for url, content in contents if content is not None]
 
 
 @dataclass(frozen=True)
-class Old:
+class ExpiredVersion:
     """A version that nobody needs any more: its store, its size in bytes as stored, and what goes with it."""
 
     store: str
@@ -63,7 +63,7 @@ class Old:
     urls: tuple[str, ...]
 
 
-def unneeded(root: Root, rule: Retention, now: float | None = None, *, leased: bool = False) -> list[Old]:
+def expired_versions(root: Root, rule: Retention, now: float | None = None, *, leased: bool = False) -> list[ExpiredVersion]:
     """The versions that the rule lets go at a moment: now by the clock of the storage, by which all these times were written.
 
     It spares the current versions, those of the latest ``rule.versions`` publications and of all within ``rule.days``, those
@@ -95,38 +95,38 @@ def unneeded(root: Root, rule: Retention, now: float | None = None, *, leased: b
             continue
         urls = (root.version(*key), join(folder, "blocks"))
         size = sum(int(entry["size"]) for entry in listing(urls[0]))
-        if size or names_below(urls[1]):
-            found.append(Old(*key, size, urls))
+        if size or list_children(urls[1]):
+            found.append(ExpiredVersion(*key, size, urls))
     return sorted(found, key=lambda old: (old.store, old.version))
 
 
 def _manifests(root: Root) -> Iterator[tuple[dict[str, Any], str]]:
     folder = join(root.url, RUNS)
-    for name in sorted(names_below(folder)):
+    for name in sorted(list_children(folder)):
         manifest = manifest_of(join(folder, name))
         if manifest:
             yield manifest, join(folder, name)
 
 
-def prune(root: Root, rule: Retention, on_wait: Callable[[str], None] | None = None) -> list[Old]:
+def prune(root: Root, rule: Retention, on_wait: Callable[[str], None] | None = None) -> list[ExpiredVersion]:
     """Remove the versions that the rule lets go, under the lease on the root; returns them.
 
     Raises
     ------
-    deepprofile.storage.lease.LeaseHeld, deepprofile.storage.lease.LeaseLost
+    deepprofile.storage.lease.LeaseHeldError, deepprofile.storage.lease.LeaseLostError
         Where a run is at work on the root, or has begun to be.
     deepprofile.storage.documents.DocumentError
-        See ``unneeded``.
+        See ``expired_versions``.
     """
     with root.lease(on_wait) as lease:
-        found = unneeded(root, rule, leased=True)
+        found = expired_versions(root, rule, leased=True)
         for old in found:
             lease.check()
             remove(old)
     return found
 
 
-def remove(old: Old) -> None:
+def remove(old: ExpiredVersion) -> None:
     """Remove a version and the records of its blocks; the manifest, which says what it was, stays."""
     for url in old.urls:
         remove_below(url)

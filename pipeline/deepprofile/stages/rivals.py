@@ -36,10 +36,10 @@ from deepprofile.sources.products.files import GranuleFile, opened, opened_zarr,
 from deepprofile.sources.products.granule import Layer
 from deepprofile.sources.products.samples import BYTES_A_VALUE, VALUES_AT_ONCE, Places, Reading, days_held, sample
 from deepprofile.stages.observations import SENSORS_PER_CHUNK, SENSORS_PER_STRETCH, Found, sensor_attributes, sensor_coordinates
-from deepprofile.stages.stage import DayMarks, Given, StagePlan, days_of, grid_attributes, space_time_coordinates
+from deepprofile.stages.stage import BlockInputs, DayFingerprints, StagePlan, days_of, grid_attributes, space_time_coordinates
 from deepprofile.storage.filesystems import filesystem, join
 from deepprofile.storage.fingerprints import fingerprint
-from deepprofile.storage.objects import MissingPath, exists, is_pattern, listing, told
+from deepprofile.storage.objects import MissingPathError, exists, is_pattern, listing, told
 from deepprofile.storage.stores import Root, Template, Variable, read_region, write_shards
 
 # The version of what turns a rival's files into daily means at sensors.
@@ -92,7 +92,7 @@ def find_files(name: str, rival: Rival, days: Times, cache: Cache) -> Files:
 
     Raises
     ------
-    deepprofile.storage.objects.MissingPath
+    deepprofile.storage.objects.MissingPathError
         Where there is nothing at the path.
     """
     how, wanted = reading_of(rival), set(days.astype(str).tolist())
@@ -125,11 +125,11 @@ def _listed(name: str, rival: Rival) -> list[Granule]:
     with told(path):
         fs, place = filesystem(path)
         if not is_pattern(path) and not fs.exists(place):
-            raise MissingPath(f"there is nothing at {path} for the rival {name}")
+            raise MissingPathError(f"there is nothing at {path} for the rival {name}")
         granules = [granule_of(str(entry["url"]), entry) for entry in listing(path)]
     kept = [g for g in granules if "/." not in g.url.replace(place, "", 1) and not holds_no_data(g.name)]
     if not kept:
-        raise MissingPath(f"there is no file at {path} for the rival {name}")
+        raise MissingPathError(f"there is no file at {path} for the rival {name}")
     return kept
 
 
@@ -258,7 +258,7 @@ class RivalBlock:
     cache: Cache
     url: str
 
-    def __call__(self, block: Block, given: Given) -> Outcome:
+    def __call__(self, block: Block, given: BlockInputs) -> Outcome:
         """See ``deepprofile.execution.blocks.Job``."""
         (start, stop), count = block.region[0], block.region[0][1] - block.region[0][0]
         latitude, longitude = (read_region(self.url, name, (slice(None),)) for name in ("latitude", "longitude"))
@@ -350,7 +350,7 @@ def plan(config: Config, root: Root, name: str, found: Found) -> StagePlan:
     cache = Cache(config.ingest.cache, config.ingest.cache_limit_bytes)
     try:
         files = find_files(name, rival, days, cache) if stations.sizes["sensor"] else Files({}, ())
-    except MissingPath as error:
+    except MissingPathError as error:
         # The profiles do not wait for what they are compared with.
         files = Files({}, (str(error),))
     needed = steps_needed(config.ingest.min_day_fraction, rival.steps_per_day)
@@ -372,10 +372,10 @@ def plan(config: Config, root: Root, name: str, found: Found) -> StagePlan:
     def base(block: Block) -> str:
         return fingerprint(setting, block.index)
 
-    def given(block: Block) -> Given:
-        return Given(files.of(days[slice(*block.region[0])]))
+    def given(block: Block) -> BlockInputs:
+        return BlockInputs(files.of(days[slice(*block.region[0])]))
 
-    by_day = DayMarks(marks, base)
+    by_day = DayFingerprints(marks, base)
     listed = job(config, name, stations.sizes["sensor"], compute, by_day.fingerprint, given)
     return StagePlan(
         f"validate/{store_name(name)}",

@@ -12,7 +12,7 @@ import numpy as np
 from deepprofile.config import Config, Period
 from deepprofile.sources.catalogue import Cache, find_granules
 from deepprofile.stages.stage import PlanError
-from deepprofile.storage.documents import FORMAT_KEY, DamagedDocument, Kinds, read_document, write_document
+from deepprofile.storage.documents import FORMAT_KEY, DamagedDocumentError, Kinds, read_document, write_document
 from deepprofile.storage.filesystems import join
 from deepprofile.storage.fingerprints import fingerprint
 from deepprofile.storage.stores import Root, exists, read_region
@@ -25,33 +25,35 @@ _REMADE: Final[Mapping[str, Kinds]] = {"mark": str, "wanted": bool}
 
 
 @dataclass(frozen=True)
-class Moment:
+class AsOf:
     """When a run takes place: what is missing is judged as of ``today``; days are wanted up to ``until``, where it is given."""
 
     today: np.datetime64
     until: np.datetime64 | None = None
 
     @classmethod
-    def now(cls, until: np.datetime64 | None = None) -> Moment:
+    def now(cls, until: np.datetime64 | None = None) -> AsOf:
         """Now (UTC)."""
         return cls(np.datetime64(dt.datetime.now(dt.UTC).date(), "D"), until)
 
 
 @dataclass(frozen=True)
-class Redone:
+class ReprocessRequests:
     """Days of a product that were done again on request, each request with its mark."""
 
     requests: tuple[tuple[np.datetime64, np.datetime64, str], ...]
 
     @classmethod
-    def read(cls, root: Root, product: str) -> Redone:
+    def read(cls, root: Root, product: str) -> ReprocessRequests:
         """Of a root."""
         url = join(root.url, REDONE)
         found = (read_document(url) or {}).get(product, ())
         try:
             return cls(tuple((np.datetime64(a, "D"), np.datetime64(b, "D"), str(mark)) for a, b, mark in found))
         except (ValueError, TypeError) as error:
-            raise DamagedDocument(f"{url} is damaged: its {product!r} is no list of first day, last day and mark") from error
+            raise DamagedDocumentError(
+                f"{url} is damaged: its {product!r} is no list of first day, last day and mark"
+            ) from error
 
     def of(self, day: np.datetime64) -> tuple[str, ...]:
         """Marks of the requests that concern a day."""
@@ -107,7 +109,7 @@ def extended(config: Config, root: Root, until: np.datetime64, stores: Iterable[
     ------
     deepprofile.stages.stage.PlanError
         Where there is no granule yet.
-    deepprofile.storage.objects.MissingPath
+    deepprofile.storage.objects.MissingPathError
         Where a folder of granules is not there.
     """
     start = np.datetime64(config.period.start, "D")

@@ -55,7 +55,7 @@ class PlanError(Exception):
 
 
 @dataclass(frozen=True)
-class Earlier:
+class PublishedBlock:
     """The published version of a block: its store, and which of the block's days are there as they would be computed now.
 
     ``length``: days of that store. ``details``: those of its record.
@@ -68,11 +68,11 @@ class Earlier:
 
 
 @dataclass(frozen=True)
-class Given:
+class BlockInputs:
     """What a block of a store along time is told: its own inputs, and what it can begin from."""
 
     inputs: Any = None
-    earlier: Earlier | None = None
+    earlier: PublishedBlock | None = None
 
     def fresh(self, count: int) -> list[int]:
         """Which of so many days have to be computed."""
@@ -81,7 +81,7 @@ class Given:
 
 
 @dataclass(frozen=True)
-class DayMarks:
+class DayFingerprints:
     """What the bytes of a store along time depend on.
 
     ``days``: a mark for each day, the same in all blocks. ``base``: of a block, all that its days have in common.
@@ -94,7 +94,7 @@ class DayMarks:
         """Of everything that the bytes of a block depend on."""
         return fingerprint(self.base(block), block.region[0], self.days[slice(*block.region[0])])
 
-    def earlier(self, block: Block, url: str, before: Sequence[str], old: Record | None) -> Earlier | None:
+    def earlier(self, block: Block, url: str, before: Sequence[str], old: Record | None) -> PublishedBlock | None:
         """What of a block can be taken from another version, whose days have the marks ``before``.
 
         Days of which an input could not be used are tried again.
@@ -107,7 +107,7 @@ class DayMarks:
             again = set(old.details.get("broken", ()))
             shared = range(start, min(stop, len(before)))
             same = tuple(d - start for d in shared if self.days[d] == before[d] and d - start not in again)
-        return Earlier(url, len(before), same, old.details)
+        return PublishedBlock(url, len(before), same, old.details)
 
 
 def spans(places: Sequence[int]) -> list[tuple[int, int]]:
@@ -128,8 +128,8 @@ class StagePlan:
     ``url`` is that of the version of the store that it makes. ``finish`` is given the record of every block when all are done;
     it returns sentences about inputs that were missing. ``notes`` returns, in the same way, what a user should know although
     nothing is missing: it changes no exit code. ``marks``: of a store along time, of which a block can be brought up to date
-    day by day; its blocks are given a ``Given``. ``summary``: what is to be remembered of the days. ``at_hand``: its blocks are
-    done by the driver, which alone holds what they are made of.
+    day by day; its blocks are given ``BlockInputs``. ``summary``: what is to be remembered of the days. ``at_hand``: its
+    blocks are done by the driver, which alone holds what they are made of.
     """
 
     stage: str
@@ -140,7 +140,7 @@ class StagePlan:
     url: str
     inputs: Mapping[str, Any] = field(default_factory=dict)
     finish: Callable[[Mapping[str, Record]], list[str]] | None = None
-    marks: DayMarks | None = None
+    marks: DayFingerprints | None = None
     summary: Callable[[Mapping[str, Record]], Mapping[str, Any]] | None = None
     notes: Callable[[Mapping[str, Record]], list[str]] | None = None
     at_hand: bool = False
@@ -294,7 +294,7 @@ def manifest_of(folder: str) -> dict[str, Any] | None:
 
     Raises
     ------
-    deepprofile.storage.documents.NewerDocument
+    deepprofile.storage.documents.NewerDocumentError
         Where a newer version of this software has written it.
     """
     return read_sound(join(folder, MANIFEST), _MANIFEST)
@@ -305,13 +305,13 @@ def days_document(root: Root, stage: str, version: str) -> dict[str, Any] | None
 
     Raises
     ------
-    deepprofile.storage.documents.NewerDocument
+    deepprofile.storage.documents.NewerDocumentError
         Where a newer version of this software has written it.
     """
     return read_sound(join(run_url(root, stage, version), DAYS), _DAYS)
 
 
-def day_marks_of(root: Root, stage: str, version: str) -> tuple[str, ...]:
+def day_fingerprints_of(root: Root, stage: str, version: str) -> tuple[str, ...]:
     """The marks of the days of a version; none where it was made before there were any."""
     return tuple((days_document(root, stage, version) or {}).get("marks", ()))
 
@@ -319,12 +319,12 @@ def day_marks_of(root: Root, stage: str, version: str) -> tuple[str, ...]:
 def with_earlier(plan: StagePlan, root: Root, version: str, previous: Mapping[str, Record]) -> Job:
     """The job of a plan whose blocks begin from what a published version holds."""
     marks, job, url = plan.marks, plan.job, root.version(plan.store, version)
-    before = day_marks_of(root, plan.stage, version)
+    before = day_fingerprints_of(root, plan.stage, version)
     if marks is None or not before or not _lies_alike(url, plan.template):
         return job
 
-    def inputs(block: Block) -> Given:
-        given = job.inputs(block) if job.inputs is not None else Given()
+    def inputs(block: Block) -> BlockInputs:
+        given = job.inputs(block) if job.inputs is not None else BlockInputs()
         return replace(given, earlier=marks.earlier(block, url, before, previous.get(block.name)))
 
     return replace(job, inputs=inputs)

@@ -5,15 +5,15 @@ Here belongs everything that talks to storage, repeats its requests and leaves o
 
 from deepprofile.storage.filesystems import filesystem, join, zarr_store
 from deepprofile.storage.lease import Lease
-from deepprofile.storage.objects import MissingPath
-from deepprofile.storage.retries import StorageUnavailable, retry_budget
+from deepprofile.storage.objects import MissingPathError
+from deepprofile.storage.retries import StorageUnavailableError, retry_budget
 from deepprofile.storage.stores import Root, StoreError, Template, Variable, read_region, write_shards
 
 __all__ = [
     "Lease",
-    "MissingPath",
+    "MissingPathError",
     "Root",
-    "StorageUnavailable",
+    "StorageUnavailableError",
     "StoreError",
     "Template",
     "Variable",

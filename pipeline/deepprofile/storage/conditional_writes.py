@@ -18,15 +18,15 @@ from fsspec.core import url_to_fs
 
 from deepprofile.storage.filesystems import CONNECT_SECONDS, READ_SECONDS, SEPARATOR, anonymous, is_gcs, is_local, local_path
 from deepprofile.storage.objects import read_bytes, write_bytes
-from deepprofile.storage.retries import patiently_sync
+from deepprofile.storage.retries import retry_sync
 
 
-class Overtaken(Exception):
+class PreconditionFailedError(Exception):
     """An object is no longer what it was when it was read: somebody else has replaced it."""
 
 
 @dataclass(frozen=True)
-class Stamped:
+class VersionedObject:
     """An object as it was read: its content (None: there was none), what tells it from every later one, and when it was
     written, in seconds, by the clock of the storage."""
 
@@ -35,25 +35,25 @@ class Stamped:
     written: float = 0.0
 
 
-def read_stamped(url: str) -> Stamped:
+def read_versioned(url: str) -> VersionedObject:
     """An object with its generation."""
     return _conditional(url).read(url)
 
 
-def replace(url: str, content: bytes, generation: Any) -> Stamped:
+def replace(url: str, content: bytes, generation: Any) -> VersionedObject:
     """Write an object if it is still of this generation.
 
     Where the answer of the storage was lost, the object is read back: what is there may be what was written.
 
     Raises
     ------
-    Overtaken
+    PreconditionFailedError
         Where it is of another generation by now.
     """
     conditional = _conditional(url)
     try:
         return conditional.replace(url, content, generation)
-    except Overtaken:
+    except PreconditionFailedError:
         found = conditional.read(url)
         if found.content == content:
             return found
@@ -79,7 +79,7 @@ def update(url: str, change: Callable[[bytes | None], bytes]) -> None:
         try:
             conditional.replace(url, content, found.generation)
             return
-        except Overtaken:
+        except PreconditionFailedError:
             continue
 
 
@@ -115,19 +115,19 @@ class _Local:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
-    def read(self, url: str) -> Stamped:
+    def read(self, url: str) -> VersionedObject:
         try:
             with open(local_path(url), "rb") as file:
                 state, content = os.fstat(file.fileno()), file.read()
                 # Inodes are used again, and times have the step of the kernel's clock: what is written names its writer.
-                return Stamped(content, (state.st_ino, state.st_mtime_ns, content), state.st_mtime)
+                return VersionedObject(content, (state.st_ino, state.st_mtime_ns, content), state.st_mtime)
         except FileNotFoundError:
-            return Stamped(None, 0)
+            return VersionedObject(None, 0)
 
-    def replace(self, url: str, content: bytes, generation: Any) -> Stamped:
+    def replace(self, url: str, content: bytes, generation: Any) -> VersionedObject:
         with self._locked(local_path(url)):
             if self.read(url).generation != generation:
-                raise Overtaken(url)
+                raise PreconditionFailedError(url)
             write_bytes(url, content)
             return self.read(url)
 
@@ -144,19 +144,19 @@ class _Memory:
 
     _lock = threading.Lock()
 
-    def read(self, url: str) -> Stamped:
+    def read(self, url: str) -> VersionedObject:
         fs, path = url_to_fs(url)
         try:
             written = fs.modified(path).timestamp()
             content = fs.cat_file(path)
-            return Stamped(content, (written, id(fs.store[path]), content), written)
+            return VersionedObject(content, (written, id(fs.store[path]), content), written)
         except FileNotFoundError:
-            return Stamped(None, 0)
+            return VersionedObject(None, 0)
 
-    def replace(self, url: str, content: bytes, generation: Any) -> Stamped:
+    def replace(self, url: str, content: bytes, generation: Any) -> VersionedObject:
         with self._lock:
             if self.read(url).generation != generation:
-                raise Overtaken(url)
+                raise PreconditionFailedError(url)
             write_bytes(url, content)
             return self.read(url)
 
@@ -177,16 +177,16 @@ class _Gcs:
         bucket, _, name = url.split("://", 1)[1].partition(SEPARATOR)
         return self._client(os.environ.get("STORAGE_EMULATOR_HOST"), anonymous()).bucket(bucket).blob(name)
 
-    def read(self, url: str) -> Stamped:
+    def read(self, url: str) -> VersionedObject:
         from google.api_core import exceptions
 
-        def attempt() -> Stamped:
+        def attempt() -> VersionedObject:
             while True:
                 blob = self._blob(url)
                 try:
                     blob.reload(retry=None, timeout=(CONNECT_SECONDS, READ_SECONDS))
                 except exceptions.NotFound:
-                    return Stamped(None, 0)
+                    return VersionedObject(None, 0)
                 try:
                     # A handle without the link that the metadata hold: an emulator may name a host of its own there.
                     content = self._blob(url).download_as_bytes(
@@ -195,14 +195,14 @@ class _Gcs:
                 except (exceptions.NotFound, exceptions.PreconditionFailed):
                     # Replaced in between.
                     continue
-                return Stamped(content, blob.generation, blob.updated.timestamp())
+                return VersionedObject(content, blob.generation, blob.updated.timestamp())
 
-        return patiently_sync(attempt)
+        return retry_sync(attempt)
 
-    def replace(self, url: str, content: bytes, generation: Any) -> Stamped:
+    def replace(self, url: str, content: bytes, generation: Any) -> VersionedObject:
         from google.api_core import exceptions
 
-        def attempt() -> Stamped:
+        def attempt() -> VersionedObject:
             blob = self._blob(url)
             blob.upload_from_string(
                 content,
@@ -211,12 +211,12 @@ class _Gcs:
                 retry=None,
                 timeout=(CONNECT_SECONDS, READ_SECONDS),
             )
-            return Stamped(content, blob.generation, blob.updated.timestamp())
+            return VersionedObject(content, blob.generation, blob.updated.timestamp())
 
         try:
-            return patiently_sync(attempt)
+            return retry_sync(attempt)
         except exceptions.PreconditionFailed as error:
-            raise Overtaken(url) from error
+            raise PreconditionFailedError(url) from error
 
     def time(self, url: str) -> float:
         def attempt() -> float:
@@ -224,7 +224,7 @@ class _Gcs:
             blob.upload_from_string(b"", retry=None, timeout=(CONNECT_SECONDS, READ_SECONDS))
             return float(blob.updated.timestamp())
 
-        return patiently_sync(attempt)
+        return retry_sync(attempt)
 
 
 _LOCAL, _MEMORY, _GCS = _Local(), _Memory(), _Gcs()

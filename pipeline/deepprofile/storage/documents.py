@@ -26,11 +26,11 @@ class DocumentError(Exception):
     """A document that cannot be used; the message says why, and what to do."""
 
 
-class DamagedDocument(DocumentError):
+class DamagedDocumentError(DocumentError):
     """A document that is cut, or is not what its name says."""
 
 
-class NewerDocument(DocumentError):
+class NewerDocumentError(DocumentError):
     """A document that a newer version of this software has written."""
 
 
@@ -50,28 +50,28 @@ def parse(url: str, content: bytes, required: Mapping[str, Kinds] | None = None,
 
     Raises
     ------
-    DamagedDocument, NewerDocument
+    DamagedDocumentError, NewerDocumentError
         See there.
     """
     try:
         found = json.loads(content)
     except ValueError as error:
-        raise DamagedDocument(f"{url} is damaged: it holds {len(content)} bytes that are not JSON ({error})") from error
+        raise DamagedDocumentError(f"{url} is damaged: it holds {len(content)} bytes that are not JSON ({error})") from error
     if not isinstance(found, dict):
-        raise DamagedDocument(f"{url} is damaged: it holds a JSON {type(found).__name__} instead of an object")
+        raise DamagedDocumentError(f"{url} is damaged: it holds a JSON {type(found).__name__} instead of an object")
     made = found.get(key, 0)
     if not isinstance(made, int) or isinstance(made, bool):
-        raise DamagedDocument(f"{url} is damaged: its {key!r} is {made!r} instead of a number")
+        raise DamagedDocumentError(f"{url} is damaged: its {key!r} is {made!r} instead of a number")
     if made > FORMAT:
-        raise NewerDocument(
+        raise NewerDocumentError(
             f"{url} has format {made}, which a newer version of deepprofile has written; this one reads up to format {FORMAT}: "
             "use the newer version on this root, or choose another root"
         )
     for name, kinds in (required or {}).items():
         if name not in found:
-            raise DamagedDocument(f"{url} is damaged: it lacks {name!r}")
+            raise DamagedDocumentError(f"{url} is damaged: it lacks {name!r}")
         if not isinstance(found[name], kinds):
-            raise DamagedDocument(f"{url} is damaged: its {name!r} is {str(found[name])[:60]!r}")
+            raise DamagedDocumentError(f"{url} is damaged: its {name!r} is {str(found[name])[:60]!r}")
     return found
 
 
@@ -80,7 +80,7 @@ def read_document(url: str, required: Mapping[str, Kinds] | None = None, key: st
 
     Raises
     ------
-    DamagedDocument, NewerDocument
+    DamagedDocumentError, NewerDocumentError
         See ``parse``.
     """
     content = read_bytes(url)
@@ -92,12 +92,12 @@ def read_sound(url: str, required: Mapping[str, Kinds] | None = None) -> dict[st
 
     Raises
     ------
-    NewerDocument
+    NewerDocumentError
         See ``parse``.
     """
     try:
         return read_document(url, required)
-    except DamagedDocument as error:
+    except DamagedDocumentError as error:
         log.warning("%s; it is left out of account", error)
         return None
 

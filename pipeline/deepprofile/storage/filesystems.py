@@ -10,7 +10,7 @@ import fsspec
 from fsspec.core import url_to_fs
 from zarr.storage import FsspecStore, LocalStore, StoreLike
 
-from deepprofile.storage.retries import patiently
+from deepprofile.storage.retries import retry_async
 
 SEPARATOR: Final = "/"
 CONNECT_SECONDS: Final = 10.0
@@ -56,10 +56,10 @@ def _patient_gcs() -> type[Any]:
         """gcsfs, with our patience in place of its own: one budget a block, and every repetition is counted."""
 
         async def _request(self, *args: Any, **kwargs: Any) -> Any:
-            return await patiently(lambda: GCSFileSystem._request.__wrapped__(self, *args, **kwargs))
+            return await retry_async(lambda: GCSFileSystem._request.__wrapped__(self, *args, **kwargs))
 
         async def _get_file_request(self, *args: Any, **kwargs: Any) -> Any:
-            return await patiently(lambda: GCSFileSystem._get_file_request.__wrapped__(self, *args, **kwargs))
+            return await retry_async(lambda: GCSFileSystem._get_file_request.__wrapped__(self, *args, **kwargs))
 
         @staticmethod
         def close_session(loop: Any, session: Any, asynchronous: bool = False) -> None:

@@ -22,8 +22,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
-from deepprofile.storage.conditional_writes import Overtaken, Stamped, read_stamped, replace, storage_time
-from deepprofile.storage.documents import FORMAT, FORMAT_KEY, DamagedDocument, Kinds, parse
+from deepprofile.storage.conditional_writes import (
+    PreconditionFailedError,
+    VersionedObject,
+    read_versioned,
+    replace,
+    storage_time,
+)
+from deepprofile.storage.documents import FORMAT, FORMAT_KEY, DamagedDocumentError, Kinds, parse
 from deepprofile.storage.filesystems import join
 from deepprofile.storage.objects import as_json
 from deepprofile.storage.retries import retry_budget
@@ -51,11 +57,11 @@ _FIELDS: Final[Mapping[str, Kinds]] = {
 }
 
 
-class LeaseHeld(Exception):
+class LeaseHeldError(Exception):
     """Another run is at work on the root; the message names it."""
 
 
-class LeaseLost(Exception):
+class LeaseLostError(Exception):
     """Another run has taken the root over: this one must not publish."""
 
 
@@ -121,8 +127,8 @@ class Lease:
         self._root, self._duration, self._on_wait, self._clock = root, duration, on_wait, clock
         self._incarnation = uuid.uuid4().hex
         self._renewals = 0
-        self._latest: Stamped = Stamped(None, 0)
-        self._fence: Stamped = Stamped(None, 0)
+        self._latest: VersionedObject = VersionedObject(None, 0)
+        self._fence: VersionedObject = VersionedObject(None, 0)
         # What the guarded object holds, as far as this process knows.
         self._body: dict[str, Any] = {}
         # What was to be written to it without an answer yet.
@@ -148,7 +154,7 @@ class Lease:
 
         Raises
         ------
-        LeaseHeld
+        LeaseHeldError
             Where its holder renews it meanwhile, and so is alive.
         deepprofile.storage.documents.DocumentError
             Where the guarded object is damaged, or either object is of a newer format.
@@ -168,16 +174,16 @@ class Lease:
 
         Raises
         ------
-        LeaseHeld, deepprofile.storage.documents.DocumentError
+        LeaseHeldError, deepprofile.storage.documents.DocumentError
             See ``acquire``.
         """
         while True:
-            found = read_stamped(self._url)
+            found = read_versioned(self._url)
             held = _parse(self._url, found.content)
             if held is not None and not self._may_take(held):
                 seen = (held["incarnation"], held["renewals"])
                 if self._seen is not None and seen != self._seen:
-                    raise LeaseHeld(
+                    raise LeaseHeldError(
                         f"{self._root} is in use by the run {held['run']} ({held['process']}), which has just renewed its "
                         "lease: wait until it has ended, or choose another root"
                     )
@@ -192,7 +198,7 @@ class Lease:
                     return float(left)
             try:
                 self._write(found, released=False)
-            except Overtaken:
+            except PreconditionFailedError:
                 # Another run was faster: look again at who holds it now.
                 continue
             if self._move_fence():
@@ -201,7 +207,7 @@ class Lease:
     def _may_take(self, held: dict[str, Any]) -> bool:
         return bool(held["released"]) or held["run"] == self.holder.run or _has_ended(held["process"])
 
-    def _write(self, before: Stamped, *, released: bool) -> None:
+    def _write(self, before: VersionedObject, *, released: bool) -> None:
         began = self._clock()
         document = {
             FORMAT_KEY: FORMAT,
@@ -215,10 +221,10 @@ class Lease:
         content = as_json(document)
         try:
             self._latest = replace(self._url, content, before.generation)
-        except Overtaken:
+        except PreconditionFailedError:
             # By ourselves, perhaps: by a write whose answer was given up. Or it was removed or damaged by hand: then it is
             # still ours unless somebody has had it meanwhile, and so moved the fence.
-            found = read_stamped(self._url)
+            found = read_versioned(self._url)
             held = _parse(self._url, found.content)
             if held is None or held["incarnation"] == NOBODY:
                 if not self._fence_is_ours():
@@ -234,12 +240,12 @@ class Lease:
         Whether the lease was still ours afterwards. Who takes it later moves the fence later too, and so past ours.
         """
         while True:
-            found = read_stamped(self._guarded)
+            found = read_versioned(self._guarded)
             body = {} if found.content is None else parse(self._guarded, found.content, key=GUARDED_FORMAT_KEY)
             self._body = {name: value for name, value in body.items() if not name.startswith(OURS)}
             try:
                 self._fence = replace(self._guarded, self._signed(self._body), found.generation)
-            except Overtaken:
+            except PreconditionFailedError:
                 if not self._is_ours():
                     return False
                 continue
@@ -251,19 +257,19 @@ class Lease:
 
     def _is_ours(self) -> bool:
         """Whether the lease is ours, by looking."""
-        held = _parse(self._url, read_stamped(self._url).content)
+        held = _parse(self._url, read_versioned(self._url).content)
         return held is not None and held["incarnation"] == self._incarnation
 
     def _fence_is_ours(self) -> bool:
         """Whether nobody has taken the lease since we did, by looking."""
-        content = read_stamped(self._guarded).content
+        content = read_versioned(self._guarded).content
         found = {} if content is None else parse(self._guarded, content, key=GUARDED_FORMAT_KEY)
         return bool(found.get(HELD_BY_KEY) == self._incarnation)
 
     def _new_holder(self) -> str:
         """Who has the lease now, for a message."""
         with suppress(Exception):
-            held = _parse(self._url, read_stamped(self._url).content)
+            held = _parse(self._url, read_versioned(self._url).content)
             return str(held["run"]) if held is not None else "somebody who removed it"
         return "another run"
 
@@ -279,7 +285,7 @@ class Lease:
         try:
             with retry_budget(self._duration / 3):
                 self._write(self._latest, released=False)
-        except Overtaken:
+        except PreconditionFailedError:
             self._lost = self._new_holder()
             log.error("the lease on %s was taken over by %s", self._root, self._lost)
             return False
@@ -293,7 +299,7 @@ class Lease:
 
         Raises
         ------
-        LeaseLost
+        LeaseLostError
             Where another run has taken it over, or could have by now.
         """
         if self._lost is None and self._clock() - self._renewed > self._duration:
@@ -301,10 +307,10 @@ class Lease:
             with self._lock:
                 try:
                     self._write(self._latest, released=False)
-                except Overtaken:
+                except PreconditionFailedError:
                     self._lost = self._new_holder()
         if self._lost is not None:
-            raise LeaseLost(
+            raise LeaseLostError(
                 f"the lease on {self._root} was taken over by {self._lost} while this run could not renew it: nothing was "
                 "published; run it again to go on from what is recorded"
             )
@@ -314,7 +320,7 @@ class Lease:
 
         Raises
         ------
-        LeaseLost
+        LeaseLostError
             Where another run has taken the lease over, even if this process has not noticed yet; or where the guarded object
             was changed by hand.
         """
@@ -325,7 +331,7 @@ class Lease:
                 self._fence = replace(self._guarded, self._signed(body), self._fence.generation)
                 self._body, self._sent = dict(body), []
                 return
-            except Overtaken:
+            except PreconditionFailedError:
                 if not self._is_ours():
                     self._lost = self._new_holder()
                     continue
@@ -335,7 +341,7 @@ class Lease:
             if not self._move_fence():
                 self._lost = self._new_holder()
             elif self._body not in ours:
-                raise LeaseLost(
+                raise LeaseLostError(
                     f"{self._guarded} was changed by hand while this run was at work: nothing was published; run it again to "
                     "go on from what is recorded"
                 )
@@ -343,7 +349,7 @@ class Lease:
     def release(self) -> None:
         """Give the lease back, if it is still ours."""
         self._over.set()
-        with self._lock, suppress(Overtaken):
+        with self._lock, suppress(PreconditionFailedError):
             if self._lost is None and self._latest.content is not None:
                 self._renewals += 1
                 self._write(self._latest, released=True)
@@ -355,7 +361,7 @@ def _parse(url: str, content: bytes | None) -> dict[str, Any] | None:
         return None
     try:
         return parse(url, content, _FIELDS)
-    except DamagedDocument as error:
+    except DamagedDocumentError as error:
         log.warning("%s", error)
         return {
             "run": "unknown",
@@ -372,7 +378,7 @@ def live_holder(root: str) -> str | None:
 
     For people: it only reads, and so has to go by the clock of this machine.
     """
-    found = read_stamped(join(root, LEASE))
+    found = read_versioned(join(root, LEASE))
     held = _parse(join(root, LEASE), found.content)
     if held is None or held["released"] or _has_ended(held["process"]):
         return None

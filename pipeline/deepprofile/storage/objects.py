@@ -16,14 +16,14 @@ from typing import Any, Final
 
 from deepprofile.storage.filesystems import REQUESTER_PAYS, SEPARATOR, filesystem, is_local, join, local_path
 from deepprofile.storage.redaction import redacted, without_secrets
-from deepprofile.storage.retries import StorageUnavailable
+from deepprofile.storage.retries import StorageUnavailableError
 
 # Objects that are read at the same time.
 READERS: Final = 16
 _WILDCARDS: Final = "*?["
 
 
-class MissingPath(FileNotFoundError):
+class MissingPathError(FileNotFoundError):
     """There is nothing at a path or URL that the user has named; the message says where, and what it is for."""
 
 
@@ -87,7 +87,7 @@ def exists(url: str) -> bool:
     return bool(fs.exists(path))
 
 
-def names_below(url: str) -> list[str]:
+def list_children(url: str) -> list[str]:
     """Names, sorted, of the objects and folders directly below a URL; none where there is no such folder."""
     fs, path = filesystem(url)
     try:
@@ -165,12 +165,12 @@ def told(url: str) -> Iterator[None]:
 
     Raises
     ------
-    StorageUnavailable
+    StorageUnavailableError
         In place of everything but FileNotFoundError.
     """
     try:
         yield
-    except (FileNotFoundError, StorageUnavailable):
+    except (FileNotFoundError, StorageUnavailableError):
         raise
     except Exception as error:
         lines = [line.strip() for line in without_secrets(str(error)).splitlines() if line.strip()]
@@ -188,7 +188,7 @@ def told(url: str) -> Iterator[None]:
             cause += (
                 " (s3:// needs credentials of its own in the environment; or let 'download' fetch the granules into a folder)"
             )
-        raise StorageUnavailable(f"{without_secrets(url)} cannot be read: {cause}") from error
+        raise StorageUnavailableError(f"{without_secrets(url)} cannot be read: {cause}") from error
 
 
 def is_pattern(url: str) -> bool:
@@ -264,7 +264,7 @@ def as_local(url: str) -> Iterator[Path]:
 
     Raises
     ------
-    MissingPath
+    MissingPathError
         Where there is nothing at the URL.
     """
     if is_local(url):
@@ -272,7 +272,7 @@ def as_local(url: str) -> Iterator[Path]:
         return
     fs, path = filesystem(url)
     if not fs.exists(path):
-        raise MissingPath(f"there is nothing at {url}")
+        raise MissingPathError(f"there is nothing at {url}")
     with tempfile.TemporaryDirectory(prefix="deepprofile-") as folder:
         if fs.isdir(path):
             fs.get(path.rstrip(SEPARATOR) + SEPARATOR, folder + SEPARATOR, recursive=True)

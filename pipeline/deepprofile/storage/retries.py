@@ -25,7 +25,7 @@ LONGEST_PAUSE_SECONDS: Final = 16.0
 _TRANSIENT_CODES: Final = {408, 429, 500, 502, 503, 504}
 
 
-class StorageUnavailable(Exception):
+class StorageUnavailableError(Exception):
     """Object storage did not answer within the budget of the block; the message says what it said last."""
 
 
@@ -87,7 +87,7 @@ def pause_seconds(number: int) -> float:
 
 def is_transient(error: BaseException) -> bool:
     """Whether the same request may succeed in a moment: 408, 429, 5xx, a lost connection, a timeout, a damaged answer."""
-    if isinstance(error, (FileNotFoundError, FileExistsError, PermissionError, StorageUnavailable)):
+    if isinstance(error, (FileNotFoundError, FileExistsError, PermissionError, StorageUnavailableError)):
         return False
     if isinstance(error, (TimeoutError, asyncio.TimeoutError, ConnectionError)):
         return True
@@ -130,21 +130,21 @@ def _lost_connections() -> tuple[type[BaseException], ...]:
     return tuple(kinds)
 
 
-def _unavailable(budget: RetryBudget, error: BaseException) -> StorageUnavailable:
-    return StorageUnavailable(
+def _unavailable(budget: RetryBudget, error: BaseException) -> StorageUnavailableError:
+    return StorageUnavailableError(
         f"object storage has not answered for {budget.seconds:.0f} s ({budget.retries} repeated requests); the last answer: "
         f"{type(error).__name__}: {without_secrets(str(error))[:300]}"
     )
 
 
-class _Patience:
+class _RetryLoop:
     """The attempts of one request; a context manager."""
 
     def __init__(self) -> None:
         self._budget = _budget.get() or RetryBudget(RETRY_SECONDS)
         self._number = 0
 
-    def __enter__(self) -> _Patience:
+    def __enter__(self) -> _RetryLoop:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -165,15 +165,15 @@ class _Patience:
         return pause
 
 
-async def patiently(attempt: Callable[[], Awaitable[T]]) -> T:
+async def retry_async(attempt: Callable[[], Awaitable[T]]) -> T:
     """Repeat a request that fails for a moment, as long as the budget of the block lasts.
 
     Raises
     ------
-    StorageUnavailable
+    StorageUnavailableError
         Where the budget is used up.
     """
-    with _Patience() as patience:
+    with _RetryLoop() as patience:
         while True:
             try:
                 return await attempt()
@@ -182,9 +182,9 @@ async def patiently(attempt: Callable[[], Awaitable[T]]) -> T:
             await asyncio.sleep(pause)
 
 
-def patiently_sync(attempt: Callable[[], T]) -> T:
+def retry_sync(attempt: Callable[[], T]) -> T:
     """The same for a function that blocks."""
-    with _Patience() as patience:
+    with _RetryLoop() as patience:
         while True:
             try:
                 return attempt()
@@ -193,5 +193,5 @@ def patiently_sync(attempt: Callable[[], T]) -> T:
             time.sleep(pause)
 
 
-class Hopeless(Exception):
+class NonRetryableError(Exception):
     """What a block raises where another attempt would end in the same way."""

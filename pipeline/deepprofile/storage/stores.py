@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from zarr.codecs import ZstdCodec
 from zarr.errors import ContainsArrayError, ContainsGroupError
 
-from deepprofile.storage.documents import DamagedDocument, read_document
+from deepprofile.storage.documents import DamagedDocumentError, read_document
 from deepprofile.storage.filesystems import filesystem, is_local, join, local_path, zarr_store
 from deepprofile.storage.lease import DURATION_SECONDS, GUARDED_FORMAT_KEY, OURS, Lease
 from deepprofile.storage.objects import exists as object_exists
@@ -221,9 +221,9 @@ class Root:
             versions = {store: version for store, version in found.items() if not store.startswith(OURS)}
             for store, version in versions.items():
                 if not isinstance(version, str) or not version:
-                    raise DamagedDocument(f"{url} is damaged: the version of {store} is {version!r}")
-        except DamagedDocument as error:
-            raise DamagedDocument(
+                    raise DamagedDocumentError(f"{url} is damaged: the version of {store} is {version!r}")
+        except DamagedDocumentError as error:
+            raise DamagedDocumentError(
                 f"{error}; what was published last is said under 'current' in the newest file below "
                 f"{join(self.url, 'publications')}: write that into the pointer"
             ) from error
@@ -260,7 +260,7 @@ class Root:
         ------
         StoreError
             Where a version has fewer days than the one that readers see now.
-        LeaseLost
+        LeaseLostError
             Where another run has taken the root over.
         """
         lease.check()

@@ -77,7 +77,7 @@ def test_regular_latitudes_and_longitudes_run_either_way(tmp_path, lat, lon):
 
 def test_longitudes_may_pass_180_on_their_way_round_the_earth():
     grid = regular_grid("map.nc", np.arange(-89.5, 90.0), np.r_[np.arange(0.5, 180.0), np.arange(-179.5, 0.0)])
-    assert grid.goes_round
+    assert grid.is_global
     assert (grid.west, grid.dx, grid.north, grid.dy) == (0.0, 1.0, -90.0, 1.0)
 
 

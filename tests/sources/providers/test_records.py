@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 from deepprofile.grids.grids import ERA5_LAND_01, by_name
-from deepprofile.sources.providers import DownloadError, Offer
+from deepprofile.sources.providers import DownloadError, RemoteGranule
 from deepprofile.sources.providers.earthdata import _offer
 from deepprofile.sources.providers.provider import Document, check
 from deepprofile.stages.download import cells_of
@@ -75,7 +75,7 @@ def test_size_and_checksum_are_those_of_the_file_itself(about, size, checksum):
 def test_a_document_in_place_of_data_is_told(tmp_path, content, said):
     (tmp_path / NAME).write_bytes(content)
     with pytest.raises(DownloadError, match=f"{NAME}: {said}"):
-        check(Offer(NAME, size=1000), tmp_path / NAME)
+        check(RemoteGranule(NAME, size=1000), tmp_path / NAME)
 
 
 def test_data_are_no_document():

@@ -3,7 +3,7 @@
 from typing import Final
 
 from deepprofile.sources.products.era5_land import Era5Land
-from deepprofile.sources.products.files import DayNotHeld, GranuleError
+from deepprofile.sources.products.files import DayNotHeldError, GranuleError
 from deepprofile.sources.products.gldas_noah import GldasNoah
 from deepprofile.sources.products.granule import GranuleName, Latency, Layer, Outage, Product, Steps, are_alike
 from deepprofile.sources.products.smap_l3 import M36, SmapL3
@@ -16,7 +16,7 @@ VARIANTS: Final[dict[tuple[str, str], Product]] = {(M36.name, M36.grid.name): M3
 __all__ = [
     "PRODUCTS",
     "VARIANTS",
-    "DayNotHeld",
+    "DayNotHeldError",
     "GranuleError",
     "GranuleName",
     "Latency",

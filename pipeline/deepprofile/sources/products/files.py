@@ -29,7 +29,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from deepprofile.storage.filesystems import zarr_store
-from deepprofile.storage.retries import StorageUnavailable, is_transient
+from deepprofile.storage.retries import StorageUnavailableError, is_transient
 
 Index = tuple[slice, ...]
 
@@ -59,7 +59,7 @@ class GranuleError(Exception):
     """A granule that cannot be used; the message names the file and says why."""
 
 
-class DayNotHeld(GranuleError):
+class DayNotHeldError(GranuleError):
     """A day that a granule does not hold, although its name says so."""
 
 
@@ -355,7 +355,7 @@ def reading(name: str, path: Path | None) -> Iterator[None]:
 
 def _pass_on(error: Exception) -> None:
     """What is no fault of the granule stays what it is: storage that does not answer, which is asked again."""
-    if isinstance(error, StorageUnavailable) or (is_transient(error) and not isinstance(error, EOFError)):
+    if isinstance(error, StorageUnavailableError) or (is_transient(error) and not isinstance(error, EOFError)):
         raise error
 
 

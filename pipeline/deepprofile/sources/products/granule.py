@@ -31,7 +31,7 @@ from deepprofile.sources.products.decoding import (
 )
 from deepprofile.sources.products.fields import FieldReader, TimeAxis
 from deepprofile.sources.products.files import (
-    DayNotHeld,
+    DayNotHeldError,
     GranuleError,
     GranuleFile,
     JoinedFile,
@@ -180,8 +180,8 @@ class Part:
 class Product(ABC):
     """A soil-moisture product: its layers, its grid, and what its variables are called.
 
-    ``steps_per_day``: time steps that a day has, the first of them ``first_step_minutes`` after midnight; ``gapless``: whether
-    every granule holds values everywhere on land (a model, not a swath); ``latency_days``: after how many days a granule is to
+    ``steps_per_day``: time steps that a day has, the first of them ``first_step_minutes`` after midnight;
+    ``spatially_complete``: whether every granule holds values everywhere on land (a model, not a swath); ``latency_days``: after how many days a granule is to
     be expected, ``final_latency_days``: after how many its final version, where provisional ones come first.
 
     ``variables``: of each layer, the names that its variable may have, in the unit ``unit`` (``m3 m-3`` or ``kg m-2``).
@@ -198,7 +198,7 @@ class Product(ABC):
     snow: ClassVar[tuple[str, ...]] = ()
     steps_per_day: ClassVar[int]
     first_step_minutes: ClassVar[int] = 0
-    gapless: ClassVar[bool] = True
+    spatially_complete: ClassVar[bool] = True
     latency_days: ClassVar[int]
     final_latency_days: ClassVar[int | None] = None
     valid_range: ClassVar[tuple[float, float]] = (0.0, 0.9)
@@ -434,7 +434,7 @@ class Product(ABC):
         if not some:
             known = every[~np.isnat(every)].astype("datetime64[D]")
             held = f"{known.min()} to {known.max()}" if known.size else "no day"
-            raise DayNotHeld(f"{name} is for {days[0]} to {days[-1]} by its name, but holds {held}")
+            raise DayNotHeldError(f"{name} is for {days[0]} to {days[-1]} by its name, but holds {held}")
         return self._read(some[0], window) if len(some) == 1 else self._read_joined(some, window)
 
     def _read_joined(self, parts: Sequence[Part], window: Grid) -> Steps:
@@ -563,7 +563,7 @@ class Product(ABC):
         may, in a desert; where the same cell is moist or missing at another hour of the day, or moist above, a zero is a hole
         too, and becomes NaN, in place.
         """
-        if not self.gapless:
+        if not self.spatially_complete:
             return
         low, high = self.valid_range
         with np.errstate(invalid="ignore"):

@@ -62,7 +62,7 @@ class SmapL3(Product):
         tuple(name for group, end in _PASSES for name in _names(group, f"soil_moisture{end}")),
     )
     steps_per_day: ClassVar[int] = 1
-    gapless: ClassVar[bool] = False
+    spatially_complete: ClassVar[bool] = False
     latency_days: ClassVar[int] = 3
     valid_range: ClassVar[tuple[float, float]] = (0.02, 0.5)
     tolerance_minutes: ClassVar[int] = 36 * 60

@@ -31,9 +31,9 @@ from deepprofile.sources.providers.provider import (
     CredentialsError,
     Document,
     DownloadError,
-    Memory,
-    Offer,
     Provider,
+    RemoteGranule,
+    RequestStore,
     check,
 )
 from deepprofile.storage.redaction import hold, without_secrets
@@ -79,7 +79,7 @@ class Cds(Provider):
 
     lists: ClassVar[bool] = False
 
-    def find(self, days: Sequence[np.datetime64], box: Box, provisional_after: np.datetime64) -> list[Offer]:
+    def find(self, days: Sequence[np.datetime64], box: Box, provisional_after: np.datetime64) -> list[RemoteGranule]:
         """See ``Provider.find``; what is there is not known before it is asked for."""
         months: dict[str, list[str]] = defaultdict(list)
         for day in sorted(days):
@@ -97,7 +97,7 @@ class Cds(Provider):
                     offers.append(self._offer([text], box, revision))
         return offers
 
-    def _offer(self, days: Sequence[str], box: Box, revision: str) -> Offer:
+    def _offer(self, days: Sequence[str], box: Box, revision: str) -> RemoteGranule:
         west, south, east, north = box
         request: dict[str, Any] = {
             "variable": list(VARIABLES),
@@ -111,9 +111,9 @@ class Cds(Provider):
         if east - west < _ROUND_DEGREES - 1e-6 or north - south < _POLE_TO_POLE_DEGREES - 1e-6:
             request["area"] = [north, west, south, east]
         stamp = days[0].replace("-", "") if len(days) == 1 else days[0][:7].replace("-", "")
-        return Offer(f"era5_land_{stamp}.nc", {"request": request}, revision=revision)
+        return RemoteGranule(f"era5_land_{stamp}.nc", {"request": request}, revision=revision)
 
-    def fetch(self, offer: Offer, target: Path, memory: Memory) -> None:
+    def fetch(self, offer: RemoteGranule, target: Path, memory: RequestStore) -> None:
         """See ``Provider.fetch``."""
         fetch = _Fetch(self.collection, self._client(), offer, memory)
         parts = fetch.parts(dict(offer.source["request"]), target)
@@ -152,14 +152,14 @@ class Cds(Provider):
         return client.client
 
 
-class _TooLarge(Exception):
+class _TooLargeError(Exception):
     """A request that the store finds too large; the message is the store's."""
 
 
 class _Fetch:
     """One attempt at an offer: its request, or the parts of it that the store takes."""
 
-    def __init__(self, collection: str, client: Any, offer: Offer, memory: Memory) -> None:
+    def __init__(self, collection: str, client: Any, offer: RemoteGranule, memory: RequestStore) -> None:
         self._collection, self._client, self._offer, self._memory = collection, client, offer, memory
         self._began = time.monotonic()
         # The identifier of each request that is under way, by what it asks for.
@@ -175,12 +175,12 @@ class _Fetch:
             path = target.with_name(f"{target.name}.{len(files)}")
             try:
                 self._told(lambda part=part, remote=remote, path=path: self._fetched(part, remote, path))
-            except _TooLarge as error:
+            except _TooLargeError as error:
                 # Some of these are told only when the store has begun to work on them.
                 waiting[:0] = [each for half in self._halves(part, error) for each in self._submitted(half)]
                 continue
             _unpacked(path, self._offer)
-            check(Offer(self._offer.name), path)
+            check(RemoteGranule(self._offer.name), path)
             files.append(path)
         return files
 
@@ -188,10 +188,10 @@ class _Fetch:
         """The request, or its parts, each with what stands in the queue for it."""
         try:
             return [(request, self._told(lambda: self._taken_up(request)))]
-        except _TooLarge as error:
+        except _TooLargeError as error:
             return [each for half in self._halves(request, error) for each in self._submitted(half)]
 
-    def _halves(self, request: Mapping[str, Any], error: _TooLarge) -> list[dict[str, Any]]:
+    def _halves(self, request: Mapping[str, Any], error: _TooLargeError) -> list[dict[str, Any]]:
         for key in ("day", "variable"):
             values = list(request[key])
             if len(values) > 1:
@@ -226,7 +226,7 @@ class _Fetch:
         except ProcessingFailedError as error:
             text = " ".join(str(error).split()) or "no reason"
             if _TOO_LARGE.search(text):
-                raise _TooLarge(text) from error
+                raise _TooLargeError(text) from error
             raise DownloadError(f"{name}: the Climate Data Store could not prepare it: {_first_line(error)}") from error
         except Incomplete as error:
             raise DownloadError(f"{name}: {_first_line(error)}") from error
@@ -243,7 +243,7 @@ class _Fetch:
         said = document.text if document is not None else ""
         text = f": {said}" if said else ""
         if status == 413 or (status in (400, 403, 422) and _TOO_LARGE.search(said)):
-            return _TooLarge(said or f"{status} {error.response.reason}")
+            return _TooLargeError(said or f"{status} {error.response.reason}")
         if status == 401 or (status == 403 and _NOT_ALLOWED.search(said)):
             return CredentialsError(f"the Climate Data Store refuses {self._offer.name} ({status}{text}): {CREDENTIALS}")
         if status < 500 and status != 429:
@@ -308,7 +308,7 @@ def _begin(path: Path) -> bytes:
         return file.read(4)
 
 
-def _unpacked(target: Path, offer: Offer) -> None:
+def _unpacked(target: Path, offer: RemoteGranule) -> None:
     """Take the file out of an archive that holds one of netCDF; an archive of several files, or of GRIB, stays as it is.
 
     Raises

@@ -21,9 +21,9 @@ from deepprofile.sources.providers.provider import (
     Box,
     CredentialsError,
     DownloadError,
-    Memory,
-    Offer,
     Provider,
+    RemoteGranule,
+    RequestStore,
     download,
     patient,
 )
@@ -44,7 +44,7 @@ class Earthdata(Provider):
 
     lists: ClassVar[bool] = True
 
-    def find(self, days: Sequence[np.datetime64], box: Box, provisional_after: np.datetime64) -> list[Offer]:
+    def find(self, days: Sequence[np.datetime64], box: Box, provisional_after: np.datetime64) -> list[RemoteGranule]:
         """See ``Provider.find``; asks the Common Metadata Repository, which needs no credentials."""
         from earthaccess.search import DataGranules
 
@@ -64,12 +64,12 @@ class Earthdata(Provider):
             raise DownloadError(f"the Common Metadata Repository does not answer for {self.collection}: {error}") from error
         return [offer for granule in found if (offer := _offer(granule)) is not None]
 
-    def fetch(self, offer: Offer, target: Path, memory: Memory) -> None:
+    def fetch(self, offer: RemoteGranule, target: Path, memory: RequestStore) -> None:
         """See ``Provider.fetch``."""
         download(_session(), offer.source["url"], offer, target, CREDENTIALS)
 
 
-def _offer(granule: Mapping[str, Any]) -> Offer | None:
+def _offer(granule: Mapping[str, Any]) -> RemoteGranule | None:
     """What the record of a granule (UMM-G) offers; None where it has no file to download."""
     record = granule["umm"]
     about_granule = record.get("DataGranule") or {}
@@ -92,7 +92,9 @@ def _offer(granule: Mapping[str, Any]) -> Offer | None:
     if not about and len(files) == 1 and str(files[0].get("Name", "")).lower() in _NO_NAME and len(found) == 1:
         about = files[0]
     size = about.get("SizeInBytes")
-    return Offer(name, {"url": url}, int(size) if size else None, _checksum(about), str(granule["meta"].get("revision-id", "")))
+    return RemoteGranule(
+        name, {"url": url}, int(size) if size else None, _checksum(about), str(granule["meta"].get("revision-id", ""))
+    )
 
 
 def _files(entries: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:

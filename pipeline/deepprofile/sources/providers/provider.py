@@ -19,7 +19,7 @@ from requests.adapters import HTTPAdapter
 from urllib3.util import Retry
 
 from deepprofile.storage.redaction import without_secrets
-from deepprofile.storage.retries import Hopeless
+from deepprofile.storage.retries import NonRetryableError
 
 # West, south, east, north in degrees.
 Box = tuple[float, float, float, float]
@@ -58,12 +58,12 @@ class DownloadError(Exception):
     """A granule that could not be fetched this time; the message names it and says why."""
 
 
-class CredentialsError(Hopeless):
+class CredentialsError(NonRetryableError):
     """Credentials that are missing or refused; the message says where they are looked for."""
 
 
 @dataclass(frozen=True)
-class Offer:
+class RemoteGranule:
     """A granule that a provider has.
 
     Attributes
@@ -105,7 +105,7 @@ class Provider(ABC):
         self.collection, self.version, self.url = collection, version, url
 
     @abstractmethod
-    def find(self, days: Sequence[np.datetime64], box: Box, provisional_after: np.datetime64) -> list[Offer]:
+    def find(self, days: Sequence[np.datetime64], box: Box, provisional_after: np.datetime64) -> list[RemoteGranule]:
         """Granules of these days that meet a box; those of later days than ``provisional_after`` may be replaced.
 
         Of a service that cuts a box out (``lists`` is false), the box goes through the centres of the outermost cells.
@@ -117,7 +117,7 @@ class Provider(ABC):
         """
 
     @abstractmethod
-    def fetch(self, offer: Offer, target: Path, memory: Memory) -> None:
+    def fetch(self, offer: RemoteGranule, target: Path, memory: RequestStore) -> None:
         """Write a granule to a file.
 
         Raises
@@ -129,7 +129,7 @@ class Provider(ABC):
         """
 
 
-class Memory(ABC):
+class RequestStore(ABC):
     """Remembers, beyond the end of this process, what is under way for a granule."""
 
     @abstractmethod
@@ -157,7 +157,7 @@ def patient(session: requests.Session) -> requests.Session:
     return session
 
 
-def download(session: requests.Session, url: str, offer: Offer, target: Path, credentials: str) -> None:
+def download(session: requests.Session, url: str, offer: RemoteGranule, target: Path, credentials: str) -> None:
     """Stream a URL into a file and check what has arrived; ``credentials`` says where they are looked for.
 
     Raises
@@ -236,7 +236,7 @@ def _said_in_json(text: str) -> str:
     return line or without_secrets(" ".join(text.split()))[:200]
 
 
-def check(offer: Offer, target: Path) -> None:
+def check(offer: RemoteGranule, target: Path) -> None:
     """Raise a DownloadError where a file is not what was offered: by its size, its checksum, or how it begins."""
     document = Document.of(target)
     if document is not None:
