@@ -181,8 +181,9 @@ class Product(ABC):
     """A soil-moisture product: its layers, its grid, and what its variables are called.
 
     ``steps_per_day``: time steps that a day has, the first of them ``first_step_minutes`` after midnight;
-    ``spatially_complete``: whether every granule holds values everywhere on land (a model, not a swath); ``latency_days``: after how many days a granule is to
-    be expected, ``final_latency_days``: after how many its final version, where provisional ones come first.
+    ``spatially_complete``: whether every granule holds values everywhere on land (a model, not a swath);
+    ``latency_days``: after how many days a granule is to be expected, ``final_latency_days``: after how many its final version,
+    where provisional ones come first.
 
     ``variables``: of each layer, the names that its variable may have, in the unit ``unit`` (``m3 m-3`` or ``kg m-2``).
     ``temperature`` and ``snow``: names of what its values are screened by, none where the product has nothing of the kind.
