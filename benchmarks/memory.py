@@ -71,7 +71,7 @@ def measure(small: StagePlan, large: StagePlan, published: Sequence[str] = (), k
             earlier = PublishedBlock(published[place], stop - start, tuple(range(stop - start))[kept], details)
             found.append(_peak(*first[:2], replace(first[2], earlier=earlier)))
     for memory, name in zip(found, (large.stage, f"{large.stage}, again"), strict=False):
-        yield Measured(name, large.job.memory_per_block, memory.more, memory.peak)
+        yield Measured(name, large.job.workload.memory_per_block, memory.more, memory.peak)
 
 
 def _inputs(plan: StagePlan) -> Any:

@@ -22,7 +22,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import psutil
-from deepprofile.execution.blocks import Block, Job, Outcome, grid_blocks
+from deepprofile.execution.blocks import Block, Job, Outcome, Workload, grid_blocks
 from deepprofile.execution.engine import run_job
 from deepprofile.execution.ledger import Ledger
 from deepprofile.execution.pools import DaskPool, ThreadPool
@@ -74,7 +74,7 @@ def measure_block(folder: Path) -> tuple[float, float, float]:
     versions = Root(config.root).current()
     run_invert(config, versions, solve=True, threads=1)
     seconds = min(run_invert(config, versions, solve=True, threads=1)[0] for _ in range(3))
-    job = invert.job(config)
+    job = invert.workload(config)
     blocks = len(job.blocks)
     return seconds / blocks, job.bytes_in / blocks, job.bytes_out / blocks
 
@@ -85,7 +85,7 @@ def measure(workers: int, seconds: float, folder: Path) -> Point:
     threads = ceil(workers / processes)
     count = max(LEAST_ROUNDS, round(MEASURE_SECONDS / seconds)) * workers
     blocks = grid_blocks((count,), (1,))
-    job = Job("sleep", blocks, Sleep(seconds), lambda block: fingerprint("sleep", block.region), base=lambda _: "sleep")
+    job = Job(Workload("sleep", blocks), Sleep(seconds), lambda block: fingerprint("sleep", block.region), lambda _: "sleep")
     process = psutil.Process()
     with (
         LocalCluster(n_workers=processes, threads_per_worker=threads, dashboard_address=None, memory_limit=0) as cluster,
@@ -93,7 +93,7 @@ def measure(workers: int, seconds: float, folder: Path) -> Point:
     ):
         # Modules are loaded before the clock starts.
         run_job(
-            Job("warm", blocks[:processes], Sleep(0.0), lambda b: b.name),
+            Job(Workload("warm", blocks[:processes]), Sleep(0.0), lambda b: b.name),
             DaskPool(client, workers),
             Ledger(str(folder / f"w{workers}-{seconds}")),
         )

@@ -12,7 +12,7 @@ import xarray as xr
 from deepprofile import twin
 from deepprofile.core.basis import basis_at, basis_mean
 
-pytest_plugins = ["tests.support.granules", "tests.storage"]
+pytest_plugins = ["tests.support.granules", "tests.support.object_storage"]
 
 # Files are given to processes one by one, in this order: those that take longest go first, so that none is left for the end.
 LONGEST = (

@@ -6,7 +6,7 @@ import pytest
 import typer
 from deepprofile.app import cli
 from deepprofile.app.display import Display, PlainConsole
-from deepprofile.execution.blocks import Block, Job
+from deepprofile.execution.blocks import Block, Job, Workload
 from deepprofile.execution.engine import Progress
 from deepprofile.stages.stage import StagePlan
 from deepprofile.storage.objects import MissingPathError
@@ -56,7 +56,7 @@ def test_a_secret_is_not_printed_however_narrow_the_table_is(console):
 def test_a_bar_shows_the_name_of_a_job_as_it_is():
     console = PlainConsole(width=120)
     console.file, console._force_terminal = io.StringIO(), True
-    job = Job("ingest [red]x", [Block((0,), ((0, 1),))], lambda block, inputs: None, lambda block: "")
+    job = Job(Workload("ingest [red]x", [Block((0,), ((0, 1),))]), lambda block, inputs: None, lambda block: "")
     plan = StagePlan("ingest", "", "", Template({}, {}, {}), job, "")
     with Display(console) as display:
         tell = display.stage(plan)

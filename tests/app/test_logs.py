@@ -11,7 +11,7 @@ from deepprofile.app import logs
 
 def lines(script):
     """The log of a process of its own: how it is set up is for the whole of a process."""
-    script = f"import logging; from deepprofile import logs; logs.configure()\n{script}"
+    script = f"import logging; from deepprofile.app import logs; logs.configure()\n{script}"
     found = subprocess.run(
         [sys.executable, "-c", script], env={**os.environ, logs.FORMAT: "json"}, capture_output=True, text=True, check=True
     )
@@ -66,7 +66,7 @@ fail()
 @pytest.mark.parametrize("form", ["json", "text"])
 def test_no_log_holds_a_secret(form):
     """Messages, their arguments, tracebacks, marks, warnings, and errors that nobody has caught."""
-    script = f"import logging; from deepprofile import logs; logs.configure()\n{LEAKY}"
+    script = f"import logging; from deepprofile.app import logs; logs.configure()\n{LEAKY}"
     environment = {**os.environ, logs.FORMAT: form, "SOME_API_KEY": "open-sesame-7"}
     found = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
     assert found.returncode == 1

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from deepprofile import config as configuration
 from deepprofile import twin
-from deepprofile.stages.pipeline import jobs
+from deepprofile.stages.pipeline import workloads
 from deepprofile.twin.granules import region
 
 from tests.cluster.kube import REPOSITORY, render
@@ -26,7 +26,7 @@ def test_the_definitions_are_those_of_the_wheel():
 @pytest.mark.parametrize("name", ["base", "overlays/local", "overlays/gke"])
 def test_configurations_are_valid(name):
     config = configuration.load(REPOSITORY / "k8s" / name / "deepprofile.yaml", ["period.end=2024-12-31"])
-    assert jobs(config)
+    assert workloads(config)
 
 
 def test_the_local_overlay_covers_the_region_of_its_twin():

@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 import numpy as np
 import pytest
-from deepprofile.execution.blocks import COPIED, DONE, FAILED, INCOMPLETE, Job, Outcome, Record, grid_blocks
+from deepprofile.execution.blocks import COPIED, DONE, FAILED, INCOMPLETE, Job, Outcome, Record, Workload, grid_blocks
 from deepprofile.execution.engine import MOST_FAILURES, Retry, run_job
 from deepprofile.execution.errors import JobFailedError, PoolLostError, WorkerLostError
 from deepprofile.execution.ledger import Ledger
@@ -47,9 +47,8 @@ class Work:
 
 def make_job(work, count=6, marks=None, **options):
     marks = marks or {}
-    return Job(
-        "test", grid_blocks((count,), (1,)), work, lambda block: fingerprint(block.region, marks.get(block.name)), **options
-    )
+    blocks = grid_blocks((count,), (1,))
+    return Job(Workload("test", blocks), work, lambda block: fingerprint(block.region, marks.get(block.name)), **options)
 
 
 def test_blocks_cover_an_array_once():
@@ -254,7 +253,7 @@ def test_a_driver_keeps_one_file_however_often_it_writes(tmp_path):
 
 
 def test_a_large_file_is_followed_by_another(tmp_path, monkeypatch):
-    monkeypatch.setattr("deepprofile.execution.ledger.SEGMENT_CHARACTERS", 1000)
+    monkeypatch.setattr("deepprofile.execution.ledger.SEGMENT_CHARACTERS", 1200)
     ledger = Ledger(str(tmp_path))
     for block in range(20):
         ledger.add(record_of(block))
@@ -455,3 +454,23 @@ def test_a_file_of_records_that_leads_nowhere_costs_nothing_else(tmp_path):
     ledger.flush()
     (tmp_path / "000009-00c0ffee.jsonl").symlink_to(tmp_path / "nowhere")
     assert set(Ledger(str(tmp_path)).read()) == {"1"}
+
+
+def test_records_that_do_not_say_where_their_block_lies_are_completed(tmp_path):
+    """As earlier versions of this software wrote them: no index, no region, and another name for the static part."""
+    folder = str(tmp_path)
+    options = {"static_fingerprint": lambda block: f"static {block.index}"}
+    run_job(make_job(Work(), 2, **options), ThreadPool(1), Ledger(folder))
+    (file,) = tmp_path.iterdir()
+    old = []
+    for line in file.read_text().splitlines():
+        raw = json.loads(line)
+        del raw["index"], raw["region"]
+        old.append(json.dumps(raw | {"base": raw.pop("static_fingerprint")}))
+    file.write_text("\n".join(old) + "\n")
+    assert Ledger(folder).read()["1"].region == ()
+    work = Work()
+    run_job(make_job(work, 2, **options), ThreadPool(1), Ledger(folder))
+    assert not work.calls
+    found = Ledger(folder).read()["1"]
+    assert (found.index, found.region, found.static_fingerprint) == ((1,), ((1, 2),), "static (1,)")

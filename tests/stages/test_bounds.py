@@ -10,7 +10,7 @@ from deepprofile.config import ConfigError
 from deepprofile.execution.pools import ThreadPool
 from deepprofile.grids.grids import EASE2_M09
 from deepprofile.stages import bounds, matchups
-from deepprofile.stages.pipeline import STAGES, jobs, run_stages
+from deepprofile.stages.pipeline import STAGES, run_stages, workloads
 from deepprofile.stages.stage import PlanError
 from deepprofile.storage.stores import Root
 
@@ -168,9 +168,9 @@ def test_a_coarser_map_in_percent_and_a_number_for_cells_without_a_value(profile
 
 
 def test_a_plan_lists_the_step_and_numbers_need_none(configure, porosity):
-    listed = [job.name for job in jobs(configure(inversion__bounds=[0.0, porosity()]))]
+    listed = [job.name for job in workloads(configure(inversion__bounds=[0.0, porosity()]))]
     assert listed.index("invert: bounds") == listed.index("invert") - 1
-    assert "invert: bounds" not in [job.name for job in jobs(configure(inversion__bounds=[0.0, 0.6]))]
+    assert "invert: bounds" not in [job.name for job in workloads(configure(inversion__bounds=[0.0, 0.6]))]
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from deepprofile.app.report import Published
 from deepprofile.execution.pools import ThreadPool
 from deepprofile.stages import ingest, invert
 from deepprofile.stages.invert import PRECISION
-from deepprofile.stages.pipeline import STAGES, check_memory, jobs, run_stages
+from deepprofile.stages.pipeline import STAGES, check_memory, run_stages, workloads
 from deepprofile.stages.stage import PlanError, copier
 from deepprofile.storage.stores import Root, StoreError, create
 
@@ -163,7 +163,7 @@ def test_an_array_that_several_blocks_share_is_copied_by_the_one_that_writes_it(
     create(root.version(store, "new"), template)
     copy = copier(root, store, root.current()[store], "new", template)
     made = Path(root.version(store, "new"))
-    blocks = {block.name: block for block in ingest.job(finished, "smap_l4").blocks}
+    blocks = {block.name: block for block in ingest.workload(finished, "smap_l4").blocks}
     copy(blocks["1.1.1"])
     assert (made / "soil_moisture/c/1/0/1/1").exists()
     assert not (made / "steps/c/1").exists()
@@ -375,7 +375,7 @@ def test_stations_that_are_somewhere_else_are_said(configure, granules, tmp_path
 def test_a_plan_that_does_not_fit_is_refused(configure):
     config = configure(grid={"name": "ease2_m09"}, blocks={"days": 512, "cells": 512})
     with pytest.raises(PlanError, match=r"a worker needs .* GiB .* its limit is 2.00 GiB: make blocks.cells or blocks.days"):
-        check_memory(jobs(config), 2 * 2**30, 1)
+        check_memory(workloads(config), 2 * 2**30, 1)
 
 
 def test_no_clock_host_or_path_is_in_a_store(finished):

@@ -37,7 +37,7 @@ from deepprofile.app.display import (
 from deepprofile.app.logs import configure as configure_logs
 from deepprofile.app.logs import traceback_text, wants_json
 from deepprofile.config import Config, ConfigError
-from deepprofile.execution.blocks import Job
+from deepprofile.execution.blocks import Workload
 from deepprofile.execution.engine import Progress
 from deepprofile.execution.errors import ClusterError, JobFailedError, PoolLostError
 from deepprofile.execution.pools import Pool
@@ -201,7 +201,7 @@ def print_status(text: str) -> None:
         err.print(text, soft_wrap=True)
 
 
-def _pools(config: Config, where: Where, listed: Sequence[Job]) -> Iterator[AbstractContextManager[Pool]]:
+def _pools(config: Config, where: Where, listed: Sequence[Workload]) -> Iterator[AbstractContextManager[Pool]]:
     """One pool after the other, as many as a run may use up."""
     if where is Where.LOCAL:
         from deepprofile.cluster.local import local_pool
@@ -217,7 +217,7 @@ def _pools(config: Config, where: Where, listed: Sequence[Job]) -> Iterator[Abst
         yield kubernetes_pool(config.compute, largest, print_status)
 
 
-def _check_plan(config: Config, where: Where, listed: Sequence[Job]) -> None:
+def _check_plan(config: Config, where: Where, listed: Sequence[Workload]) -> None:
     from deepprofile.cluster.local import memory_limit_bytes
     from deepprofile.stages.pipeline import check_memory
 
@@ -237,9 +237,9 @@ def _check_plan(config: Config, where: Where, listed: Sequence[Job]) -> None:
 
 def _run(config: Config, stages: Sequence[str], where: Where = Where.LOCAL, request: Request | None = None) -> int:
     """Run stages on a cluster, show them, and say what is missing."""
-    from deepprofile.stages.pipeline import jobs
+    from deepprofile.stages.pipeline import workloads
 
-    listed = jobs(config, stages)
+    listed = workloads(config, stages)
     _check_plan(config, where, listed)
     display: Display | LogDisplay = LogDisplay() if wants_json() else Display(err)
     try:
@@ -563,11 +563,11 @@ def plan(
     until: UntilDay = None,
 ) -> None:
     """Say what a run would do: blocks, bytes and memory; refuse what does not fit."""
-    from deepprofile.stages.pipeline import already_there, jobs
+    from deepprofile.stages.pipeline import already_there, workloads
 
     with _explained():
         checked = _load_published(config, set_, _moment(until, None))
-        listed = jobs(checked)
+        listed = workloads(checked)
         grid = checked.grid.grid()
         days = (checked.period.end - checked.period.start).days + 1
         out.print(

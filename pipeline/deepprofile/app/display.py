@@ -15,7 +15,7 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
 
-from deepprofile.execution.blocks import Job
+from deepprofile.execution.blocks import Workload
 from deepprofile.execution.engine import Progress
 from deepprofile.stages.gate import Check
 from deepprofile.stages.stage import StagePlan, StageResult
@@ -193,19 +193,23 @@ def summary_table(results: Sequence[StageResult]) -> Table:
     return table
 
 
-def plan_table(jobs: Sequence[Job], kept: Mapping[str, int]) -> Table:
+def plan_table(workloads: Sequence[Workload], kept: Mapping[str, int]) -> Table:
     """Blocks, bytes and memory of every job; ``kept``: blocks that are done already or copied, where that is known."""
     table = Table(title="Plan", title_justify="left", box=SIMPLE_HEAD)
     for name in ("stage", "blocks", "kept", "read", "written", "memory a block"):
         table.add_column(name, justify="left" if name == "stage" else "right")
-    for job in jobs:
-        cost = (size_text(job.bytes_in), size_text(job.bytes_out), size_text(job.memory_per_block))
-        table.add_row(job.name, f"{len(job.blocks):,}", f"{kept[job.name]:,}" if job.name in kept else "", *cost)
-    total = (sum(j.bytes_in for j in jobs), sum(j.bytes_out for j in jobs))
+    for each in workloads:
+        cost = (size_text(each.bytes_in), size_text(each.bytes_out), size_text(each.memory_per_block))
+        table.add_row(each.name, f"{len(each.blocks):,}", f"{kept[each.name]:,}" if each.name in kept else "", *cost)
+    total = (sum(each.bytes_in for each in workloads), sum(each.bytes_out for each in workloads))
     table.add_section()
-    largest = max((job.memory_per_block for job in jobs), default=0)
+    largest = max((each.memory_per_block for each in workloads), default=0)
     table.add_row(
-        "together", f"{sum(len(j.blocks) for j in jobs):,}", "", *map(size_text, total), f"{size_text(largest)} at most"
+        "together",
+        f"{sum(len(each.blocks) for each in workloads):,}",
+        "",
+        *map(size_text, total),
+        f"{size_text(largest)} at most",
     )
     return table
 

@@ -47,10 +47,11 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Record:
-    """One line of the manifest.
+    """What became of a block.
 
-    ``losses``: how often a worker was lost while it computed the block, by cause. ``base``: that part of the fingerprint which
-    tells whether an earlier state of the block can be brought up to date.
+    ``block``: its name. ``losses``: how often a worker was lost while it computed the block, by cause. ``static_fingerprint``:
+    that part of the fingerprint which tells whether an earlier state of the block can be brought up to date. ``index`` and
+    ``region``: those of the block; empty in records of versions of this software that did not write them.
     """
 
     block: str
@@ -64,29 +65,21 @@ class Record:
     details: Mapping[str, Any] = field(default_factory=dict)
     storage_retries: int = 0
     losses: Mapping[str, int] = field(default_factory=dict)
-    base: str = ""
+    static_fingerprint: str = ""
+    index: tuple[int, ...] = ()
+    region: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True)
-class Job:
-    """What a stage gives to the engine.
+class Workload:
+    """What a job has to do and what it costs, known before any data is looked at.
 
     Attributes
     ----------
     name
-        Of the stage, for people.
+        Of the job, for people.
     blocks
         In the order in which they are to be done.
-    compute
-        Computes and writes a block, given what ``inputs`` says of it; runs on a worker, and is pickled for each block.
-    fingerprint
-        Of everything that the bytes of a block depend on.
-    base
-        Of what they depend on as a whole, recorded with the block; the rest may change in parts.
-    inputs
-        Small things that a block needs to know, such as the names of its files.
-    copy
-        Takes a block over from the version before, given that the fingerprints agree.
     memory_per_block
         Bytes that computing a block needs at most.
     bytes_in, bytes_out
@@ -95,14 +88,47 @@ class Job:
 
     name: str
     blocks: Sequence[Block]
-    compute: Callable[[Block, Any], Outcome]
-    fingerprint: Callable[[Block], str]
-    base: Callable[[Block], str] | None = None
-    inputs: Callable[[Block], Any] | None = None
-    copy: Callable[[Block], None] | None = None
     memory_per_block: int = 0
     bytes_in: int = 0
     bytes_out: int = 0
+
+
+@dataclass(frozen=True)
+class Job:
+    """A workload that can be run.
+
+    Attributes
+    ----------
+    workload
+        Its blocks.
+    compute
+        Computes and writes a block, given what ``inputs`` says of it; runs on a worker, and is pickled for each block.
+    fingerprint
+        Of everything that the bytes of a block depend on.
+    static_fingerprint
+        Of what they depend on as a whole, recorded with the block; the rest may change in parts.
+    inputs
+        Small things that a block needs to know, such as the names of its files.
+    copy
+        Takes a block over from the version before, given that the fingerprints agree.
+    """
+
+    workload: Workload
+    compute: Callable[[Block, Any], Outcome]
+    fingerprint: Callable[[Block], str]
+    static_fingerprint: Callable[[Block], str] | None = None
+    inputs: Callable[[Block], Any] | None = None
+    copy: Callable[[Block], None] | None = None
+
+    @property
+    def name(self) -> str:
+        """Of the workload."""
+        return self.workload.name
+
+    @property
+    def blocks(self) -> Sequence[Block]:
+        """Of the workload."""
+        return self.workload.blocks
 
 
 def grid_blocks(sizes: Sequence[int], steps: Sequence[int]) -> list[Block]:

@@ -224,7 +224,10 @@ class _Run:
             mark = self._marks[block.name] = self._job.fingerprint(block)
             record = known.get(block.name)
             if record is not None and record.fingerprint == mark and record.status in (DONE, COPIED):
-                self.records[block.name] = record
+                self.records[block.name] = replace(record, index=block.index, region=block.region)
+                if record.region != block.region:
+                    # Written by a version of this software that did not say it.
+                    self._ledger.add(self.records[block.name])
                 self._skipped += 1
             else:
                 todo.append(block)
@@ -254,8 +257,8 @@ class _Run:
                     self._check()
                 some = same[start : start + 4 * COPIES]
                 for block, _ in zip(some, threads.map(self._job.copy, some), strict=True):
-                    mark, details = self._marks[block.name], self._previous[block.name].details
-                    self._keep(Record(block.name, mark, COPIED, details=details, base=self._base(block)))
+                    details = self._previous[block.name].details
+                    self._keep(self._record(block, COPIED, details=details))
                 self._report()
                 self._ledger.flush_if_due()
         copied = {block.name for block in same}
@@ -265,30 +268,26 @@ class _Run:
         old = self._previous.get(block.name)
         return old is not None and old.fingerprint == self._marks[block.name] and old.status in (DONE, COPIED)
 
-    def _base(self, block: Block) -> str:
-        return self._job.base(block) if self._job.base is not None else ""
+    def _record(self, block: Block, status: str, **known: Any) -> Record:
+        """The record of a block, with all that follows from the job."""
+        static = self._job.static_fingerprint(block) if self._job.static_fingerprint is not None else ""
+        return Record(
+            block=block.name,
+            fingerprint=self._marks[block.name],
+            status=status,
+            losses=dict(self._losses[block.name]),
+            static_fingerprint=static,
+            index=block.index,
+            region=block.region,
+            **known,
+        )
 
     def _settle(self, attempt: _Attempt, outcome: Outcome | None, error: BaseException | None) -> None:
-        block, mark = attempt.block, self._marks[attempt.block.name]
+        block = attempt.block
         seconds = round(time.monotonic() - attempt.since, 3)
         if outcome is not None:
             status = INCOMPLETE if outcome.problems else DONE
-            self._keep(
-                Record(
-                    block.name,
-                    mark,
-                    status,
-                    attempt.number,
-                    seconds,
-                    outcome.bytes_read,
-                    outcome.bytes_written,
-                    outcome.problems,
-                    outcome.details,
-                    outcome.storage_retries,
-                    dict(self._losses[block.name]),
-                    self._base(block),
-                )
-            )
+            self._keep(self._record(block, status, attempts=attempt.number, seconds=seconds, **vars(outcome)))
             return
         assert error is not None
         number = attempt.number + 1
@@ -305,9 +304,8 @@ class _Run:
             log.warning("%s: block %s will be repeated: %s", self._job.name, block.name, error_sentence(error), extra=marks)
         else:
             self.errors.append((block, error))
-            lost = dict(self._losses[block.name])
             problems = (error_sentence(error),)
-            self._keep(Record(block.name, mark, FAILED, attempt.number, seconds, problems=problems, losses=lost))
+            self._keep(self._record(block, FAILED, attempts=attempt.number, seconds=seconds, problems=problems))
             log.error("%s: block %s has failed: %s", self._job.name, block.name, error_sentence(error), extra=marks)
 
     def _keep(self, record: Record) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepprofile.config import Config, GridBound
-from deepprofile.execution.blocks import Block, Job, Outcome, grid_blocks
+from deepprofile.execution.blocks import Block, Job, Outcome, Workload, grid_blocks
 from deepprofile.grids.grids import Grid
 from deepprofile.grids.regridding import regrid
 from deepprofile.sources.catalogue import MIRROR, ZARR_MARKS, Cache, granule_of, local_copy
@@ -161,16 +161,13 @@ class BoundsBlock:
         return Outcome(0, sum(write_shards(self.url, name, (top, left), part) for name, part in parts))
 
 
-def job(config: Config, compute: Any = None, mark: Any = None, inputs: Any = None) -> Job:
+def workload(config: Config) -> Workload:
     """Blocks of cells and their cost."""
     grid, edge = config.grid.grid(), config.blocks.cells
     cells = min(edge, grid.rows) * min(edge, grid.columns)
-    return Job(
+    return Workload(
         name="invert: bounds",
         blocks=grid_blocks(grid.shape, (edge, edge)),
-        compute=compute,
-        fingerprint=mark,
-        inputs=inputs,
         memory_per_block=2 * cells * 2 * 4,
         bytes_in=grid.rows * grid.columns * 2 * 4,
         bytes_out=grid.rows * grid.columns * 2 * 4,
@@ -214,7 +211,7 @@ def plan(config: Config, root: Root) -> StagePlan:
         name: bound.model_dump(mode="json") if isinstance(bound, GridBound) else bound
         for name, bound in zip(NAMES, config.inversion.bounds, strict=True)
     }
-    return StagePlan(STAGE, STORE, version, made, job(config, task, mark), task.url, files, at_hand=True)
+    return StagePlan(STAGE, STORE, version, made, Job(workload(config), task, mark), task.url, files, at_hand=True)
 
 
 def _check(config: Config, target: Grid, values: Floats) -> None:

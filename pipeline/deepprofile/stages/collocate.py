@@ -21,7 +21,7 @@ from deepprofile.config import Config
 from deepprofile.core.collocation import MOMENTS, Moments
 from deepprofile.core.error_model import Design, errors_from_moments, plan_comparisons, series_moments, sums_to_pool
 from deepprofile.core.layers import OBSERVATION, Layout
-from deepprofile.execution.blocks import Block, Job, Outcome, grid_blocks
+from deepprofile.execution.blocks import Block, Job, Outcome, Workload, grid_blocks
 from deepprofile.grids.grids import Grid
 from deepprofile.stages import ingest
 from deepprofile.stages.schedule import remade_mark
@@ -261,16 +261,14 @@ def _cells_per_block(config: Config) -> int:
     return min(config.blocks.cells, grid.rows) * min(config.blocks.cells, grid.columns)
 
 
-def moments_job(config: Config, compute: Any = None, mark: Any = None) -> Job:
+def moments_workload(config: Config) -> Workload:
     """Blocks of the moments and their cost."""
     grid, days, n = config.grid.grid(), days_of(config).size, layout_of(config).size
     cells, groups = _cells_per_block(config), len(_design(config).groups)
     stretch = min(STRETCH_DAYS, days)
-    return Job(
+    return Workload(
         name="collocate: moments",
         blocks=grid_blocks(grid.shape, (config.blocks.cells, config.blocks.cells)),
-        compute=compute,
-        fingerprint=mark,
         # The moments so far, of a stretch, merged, and as a shard; a stretch as read, in the order of the cells, and the next.
         memory_per_block=cells * (4 * groups * MOMENTS * 8 + 6 * stretch * n * 4),
         bytes_in=grid.rows * grid.columns * days * n * 4,
@@ -292,14 +290,12 @@ def errors_memory(config: Config, edge: int) -> int:
     )
 
 
-def weights_job(config: Config, compute: Any = None, mark: Any = None) -> Job:
+def weights_workload(config: Config) -> Workload:
     """Blocks of the error model and their cost."""
     grid, n, groups = config.grid.grid(), layout_of(config).size, len(_design(config).groups)
-    return Job(
+    return Workload(
         name="collocate: weights",
         blocks=grid_blocks(grid.shape, (config.blocks.cells, config.blocks.cells)),
-        compute=compute,
-        fingerprint=mark,
         memory_per_block=errors_memory(config, config.blocks.cells),
         bytes_in=grid.rows * grid.columns * groups * MOMENTS * 8,
         bytes_out=grid.rows * grid.columns * (n * 29 + 20),
@@ -323,7 +319,8 @@ def plan_moments(config: Config, root: Root, versions: Mapping[str, str]) -> Sta
     def mark(block: Block) -> str:
         return fingerprint("moments", version, block.region)
 
-    return StagePlan("collocate/moments", MOMENTS_STORE, version, made, moments_job(config, task, mark), task.url, inputs)
+    job = Job(moments_workload(config), task, mark)
+    return StagePlan("collocate/moments", MOMENTS_STORE, version, made, job, task.url, inputs)
 
 
 def plan_weights(config: Config, root: Root, versions: Mapping[str, str]) -> StagePlan:
@@ -344,7 +341,8 @@ def plan_weights(config: Config, root: Root, versions: Mapping[str, str]) -> Sta
     def mark(block: Block) -> str:
         return fingerprint("weights", version, block.region)
 
-    return StagePlan("collocate/weights", STORE, version, made, weights_job(config, task, mark), task.url, inputs)
+    job = Job(weights_workload(config), task, mark)
+    return StagePlan("collocate/weights", STORE, version, made, job, task.url, inputs)
 
 
 def read_errors(url: str, layout: Layout, rows: slice, columns: slice) -> xr.Dataset:

@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 
 from deepprofile.config import Config
-from deepprofile.execution.blocks import FAILED, Block, Job, Outcome
+from deepprofile.execution.blocks import FAILED, Block, Job, Outcome, Workload, grid_blocks
 from deepprofile.execution.engine import Progress, Retry, run_job
 from deepprofile.execution.errors import JobFailedError
 from deepprofile.execution.ledger import Ledger
@@ -276,14 +276,17 @@ def run(
         return None
     compute = DownloadBlock(product, tuple(providers_of(config, name)), folder)
     task = fingerprint("download", name, [[w.offer.name, w.offer.revision] for w in listed])
-    job = Job(
+    workload = Workload(
         name=f"download {name}",
-        blocks=[Block((k,), ((k, k + 1),)) for k in range(len(listed))],
-        compute=compute,
-        fingerprint=lambda block: fingerprint(task, block.index),
-        inputs=lambda block: listed[block.index[0]],
+        blocks=grid_blocks((len(listed),), (1,)),
         memory_per_block=64 * 2**20,
         bytes_in=sum(w.offer.size or 0 for w in listed),
+    )
+    job = Job(
+        workload,
+        compute,
+        fingerprint=lambda block: fingerprint(task, block.index),
+        inputs=lambda block: listed[block.index[0]],
     )
     tell = on_stage(StagePlan(stage, "", task, Template({}, {}, {}), job, folder.url)) if on_stage is not None else None
     latest = Progress.nothing(job.name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
 
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepprofile.config import Config
-from deepprofile.execution.blocks import Block, Job, Outcome, Record, grid_blocks
+from deepprofile.execution.blocks import Block, Job, Outcome, Record, Workload, grid_blocks
 from deepprofile.grids.grids import Grid
 from deepprofile.sources.catalogue import (
     Cache,
@@ -331,7 +331,7 @@ def plan(config: Config, root: Root, name: str, moment: AsOf | None = None) -> S
         version=version,
         template=made,
         url=task.url,
-        job=replace(job(config, name, task, by_day.fingerprint, given), base=base),
+        job=Job(workload(config, name), task, by_day.fingerprint, base, given),
         inputs={"folder": config.products[name].granules, **catalogue.as_json()},
         finish=_Finish(product, days, config.latency(name), moment or AsOf.now(), config.outages(name)),
         marks=by_day,
@@ -405,7 +405,7 @@ def day_states(config: Config, root: Root, name: str, moment: AsOf) -> dict[str,
     return states
 
 
-def job(config: Config, name: str, compute: Any = None, mark: Any = None, inputs: Any = None) -> Job:
+def workload(config: Config, name: str) -> Workload:
     """Blocks and their cost; what to compute is not needed to plan."""
     product, grid, days, blocks = config.product(name), window(config, name), days_of(config), config.blocks
     layers = len(product.layers)
@@ -416,12 +416,9 @@ def job(config: Config, name: str, compute: Any = None, mark: Any = None, inputs
     # A granule's chunks may be as wide as its grid: a few fields of the whole grid are unpacked to read a part of them.
     unpacked = 3 * product.grid.rows * product.grid.columns * 4 if product.name == "gldas_noah" else 0
     a_day = product.steps_per_day * layers * cells * 4 * 3 + layers * cells * 12
-    return Job(
+    return Workload(
         name=f"ingest {name}",
         blocks=grid_blocks(sizes, (blocks.days, edge, edge)),
-        compute=compute,
-        fingerprint=mark,
-        inputs=inputs,
         memory_per_block=3 * block_bytes + a_day + unpacked,
         bytes_in=days.size * product.steps_per_day * (layers + 2) * grid.rows * grid.columns * 4,
         bytes_out=days.size * layers * grid.rows * grid.columns * 4,
@@ -449,10 +446,9 @@ class DayCounts:
         """From the records of the blocks of an ingest of so many days."""
         steps, recorded = np.zeros(count, np.int64), np.zeros(count, np.int64)
         provisional, broken, unscreened = np.zeros(count, bool), np.zeros(count, bool), np.zeros(count, np.int64)
-        length = max((len(r.details.get("steps", ())) for r in records.values()), default=0)
         doubled: set[tuple[int, str]] = set()
         for record in records.values():
-            first = int(record.block.split(".")[0]) * length
+            first = record.region[0][0]
             part = slice(first, first + len(record.details.get("steps", ())))
             steps[part] = np.maximum(steps[part], record.details.get("steps", ()))
             recorded[part] += np.array(record.details.get("recorded", ()), np.int64)
@@ -500,4 +496,4 @@ class _Finish:
         return problems
 
 
-__all__ = ["DayCounts", "IngestBlock", "job", "plan", "source", "store_name", "template", "window"]
+__all__ = ["DayCounts", "IngestBlock", "plan", "source", "store_name", "template", "window", "workload"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -16,7 +16,7 @@ from deepprofile.core.invert import Bound, default_order, invert_stack, product_
 from deepprofile.core.layers import OBSERVATION, Layout, stack_products
 from deepprofile.core.memory import FILTERS, exponential_filters, reach, remember, remembered, with_memory
 from deepprofile.core.prior import Prior
-from deepprofile.execution.blocks import Block, Job, Outcome, grid_blocks
+from deepprofile.execution.blocks import Block, Job, Outcome, Workload, grid_blocks
 from deepprofile.execution.ledger import Ledger
 from deepprofile.grids.grids import Grid
 from deepprofile.stages import bounds, collocate, gate, ingest
@@ -323,7 +323,7 @@ def patterns_of(config: Config) -> int:
     return len(product_patterns(layout_of(config)))
 
 
-def job(config: Config, compute: Any = None, mark: Any = None, inputs: Any = None) -> Job:
+def workload(config: Config) -> Workload:
     """Blocks and their cost."""
     grid, days, blocks, layout = config.grid.grid(), days_of(config).size, config.blocks, layout_of(config)
     degrees, n = degrees_of(config), layout.size
@@ -332,12 +332,9 @@ def job(config: Config, compute: Any = None, mark: Any = None, inputs: Any = Non
     patterns = patterns_of(config)
     # A remembered product is read with the days around the block, and turned so that its days lie side by side.
     halo = cells * len(layout.pasts) * (sum(reach(config.inversion.direction)) + min(blocks.days, days)) * 3 * 4
-    return Job(
+    return Workload(
         name="invert",
         blocks=grid_blocks((days, *grid.shape), (blocks.days, blocks.cells, blocks.cells)),
-        compute=compute,
-        fingerprint=mark,
-        inputs=inputs,
         # Inputs, as read and in the order of the cells; coefficients as computed, rounded, as published, as joined from both,
         # and as a shard; flags and a few fields of the checks. Without time: the covariances, as computed, and two and a half
         # times as much while they become a shard.
@@ -365,7 +362,8 @@ def plan(config: Config, root: Root, versions: Mapping[str, str], *, solve: bool
         # What they are counts, not where their files lie: the version of the store says it, and of each block its record.
         inversion["bounds"] = "grid"
         inputs[bounds.STORE] = versions[bounds.STORE]
-        limits = Ledger(ledger_url(root, bounds.STAGE, versions[bounds.STORE])).read()
+        records = Ledger(ledger_url(root, bounds.STAGE, versions[bounds.STORE])).read().values()
+        limits = {record.index: record.fingerprint for record in records}
     setting = [ALGORITHM, dict(made.attrs), shards, comparison, inversion, str(first), solve]
     version = fingerprint("invert", setting, inputs, days_of(config).size)
     weights = versions[collocate.STORE]
@@ -404,12 +402,12 @@ def plan(config: Config, root: Root, versions: Mapping[str, str], *, solve: bool
 
     def base(block: Block) -> str:
         failures = [each.within(block, *((before, after) if p in kept else (0, 0))) for p, each in enumerate(broken)]
-        of_bounds = [] if limits is None else [limits[f"{block.index[1]}.{block.index[2]}"].fingerprint]
+        of_bounds = [] if limits is None else [limits[block.index[1:]]]
         return fingerprint("invert", settled, block.index, block.region[1:], failures, *of_bounds)
 
     by_day = DayFingerprints(marks, base)
-    cost = job(config, task, by_day.fingerprint, lambda _: BlockInputs())
-    return StagePlan("invert", STORE, version, made, replace(cost, base=base), task.url, inputs, marks=by_day)
+    listed = Job(workload(config), task, by_day.fingerprint, base, lambda _: BlockInputs())
+    return StagePlan("invert", STORE, version, made, listed, task.url, inputs, marks=by_day)
 
 
 @dataclass(frozen=True)
@@ -426,11 +424,10 @@ class _Broken:
     @classmethod
     def of(cls, config: Config, root: Root, source: Source, version: str) -> _Broken:
         records = Ledger(ledger_url(root, ingest.stage_name(source.name), version)).read()
-        blocks = {block.name: block for block in ingest.job(config, source.name).blocks}
         found = [
-            (blocks[name].region, tuple(blocks[name].region[0][0] + k for k in record.details["broken"]))
-            for name, record in sorted(records.items())
-            if record.details.get("broken") and name in blocks
+            (record.region, tuple(record.region[0][0] + k for k in record.details["broken"]))
+            for _, record in sorted(records.items())
+            if record.details.get("broken") and record.region
         ]
         return cls(source, config.grid.grid(), tuple(found))
 

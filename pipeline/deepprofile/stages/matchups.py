@@ -6,7 +6,7 @@ A block has some sensors and the days of one block of the profiles. It goes once
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
@@ -23,7 +23,7 @@ from deepprofile.core.collocation import MOMENTS
 from deepprofile.core.error_model import errors_from_moments, plan_comparisons
 from deepprofile.core.layers import Layout
 from deepprofile.evaluation.comparison import step_function_weights
-from deepprofile.execution.blocks import Block, Job, Outcome, grid_blocks
+from deepprofile.execution.blocks import Block, Job, Outcome, Workload, grid_blocks
 from deepprofile.execution.ledger import Ledger
 from deepprofile.grids.grids import Grid
 from deepprofile.stages import bounds, collocate, ingest, invert, observations
@@ -394,19 +394,16 @@ def average(parents: Sequence[Values]) -> Values:
     return np.asarray(np.where(count > 0, total / np.maximum(count, 1), np.nan), np.float32)
 
 
-def job(config: Config, count: int, compute: Any = None, mark: Any = None, inputs: Any = None) -> Job:
+def workload(config: Config, count: int) -> Workload:
     """Blocks of days and sensors, all days of some sensors after one another."""
     blocks, n = config.blocks, layout_of(config).size
     days, tile, sensors = min(blocks.days, days_of(config).size), blocks.cells**2, min(count, SENSORS_PER_STRETCH)
     degrees, names = invert.degrees_of(config), matched(config)
     without = _moments_bytes(config) + collocate.errors_memory(config, 1) if WITHOUT in names else 0
     made = grid_blocks((days_of(config).size, count), (blocks.days, SENSORS_PER_STRETCH))
-    return Job(
+    return Workload(
         name="validate: matchups",
         blocks=sorted(made, key=lambda block: block.index[::-1]),
-        compute=compute,
-        fingerprint=mark,
-        inputs=inputs,
         # Of one shard after the other, the largest array that is read of it, and as much while it is unpacked: coefficients or
         # layers on these days, covariances, or the moments about it for the error models without SMAP L3. Of the cells and
         # sensors, their series, and those of one estimate in doubles.
@@ -450,7 +447,8 @@ def plan(config: Config, root: Root, versions: Mapping[str, str], found: Found) 
         root.version(STORE, version),
     )
     marks = day_fingerprints_of(root, "invert", versions[invert.STORE]) or (version,) * days_of(config).size
-    bases = {name: record.base for name, record in Ledger(ledger_url(root, "invert", versions[invert.STORE])).read().items()}
+    records = Ledger(ledger_url(root, "invert", versions[invert.STORE])).read().values()
+    of_profiles = {record.index: record.static_fingerprint for record in records}
     size = config.blocks.cells
 
     def some(block: Block) -> tuple[Place, ...]:
@@ -458,17 +456,17 @@ def plan(config: Config, root: Root, versions: Mapping[str, str], found: Found) 
 
     def base(block: Block) -> str:
         tiles = dict.fromkeys((row // size, column // size) for row, column, _, _ in some(block))
-        profiles = [bases.get(f"{block.index[0]}.{row}.{column}") for row, column in tiles]
+        profiles = [of_profiles.get((block.index[0], row, column)) for row, column in tiles]
         return fingerprint(setting, block.index, some(block), profiles)
 
     by_day = DayFingerprints(marks, base)
-    listed = job(config, count, compute, by_day.fingerprint, lambda block: BlockInputs(some(block)))
+    listed = Job(workload(config, count), compute, by_day.fingerprint, base, lambda block: BlockInputs(some(block)))
     return StagePlan(
         "validate/matchups",
         STORE,
         version,
         made,
-        replace(listed, base=base),
+        listed,
         compute.url,
         inputs | {"sensors": count},
         marks=by_day,

@@ -31,7 +31,7 @@ from deepprofile.evaluation.stations import (
     to_dataset,
     uscrn_records,
 )
-from deepprofile.execution.blocks import Block, Job, Outcome, grid_blocks
+from deepprofile.execution.blocks import Block, Job, Outcome, Workload, grid_blocks
 from deepprofile.grids.grids import Grid
 from deepprofile.stages.stage import StagePlan, days_of, grid_attributes, space_time_coordinates
 from deepprofile.storage.filesystems import zarr_store
@@ -266,14 +266,12 @@ class WriteBlock:
         return Outcome(0, written, details={"values": int(np.isfinite(part).sum())})
 
 
-def job(config: Config, count: int, compute: Any = None, mark: Any = None) -> Job:
+def workload(config: Config, count: int) -> Workload:
     """Blocks of days and sensors."""
     days, blocks = days_of(config).size, config.blocks
-    return Job(
+    return Workload(
         name="validate: observations",
         blocks=grid_blocks((days, count), (blocks.days, SENSORS_PER_STRETCH)),
-        compute=compute,
-        fingerprint=mark,
         memory_per_block=2 * min(blocks.days, days) * SENSORS_PER_STRETCH * 4,
         bytes_out=days * count * 4,
     )
@@ -299,7 +297,7 @@ def plan(config: Config, root: Root, found: Found) -> StagePlan:
         STORE,
         version,
         made,
-        job(config, stations.sizes["sensor"], compute, mark),
+        Job(workload(config, stations.sizes["sensor"]), compute, mark),
         compute.url,
         {"sensors": stations.sizes["sensor"]},
         lambda _: list(dict.fromkeys(report.problems)),

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from deepprofile.config import Config
 from deepprofile.evaluation.metrics import COMPARED, RESAMPLES, score_differences
-from deepprofile.execution.blocks import Block, Job, Outcome, grid_blocks
+from deepprofile.execution.blocks import Block, Job, Outcome, Workload, grid_blocks
 from deepprofile.stages import matchups, observations, rivals
 from deepprofile.stages.matchups import SensorSeries, layer_weights
 from deepprofile.stages.observations import (
@@ -127,15 +127,13 @@ def at_depths(
     return np.where(weights.any(), total, np.nan).astype(np.float32)
 
 
-def job(config: Config, count: int, compute: Any = None, mark: Any = None) -> Job:
+def workload(config: Config, count: int) -> Workload:
     """Blocks of sensors."""
     days = days_of(config).size
     layers = max((len(rivals.reading_of(rival).layers) for rival in config.rivals.values()), default=0)
-    return Job(
+    return Workload(
         name="validate: comparison",
         blocks=grid_blocks((count,), (SENSORS_PER_BLOCK,)),
-        compute=compute,
-        fingerprint=mark,
         # Of some sensors three series and the layers of a rival, as read and in the order of the sensors, and on common days;
         # where the blocks of the bootstrap begin.
         memory_per_block=SENSORS_PER_CHUNK * days * (3 + layers) * 4 * 10 + RESAMPLES * days * 8,
@@ -156,16 +154,16 @@ def plan(config: Config, root: Root, versions: Mapping[str, str], found: Found) 
 
     urls = tuple(root.version(name, inputs[name]) for name in map(rivals.store_name, config.rivals))
     compute = ComparisonBlock(days_of(config), SensorSeries.of(root, versions), urls, root.version(STORE, version))
-    listed = job(config, count, compute, mark)
+    listed = Job(workload(config, count), compute, mark)
     return StagePlan("validate/comparison", STORE, version, made, listed, compute.url, inputs | {"sensors": count})
 
 
-def jobs_of_some(config: Config) -> list[Job]:
-    """All jobs for one block of sensors: how many sensors there are is not known before all stations are read."""
+def workloads_of_some(config: Config) -> list[Workload]:
+    """All workloads for one block of sensors: how many sensors there are is not known before all stations are read."""
     if not config.rivals:
         return []
-    made = [(rivals.job(config, name, SENSORS_PER_STRETCH), SENSORS_PER_STRETCH) for name in config.rivals]
-    made.append((job(config, SENSORS_PER_BLOCK), SENSORS_PER_BLOCK))
+    made = [(rivals.workload(config, name, SENSORS_PER_STRETCH), SENSORS_PER_STRETCH) for name in config.rivals]
+    made.append((workload(config, SENSORS_PER_BLOCK), SENSORS_PER_BLOCK))
     return [replace(each, name=f"{each.name}, for every {count} sensors") for each, count in made]
 
 

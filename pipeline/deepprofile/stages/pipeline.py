@@ -12,7 +12,7 @@ import numpy as np
 import zarr
 
 from deepprofile.config import Config
-from deepprofile.execution.blocks import COPIED, Job
+from deepprofile.execution.blocks import COPIED, Workload
 from deepprofile.execution.blocks import DONE as ENGINE_DONE
 from deepprofile.execution.engine import Progress
 from deepprofile.execution.ledger import Ledger
@@ -130,18 +130,18 @@ def _plan_rival(
     return rivals.plan(config, root, name, found())
 
 
-def jobs(config: Config, stages: Sequence[str] = STAGES) -> list[Job]:
-    """Every job with its blocks and cost, without looking at any data: those of validation for one block of sensors."""
-    found: list[Job] = []
+def workloads(config: Config, stages: Sequence[str] = STAGES) -> list[Workload]:
+    """Every workload with its blocks and cost, without looking at any data: those of validation for one block of sensors."""
+    found: list[Workload] = []
     if "ingest" in stages:
-        found += [ingest.job(config, name) for name in config.products]
+        found += [ingest.workload(config, name) for name in config.products]
     if "collocate" in stages:
-        found += [collocate.moments_job(config), collocate.weights_job(config)]
+        found += [collocate.moments_workload(config), collocate.weights_workload(config)]
     if "invert" in stages:
-        found += [bounds.job(config)] if bounds.are_gridded(config) else []
-        found.append(invert.job(config))
+        found += [bounds.workload(config)] if bounds.are_gridded(config) else []
+        found.append(invert.workload(config))
     if "validate" in stages and config.stations:
-        found += validate.jobs_of_some(config) + paired.jobs_of_some(config)
+        found += validate.workloads_of_some(config) + paired.workloads_of_some(config)
     return found
 
 
@@ -166,7 +166,7 @@ def already_there(config: Config) -> dict[str, int]:
 
 
 def check_memory(
-    jobs: Sequence[Job], limit_bytes: int, threads: int, base_bytes: int = WORKER_BASE_BYTES, margin: float = 1.0
+    listed: Sequence[Workload], limit_bytes: int, threads: int, base_bytes: int = WORKER_BASE_BYTES, margin: float = 1.0
 ) -> None:
     """Refuse a plan whose blocks do not fit into a worker.
 
@@ -175,12 +175,12 @@ def check_memory(
     PlanError
         With the stage, both numbers, and what to do.
     """
-    for job in jobs:
-        needed = base_bytes + margin * threads * job.memory_per_block
+    for each in listed:
+        needed = base_bytes + margin * threads * each.memory_per_block
         if needed > limit_bytes:
             raise PlanError(
-                f"{job.name}: a worker needs {needed / 2**30:.2f} GiB ({threads} blocks at a time of "
-                f"{margin * job.memory_per_block / 2**30:.2f} GiB, and {base_bytes / 2**30:.2f} GiB for itself), its limit is "
+                f"{each.name}: a worker needs {needed / 2**30:.2f} GiB ({threads} blocks at a time of "
+                f"{margin * each.memory_per_block / 2**30:.2f} GiB, and {base_bytes / 2**30:.2f} GiB for itself), its limit is "
                 f"{limit_bytes / 2**30:.2f} GiB: make blocks.cells or blocks.days smaller, or compute.memory_limit larger"
             )
 

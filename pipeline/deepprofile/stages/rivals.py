@@ -11,7 +11,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -19,7 +19,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from deepprofile.config import Config, Rival
-from deepprofile.execution.blocks import Block, Job, Outcome, Record, grid_blocks
+from deepprofile.execution.blocks import Block, Job, Outcome, Record, Workload, grid_blocks
 from deepprofile.sources.catalogue import (
     MIRROR,
     ZARR_MARKS,
@@ -326,16 +326,13 @@ class _Steps(NamedTuple):
     broken: set[np.datetime64]
 
 
-def job(config: Config, name: str, count: int, compute: Any = None, mark: Any = None, inputs: Any = None) -> Job:
+def workload(config: Config, name: str, count: int) -> Workload:
     """Blocks of days, each with all sensors."""
     days, layers = days_of(config).size, len(reading_of(config.rivals[name]).layers)
     block = min(config.blocks.days, days) * count * layers * 4
-    return Job(
+    return Workload(
         name=f"validate: rival {name}",
         blocks=grid_blocks((days if count else 0,), (config.blocks.days,)),
-        compute=compute,
-        fingerprint=mark,
-        inputs=inputs,
         # Values as they are unpacked and decoded; the steps of all days, their means, and as a shard.
         memory_per_block=BYTES_A_VALUE * VALUES_AT_ONCE + (config.rivals[name].steps_per_day + 3) * block,
         bytes_in=days * count * layers * config.rivals[name].steps_per_day * 4,
@@ -376,13 +373,13 @@ def plan(config: Config, root: Root, name: str, found: Found) -> StagePlan:
         return BlockInputs(files.of(days[slice(*block.region[0])]))
 
     by_day = DayFingerprints(marks, base)
-    listed = job(config, name, stations.sizes["sensor"], compute, by_day.fingerprint, given)
+    listed = Job(workload(config, name, stations.sizes["sensor"]), compute, by_day.fingerprint, base, given)
     return StagePlan(
         f"validate/{store_name(name)}",
         store_name(name),
         version,
         made,
-        replace(listed, base=base),
+        listed,
         compute.url,
         {"path": rival.path, "files": len({g.url for of_day in files.by_day.values() for g in of_day})},
         lambda _: list(files.problems),
@@ -394,9 +391,8 @@ def plan(config: Config, root: Root, name: str, found: Found) -> StagePlan:
 def _notes(name: str, days: Times, records: Mapping[str, Record]) -> list[str]:
     """Days of which a rival has no file."""
     there = np.zeros(days.size, bool)
-    length = max((len(record.details["steps"]) for record in records.values()), default=0)
     for record in records.values():
-        start, steps = int(record.block) * length, record.details["steps"]
+        start, steps = record.region[0][0], record.details["steps"]
         there[start : start + len(steps)] = np.array(steps) > 0
     lacking = days[~there]
     if not lacking.size:

@@ -84,15 +84,15 @@ class BlockInputs:
 class DayFingerprints:
     """What the bytes of a store along time depend on.
 
-    ``days``: a mark for each day, the same in all blocks. ``base``: of a block, all that its days have in common.
+    ``days``: a mark for each day, the same in all blocks. ``static_fingerprint``: of a block, all that its days have in common.
     """
 
     days: tuple[str, ...]
-    base: Callable[[Block], str]
+    static_fingerprint: Callable[[Block], str]
 
     def fingerprint(self, block: Block) -> str:
         """Of everything that the bytes of a block depend on."""
-        return fingerprint(self.base(block), block.region[0], self.days[slice(*block.region[0])])
+        return fingerprint(self.static_fingerprint(block), block.region[0], self.days[slice(*block.region[0])])
 
     def earlier(self, block: Block, url: str, before: Sequence[str], old: Record | None) -> PublishedBlock | None:
         """What of a block can be taken from another version, whose days have the marks ``before``.
@@ -103,7 +103,7 @@ class DayFingerprints:
         if old is None or old.status == FAILED or start >= len(before):
             return None
         same: tuple[int, ...] = ()
-        if old.base == self.base(block):
+        if old.static_fingerprint == self.static_fingerprint(block):
             again = set(old.details.get("broken", ()))
             shared = range(start, min(stop, len(before)))
             same = tuple(d - start for d in shared if self.days[d] == before[d] and d - start not in again)

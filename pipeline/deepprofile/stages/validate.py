@@ -30,7 +30,7 @@ from deepprofile.evaluation.representativeness import (
     differences,
     halves,
 )
-from deepprofile.execution.blocks import Block, Job, Outcome, grid_blocks
+from deepprofile.execution.blocks import Block, Job, Outcome, Workload, grid_blocks
 from deepprofile.stages import matchups, observations
 from deepprofile.stages.matchups import FUSED, SensorSeries, estimates_of
 from deepprofile.stages.observations import (
@@ -190,14 +190,12 @@ class ScoreBlock:
         return found, read
 
 
-def differences_job(config: Config, count: int, compute: Any = None, mark: Any = None) -> Job:
+def differences_workload(config: Config, count: int) -> Workload:
     """Blocks of sensors."""
     days = days_of(config).size
-    return Job(
+    return Workload(
         name="validate: differences",
         blocks=grid_blocks((count,), (SENSORS_PER_BLOCK,)),
-        compute=compute,
-        fingerprint=mark,
         # Three series of each sensor, as read and in the order of the sensors; of one sensor a few arrays of doubles.
         memory_per_block=SENSORS_PER_BLOCK * days * 3 * 4 * 2 + days * 8 * 8,
         bytes_in=count * days * 3 * 4,
@@ -205,15 +203,12 @@ def differences_job(config: Config, count: int, compute: Any = None, mark: Any =
     )
 
 
-def job(config: Config, count: int, compute: Any = None, mark: Any = None, inputs: Any = None) -> Job:
+def workload(config: Config, count: int) -> Workload:
     """Blocks of sensors."""
     days, estimates = days_of(config).size, len(estimates_of(config))
-    return Job(
+    return Workload(
         name="validate: scores",
         blocks=grid_blocks((count,), (SENSORS_PER_BLOCK,)),
-        compute=compute,
-        fingerprint=mark,
-        inputs=inputs,
         # The series of every estimate, as read, in the order of the sensors, and on common days, with their masks: as much as
         # eight arrays of doubles. Where the blocks of the bootstrap begin, of which there are most where each is a day.
         memory_per_block=SENSORS_PER_CHUNK * days * (estimates + 1) * 8 * 8 + RESAMPLES * days * 8,
@@ -222,13 +217,13 @@ def job(config: Config, count: int, compute: Any = None, mark: Any = None, input
     )
 
 
-def jobs_of_some(config: Config) -> list[Job]:
-    """All jobs for one block of sensors: how many sensors there are is not known before all stations are read."""
+def workloads_of_some(config: Config) -> list[Workload]:
+    """All workloads for one block of sensors: how many sensors there are is not known before all stations are read."""
     counts = {
-        observations.job: SENSORS_PER_STRETCH,
-        matchups.job: SENSORS_PER_STRETCH,
-        differences_job: SENSORS_PER_BLOCK,
-        job: SENSORS_PER_BLOCK,
+        observations.workload: SENSORS_PER_STRETCH,
+        matchups.workload: SENSORS_PER_STRETCH,
+        differences_workload: SENSORS_PER_BLOCK,
+        workload: SENSORS_PER_BLOCK,
     }
     made = [(make(config, count), count) for make, count in counts.items()]
     return [replace(each, name=f"{each.name}, for every {count} sensors") for each, count in made]
@@ -244,7 +239,7 @@ def plan_differences(config: Config, root: Root, versions: Mapping[str, str], fo
         return fingerprint("differences", version, block.region)
 
     compute = DifferenceBlock(config, SensorSeries.of(root, versions), root.version(DIFFERENCES_STORE, version))
-    listed = differences_job(config, count, compute, mark)
+    listed = Job(differences_workload(config, count), compute, mark)
     return StagePlan("validate/differences", DIFFERENCES_STORE, version, made, listed, compute.url, inputs | {"sensors": count})
 
 
@@ -266,7 +261,7 @@ def plan(config: Config, root: Root, versions: Mapping[str, str], found: Found) 
         return Variances(*(values[slice(*block.region[0])] for values in variances))
 
     compute = ScoreBlock(config, SensorSeries.of(root, versions), root.version(STORE, version))
-    listed = job(config, count, compute, mark, of_block)
+    listed = Job(workload(config, count), compute, mark, inputs=of_block)
     sentences = _too_few(band, names, variances, moments)
     return StagePlan(
         "validate", STORE, version, made, listed, compute.url, inputs | {"sensors": count}, notes=lambda _: sentences
