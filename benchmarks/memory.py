@@ -27,7 +27,9 @@ from deepprofile.evaluation.stations import Report
 from deepprofile.execution.blocks import Block
 from deepprofile.execution.pools import WORKER_BASE_BYTES
 from deepprofile.stages import collocate, ingest, invert, matchups, observations, paired, rivals, validate
-from deepprofile.stages.stage import PublishedBlock, StagePlan, days_of
+from deepprofile.stages.domain import days_of
+from deepprofile.stages.increments import PublishedBlock
+from deepprofile.stages.plan import StagePlan
 from deepprofile.storage.stores import Root, create, write_shards
 from deepprofile.twin import LAND_MODELS, World
 from deepprofile.twin.granules import write_granules

@@ -21,8 +21,9 @@ from deepprofile.config import Config
 from deepprofile.execution.pools import ThreadPool
 from deepprofile.grids.grids import EASE2_M09
 from deepprofile.stages import ingest, invert
+from deepprofile.stages.domain import days_of
+from deepprofile.stages.execute import execute
 from deepprofile.stages.pipeline import run_stages
-from deepprofile.stages.stage import days_of, execute
 from deepprofile.storage.stores import Root, create, write_shards
 from rich.console import Console
 from rich.table import Table

@@ -30,8 +30,10 @@ from deepprofile.cluster.local import local_pool
 from deepprofile.config import Config
 from deepprofile.execution.blocks import Block
 from deepprofile.stages import collocate, ingest, invert
+from deepprofile.stages.analysis_ready import cached_overlaps
+from deepprofile.stages.domain import days_of
 from deepprofile.stages.pipeline import run_stages
-from deepprofile.stages.stage import StagePlan, cached_overlaps, days_of
+from deepprofile.stages.plan import StagePlan
 from deepprofile.storage.filesystems import local_path
 from deepprofile.storage.stores import Root, create, write_shards
 from deepprofile.twin.archive import NETWORKS, STATIONS, Station, place_stations, write_archive

@@ -8,7 +8,7 @@ from deepprofile.app import cli
 from deepprofile.app.display import Display, PlainConsole
 from deepprofile.execution.blocks import Block, Job, Workload
 from deepprofile.execution.engine import Progress
-from deepprofile.stages.stage import StagePlan
+from deepprofile.stages.plan import StagePlan
 from deepprofile.storage.objects import MissingPathError
 from deepprofile.storage.stores import Template
 from rich.table import Table

@@ -11,7 +11,7 @@ from deepprofile.execution.pools import ThreadPool
 from deepprofile.grids.grids import EASE2_M09
 from deepprofile.stages import bounds, matchups
 from deepprofile.stages.pipeline import STAGES, run_stages, workloads
-from deepprofile.stages.stage import PlanError
+from deepprofile.stages.plan import PlanError
 from deepprofile.storage.stores import Root
 
 from tests.support.granules import SHAPE, tree

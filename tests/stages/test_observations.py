@@ -9,8 +9,8 @@ import pytest
 import xarray as xr
 from deepprofile.execution.pools import ThreadPool
 from deepprofile.stages import collocate, matchups, observations, validate
+from deepprofile.stages.domain import days_of
 from deepprofile.stages.pipeline import run_stages
-from deepprofile.stages.stage import days_of
 from deepprofile.storage.stores import Root, read_region
 
 from tests.support.granules import DAYS

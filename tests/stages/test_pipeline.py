@@ -12,9 +12,10 @@ import xarray as xr
 from deepprofile.app.report import Published
 from deepprofile.execution.pools import ThreadPool
 from deepprofile.stages import ingest, invert
+from deepprofile.stages.execute import copier
 from deepprofile.stages.invert import PRECISION
 from deepprofile.stages.pipeline import STAGES, check_memory, run_stages, workloads
-from deepprofile.stages.stage import PlanError, copier
+from deepprofile.stages.plan import PlanError
 from deepprofile.storage.stores import Root, StoreError, create
 
 from tests.support.granules import DAYS, NAMES, tree

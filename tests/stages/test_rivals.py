@@ -17,8 +17,8 @@ from deepprofile.evaluation.metrics import score_differences
 from deepprofile.execution.pools import ThreadPool
 from deepprofile.sources.catalogue import Cache
 from deepprofile.stages import matchups, observations, paired, rivals
+from deepprofile.stages.execute import execute
 from deepprofile.stages.pipeline import run_stages, workloads
-from deepprofile.stages.stage import execute
 from deepprofile.storage.stores import Root
 from deepprofile.twin.granules import region
 

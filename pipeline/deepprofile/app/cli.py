@@ -41,7 +41,7 @@ from deepprofile.execution.blocks import Workload
 from deepprofile.execution.engine import Progress
 from deepprofile.execution.errors import ClusterError, JobFailedError, PoolLostError
 from deepprofile.execution.pools import Pool
-from deepprofile.stages.stage import StagePlan, StageResult
+from deepprofile.stages.plan import StagePlan, StageResult
 from deepprofile.storage.documents import DocumentError, read_sound
 from deepprofile.storage.filesystems import join
 from deepprofile.storage.lease import Lease, LeaseHeldError, LeaseLostError
@@ -91,7 +91,7 @@ def _explained() -> Iterator[None]:
     """Errors that a user can act on become one message and an exit code."""
     from deepprofile.sources.providers import CredentialsError
     from deepprofile.stages.gate import ChecksFailedError
-    from deepprofile.stages.stage import PlanError
+    from deepprofile.stages.plan import PlanError
 
     try:
         yield

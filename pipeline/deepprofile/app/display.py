@@ -18,7 +18,7 @@ from rich.text import Text
 from deepprofile.execution.blocks import Workload
 from deepprofile.execution.engine import Progress
 from deepprofile.stages.gate import Check
-from deepprofile.stages.stage import StagePlan, StageResult
+from deepprofile.stages.plan import StagePlan, StageResult
 from deepprofile.storage.redaction import without_secrets
 
 log = logging.getLogger(__name__)

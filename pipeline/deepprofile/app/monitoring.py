@@ -10,7 +10,7 @@ from typing import Final
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, start_http_server
 
 from deepprofile.execution.engine import Progress
-from deepprofile.stages.stage import StagePlan
+from deepprofile.stages.plan import StagePlan
 
 PORT: Final = "DEEPPROFILE_METRICS_PORT"
 _STATES: Final = ("done", "skipped", "copied", "incomplete", "failed")

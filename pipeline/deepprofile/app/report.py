@@ -21,7 +21,7 @@ from deepprofile.config import Config
 from deepprofile.evaluation.metrics import COMPARED, band_name, sensor_weights, summarise, summarise_differences
 from deepprofile.evaluation.representativeness import BANDS_M, INTERVALS, bands
 from deepprofile.stages import collocate, ingest, invert, matchups, observations, paired, validate
-from deepprofile.stages.stage import days_of
+from deepprofile.stages.domain import days_of
 from deepprofile.storage.filesystems import zarr_store
 from deepprofile.storage.redaction import without_secrets
 from deepprofile.storage.stores import Root

@@ -25,7 +25,9 @@ from deepprofile.sources.catalogue import MIRROR, ZARR_MARKS, Cache, granule_of,
 from deepprofile.sources.products import GranuleError
 from deepprofile.sources.products.decoding import Floats, is_unit
 from deepprofile.sources.products.static import StaticField, opened_field
-from deepprofile.stages.stage import PlanError, StagePlan, cached_overlaps, grid_attributes, space_time_coordinates
+from deepprofile.stages.analysis_ready import cached_overlaps
+from deepprofile.stages.attributes import grid_attributes, space_time_coordinates
+from deepprofile.stages.plan import PlanError, StagePlan
 from deepprofile.storage.filesystems import join
 from deepprofile.storage.fingerprints import fingerprint
 from deepprofile.storage.objects import MissingPathError, exists, listing, told

@@ -24,8 +24,11 @@ from deepprofile.core.layers import OBSERVATION, Layout
 from deepprofile.execution.blocks import Block, Job, Outcome, Workload, grid_blocks
 from deepprofile.grids.grids import Grid
 from deepprofile.stages import ingest
+from deepprofile.stages.analysis_ready import Source
+from deepprofile.stages.attributes import grid_attributes, space_time_coordinates
+from deepprofile.stages.domain import days_of
+from deepprofile.stages.plan import StagePlan
 from deepprofile.stages.schedule import remade_mark
-from deepprofile.stages.stage import Source, StagePlan, days_of, grid_attributes, space_time_coordinates
 from deepprofile.storage.filesystems import zarr_store
 from deepprofile.storage.fingerprints import fingerprint
 from deepprofile.storage.stores import Root, Template, Variable, exists, read_region, write_shards

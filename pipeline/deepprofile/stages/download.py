@@ -25,8 +25,9 @@ from deepprofile.grids.grids import Grid
 from deepprofile.sources.products import GranuleError, Latency, Product
 from deepprofile.sources.providers import PROVIDERS, Box, CredentialsError, DownloadError, Provider, RemoteGranule
 from deepprofile.sources.providers.provider import RequestStore, digest
+from deepprofile.stages.manifest import ledger_url
+from deepprofile.stages.plan import StagePlan, StageResult
 from deepprofile.stages.schedule import AsOf
-from deepprofile.stages.stage import StagePlan, StageResult, ledger_url
 from deepprofile.storage.conditional_writes import update
 from deepprofile.storage.documents import DamagedDocumentError, parse, read_sound, write_document
 from deepprofile.storage.filesystems import filesystem, is_local, join, local_path

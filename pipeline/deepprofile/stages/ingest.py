@@ -25,19 +25,13 @@ from deepprofile.sources.catalogue import (
     steps_needed,
 )
 from deepprofile.sources.products import DayNotHeldError, GranuleError, Latency, Outage, Product, are_alike
+from deepprofile.stages.analysis_ready import Source
+from deepprofile.stages.attributes import grid_attributes, space_time_coordinates
+from deepprofile.stages.domain import days_of
+from deepprofile.stages.increments import BlockInputs, DayFingerprints, PublishedBlock, spans
+from deepprofile.stages.manifest import days_document
+from deepprofile.stages.plan import StagePlan
 from deepprofile.stages.schedule import AsOf, ReprocessRequests
-from deepprofile.stages.stage import (
-    BlockInputs,
-    DayFingerprints,
-    PublishedBlock,
-    Source,
-    StagePlan,
-    days_document,
-    days_of,
-    grid_attributes,
-    space_time_coordinates,
-    spans,
-)
 from deepprofile.storage.fingerprints import fingerprint
 from deepprofile.storage.stores import Root, Template, Variable, read_region, write_shards
 

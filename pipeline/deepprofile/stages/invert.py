@@ -20,21 +20,13 @@ from deepprofile.execution.blocks import Block, Job, Outcome, Workload, grid_blo
 from deepprofile.execution.ledger import Ledger
 from deepprofile.grids.grids import Grid
 from deepprofile.stages import bounds, collocate, gate, ingest
+from deepprofile.stages.analysis_ready import Source, cached_overlaps
+from deepprofile.stages.attributes import grid_attributes, space_time_coordinates
 from deepprofile.stages.collocate import Comparison
-from deepprofile.stages.stage import (
-    BlockInputs,
-    DayFingerprints,
-    PlanError,
-    Source,
-    StagePlan,
-    cached_overlaps,
-    day_fingerprints_of,
-    days_of,
-    grid_attributes,
-    ledger_url,
-    space_time_coordinates,
-    spans,
-)
+from deepprofile.stages.domain import days_of
+from deepprofile.stages.increments import BlockInputs, DayFingerprints, day_fingerprints_of, spans
+from deepprofile.stages.manifest import ledger_url
+from deepprofile.stages.plan import PlanError, StagePlan
 from deepprofile.storage.fingerprints import fingerprint
 from deepprofile.storage.stores import Root, Template, Variable, quantize, read_region, write_shards
 

@@ -27,7 +27,12 @@ from deepprofile.execution.blocks import Block, Job, Outcome, Workload, grid_blo
 from deepprofile.execution.ledger import Ledger
 from deepprofile.grids.grids import Grid
 from deepprofile.stages import bounds, collocate, ingest, invert, observations
+from deepprofile.stages.analysis_ready import Source
+from deepprofile.stages.attributes import grid_attributes, space_time_coordinates
 from deepprofile.stages.collocate import Comparison, layout_of
+from deepprofile.stages.domain import days_of
+from deepprofile.stages.increments import BlockInputs, DayFingerprints, day_fingerprints_of
+from deepprofile.stages.manifest import ledger_url
 from deepprofile.stages.observations import (
     SENSORS_PER_CHUNK,
     SENSORS_PER_STRETCH,
@@ -36,17 +41,7 @@ from deepprofile.stages.observations import (
     sensor_attributes,
     sensor_coordinates,
 )
-from deepprofile.stages.stage import (
-    BlockInputs,
-    DayFingerprints,
-    Source,
-    StagePlan,
-    day_fingerprints_of,
-    days_of,
-    grid_attributes,
-    ledger_url,
-    space_time_coordinates,
-)
+from deepprofile.stages.plan import StagePlan
 from deepprofile.storage.filesystems import zarr_store
 from deepprofile.storage.fingerprints import fingerprint
 from deepprofile.storage.stores import Root, Template, Variable, read_region, write_shards

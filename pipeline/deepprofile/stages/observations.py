@@ -33,7 +33,9 @@ from deepprofile.evaluation.stations import (
 )
 from deepprofile.execution.blocks import Block, Job, Outcome, Workload, grid_blocks
 from deepprofile.grids.grids import Grid
-from deepprofile.stages.stage import StagePlan, days_of, grid_attributes, space_time_coordinates
+from deepprofile.stages.attributes import grid_attributes, space_time_coordinates
+from deepprofile.stages.domain import days_of
+from deepprofile.stages.plan import StagePlan
 from deepprofile.storage.filesystems import zarr_store
 from deepprofile.storage.fingerprints import fingerprint
 from deepprofile.storage.objects import MissingPathError, as_local

@@ -15,6 +15,7 @@ from deepprofile.config import Config
 from deepprofile.evaluation.metrics import COMPARED, RESAMPLES, score_differences
 from deepprofile.execution.blocks import Block, Job, Outcome, Workload, grid_blocks
 from deepprofile.stages import matchups, observations, rivals
+from deepprofile.stages.domain import days_of
 from deepprofile.stages.matchups import SensorSeries, layer_weights
 from deepprofile.stages.observations import (
     SENSORS_PER_BLOCK,
@@ -25,7 +26,7 @@ from deepprofile.stages.observations import (
     sensor_attributes,
     sensor_coordinates,
 )
-from deepprofile.stages.stage import StagePlan, days_of
+from deepprofile.stages.plan import StagePlan
 from deepprofile.storage.filesystems import zarr_store
 from deepprofile.storage.fingerprints import fingerprint
 from deepprofile.storage.stores import Root, Template, Variable, read_region, write_shards

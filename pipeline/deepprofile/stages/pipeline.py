@@ -31,19 +31,12 @@ from deepprofile.stages import (
     schedule,
     validate,
 )
+from deepprofile.stages.domain import days_of
+from deepprofile.stages.execute import execute
+from deepprofile.stages.manifest import MANIFEST, ledger_url, manifest_of, run_url
+from deepprofile.stages.plan import PlanError, StagePlan, StageResult
 from deepprofile.stages.retention import PUBLISHED, record_publication
 from deepprofile.stages.schedule import AsOf
-from deepprofile.stages.stage import (
-    MANIFEST,
-    PlanError,
-    StagePlan,
-    StageResult,
-    days_of,
-    execute,
-    ledger_url,
-    manifest_of,
-    run_url,
-)
 from deepprofile.storage.documents import read_sound, write_document
 from deepprofile.storage.filesystems import join, zarr_store
 from deepprofile.storage.lease import Lease, live_holder

@@ -11,7 +11,7 @@ from typing import Any
 
 from pangeo_forge_recipes.patterns import ConcatDim, FilePattern
 
-from deepprofile.stages.stage import StagePlan
+from deepprofile.stages.plan import StagePlan
 from deepprofile.storage.objects import MissingPathError
 from deepprofile.storage.stores import create
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from deepprofile.config import Retention
-from deepprofile.stages.stage import MANIFEST, manifest_of
+from deepprofile.stages.manifest import MANIFEST, manifest_of
 from deepprofile.storage.conditional_writes import storage_time
 from deepprofile.storage.documents import Kinds, parse, write_document
 from deepprofile.storage.filesystems import join

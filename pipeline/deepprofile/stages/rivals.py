@@ -35,8 +35,11 @@ from deepprofile.sources.products import GranuleError, are_alike
 from deepprofile.sources.products.files import GranuleFile, opened, opened_zarr, reading
 from deepprofile.sources.products.granule import Layer
 from deepprofile.sources.products.samples import BYTES_A_VALUE, VALUES_AT_ONCE, Places, Reading, days_held, sample
+from deepprofile.stages.attributes import grid_attributes, space_time_coordinates
+from deepprofile.stages.domain import days_of
+from deepprofile.stages.increments import BlockInputs, DayFingerprints
 from deepprofile.stages.observations import SENSORS_PER_CHUNK, SENSORS_PER_STRETCH, Found, sensor_attributes, sensor_coordinates
-from deepprofile.stages.stage import BlockInputs, DayFingerprints, StagePlan, days_of, grid_attributes, space_time_coordinates
+from deepprofile.stages.plan import StagePlan
 from deepprofile.storage.filesystems import filesystem, join
 from deepprofile.storage.fingerprints import fingerprint
 from deepprofile.storage.objects import MissingPathError, exists, is_pattern, listing, told

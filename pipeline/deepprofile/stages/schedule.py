@@ -11,7 +11,7 @@ import numpy as np
 
 from deepprofile.config import Config, Period
 from deepprofile.sources.catalogue import Cache, find_granules
-from deepprofile.stages.stage import PlanError
+from deepprofile.stages.plan import PlanError
 from deepprofile.storage.documents import FORMAT_KEY, DamagedDocumentError, Kinds, read_document, write_document
 from deepprofile.storage.filesystems import join
 from deepprofile.storage.fingerprints import fingerprint
@@ -107,7 +107,7 @@ def extended(config: Config, root: Root, until: np.datetime64, stores: Iterable[
 
     Raises
     ------
-    deepprofile.stages.stage.PlanError
+    deepprofile.stages.plan.PlanError
         Where there is no granule yet.
     deepprofile.storage.objects.MissingPathError
         Where a folder of granules is not there.

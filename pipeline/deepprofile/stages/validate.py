@@ -32,6 +32,7 @@ from deepprofile.evaluation.representativeness import (
 )
 from deepprofile.execution.blocks import Block, Job, Outcome, Workload, grid_blocks
 from deepprofile.stages import matchups, observations
+from deepprofile.stages.domain import days_of
 from deepprofile.stages.matchups import FUSED, SensorSeries, estimates_of
 from deepprofile.stages.observations import (
     SENSORS_PER_BLOCK,
@@ -42,7 +43,7 @@ from deepprofile.stages.observations import (
     sensor_attributes,
     sensor_coordinates,
 )
-from deepprofile.stages.stage import StagePlan, days_of
+from deepprofile.stages.plan import StagePlan
 from deepprofile.storage.fingerprints import fingerprint
 from deepprofile.storage.stores import Root, Template, Variable, read_region, write_shards
 

@@ -1,0 +1,126 @@
+"""What of a block can be taken from the published version, day by day."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import zarr
+
+from deepprofile.execution.blocks import FAILED, Block, Job, Record
+from deepprofile.stages.manifest import days_document
+from deepprofile.stages.plan import StagePlan
+from deepprofile.storage.filesystems import zarr_store
+from deepprofile.storage.fingerprints import fingerprint
+from deepprofile.storage.stores import (
+    Root,
+    Template,
+    exists,
+    read_region,
+)
+
+
+@dataclass(frozen=True)
+class PublishedBlock:
+    """The published version of a block: its store, and which of the block's days are there as they would be computed now.
+
+    ``length``: days of that store. ``details``: those of its record.
+    """
+
+    url: str
+    length: int
+    unchanged: tuple[int, ...]
+    details: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class BlockInputs:
+    """What a block of a store along time is told: its own inputs, and what it can begin from."""
+
+    inputs: Any = None
+    earlier: PublishedBlock | None = None
+
+    def fresh(self, count: int) -> list[int]:
+        """Which of so many days have to be computed."""
+        kept = set(self.earlier.unchanged) if self.earlier is not None else set()
+        return [k for k in range(count) if k not in kept]
+
+
+@dataclass(frozen=True)
+class DayFingerprints:
+    """What the bytes of a store along time depend on.
+
+    ``days``: a mark for each day, the same in all blocks. ``static_fingerprint``: of a block, all that its days have in common.
+    """
+
+    days: tuple[str, ...]
+    static_fingerprint: Callable[[Block], str]
+
+    def fingerprint(self, block: Block) -> str:
+        """Of everything that the bytes of a block depend on."""
+        return fingerprint(self.static_fingerprint(block), block.region[0], self.days[slice(*block.region[0])])
+
+    def earlier(self, block: Block, url: str, before: Sequence[str], old: Record | None) -> PublishedBlock | None:
+        """What of a block can be taken from another version, whose days have the marks ``before``.
+
+        Days of which an input could not be used are tried again.
+        """
+        start, stop = block.region[0]
+        if old is None or old.status == FAILED or start >= len(before):
+            return None
+        same: tuple[int, ...] = ()
+        if old.static_fingerprint == self.static_fingerprint(block):
+            again = set(old.details.get("broken", ()))
+            shared = range(start, min(stop, len(before)))
+            same = tuple(d - start for d in shared if self.days[d] == before[d] and d - start not in again)
+        return PublishedBlock(url, len(before), same, old.details)
+
+
+def spans(places: Sequence[int]) -> list[tuple[int, int]]:
+    """Stretches of places that follow one another, each as (first, after the last)."""
+    found: list[tuple[int, int]] = []
+    for place in places:
+        if found and found[-1][1] == place:
+            found[-1] = found[-1][0], place + 1
+        else:
+            found.append((place, place + 1))
+    return found
+
+
+def day_fingerprints_of(root: Root, stage: str, version: str) -> tuple[str, ...]:
+    """The marks of the days of a version; none where it was made before there were any."""
+    return tuple((days_document(root, stage, version) or {}).get("marks", ()))
+
+
+def with_earlier(plan: StagePlan, root: Root, version: str, previous: Mapping[str, Record]) -> Job:
+    """The job of a plan whose blocks begin from what a published version holds."""
+    marks, job, url = plan.marks, plan.job, root.version(plan.store, version)
+    before = day_fingerprints_of(root, plan.stage, version)
+    if marks is None or not before or not _lies_alike(url, plan.template):
+        return job
+
+    def inputs(block: Block) -> BlockInputs:
+        given = job.inputs(block) if job.inputs is not None else BlockInputs()
+        return replace(given, earlier=marks.earlier(block, url, before, previous.get(block.name)))
+
+    return replace(job, inputs=inputs)
+
+
+def _lies_alike(url: str, template: Template) -> bool:
+    """Whether a store has its blocks where the template has them."""
+    if not exists(url):
+        return False
+    group = zarr.open_group(zarr_store(url), mode="r")
+    if any(group.attrs.get(key) != template.attrs[key] for key in ("grid", "grid_window")):
+        return False
+    first = template.variables["time"].values
+    assert first is not None
+    if int(read_region(url, "time", (slice(1),))[0]) != int(first[0]):
+        return False
+    for name, variable in template.variables.items():
+        if variable.shards is not None:
+            array = group.get(name)
+            if array is None or tuple(getattr(array, "shards", ()) or ()) != variable.shards:
+                return False
+    return True
