@@ -27,7 +27,7 @@ from deepprofile.evaluation.stations import Report
 from deepprofile.execution.blocks import Block
 from deepprofile.execution.pools import WORKER_BASE_BYTES
 from deepprofile.stages import collocate, ingest, invert, matchups, observations, paired, rivals, validate
-from deepprofile.stages.domain import days_of
+from deepprofile.stages.domain import Domain, days_of
 from deepprofile.stages.increments import PublishedBlock
 from deepprofile.stages.plan import StagePlan
 from deepprofile.storage.stores import Root, create, write_shards
@@ -110,7 +110,7 @@ def _ingest(folder: Path) -> Iterator[Measured]:
             config = Config.model_validate(config.model_dump(mode="json") | {"products": products})
             root = Root(config.root)
             published.append(root.version(ingest.store_name(name), fill(config)[ingest.store_name(name)]))
-            plans.append(ingest.plan(config, root, name))
+            plans.append(ingest.plan(ingest.ProductIngest.of(config, name), root))
         yield from measure(plans[0], plans[1], published, slice(1, None))
 
 
@@ -135,11 +135,15 @@ def _found(config: Config) -> observations.Found:
     return observations.Found(observations.placed(stations, grid), Report())
 
 
+def _plan_matchups(config: Config, root: Root, versions: dict[str, str]) -> StagePlan:
+    return matchups.plan(matchups.Matchups.of(config), root, versions, _found(config))
+
+
 _PLANNERS: dict[str, Callable[[Config, Root, dict[str, str]], StagePlan]] = {
-    collocate.MOMENTS_STORE: collocate.plan_moments,
-    collocate.STORE: collocate.plan_weights,
-    invert.STORE: invert.plan,
-    matchups.STORE: lambda config, root, versions: matchups.plan(config, root, versions, _found(config)),
+    collocate.MOMENTS_STORE: lambda config, *place: collocate.plan_moments(collocate.ErrorModel.of(config), *place),
+    collocate.STORE: lambda config, *place: collocate.plan_weights(collocate.ErrorModel.of(config), *place),
+    invert.STORE: lambda config, *place: invert.plan(invert.Profiles.of(config), *place),
+    matchups.STORE: _plan_matchups,
 }
 
 
@@ -168,29 +172,30 @@ def _scores(folder: Path) -> Iterator[Measured]:
         config = Config.model_validate(config.model_dump(mode="json") | {"period": period} | _beside(folder))
         found, root = _found(config), Root(config.root)
         url = root.version(matchups.STORE, "made")
-        made = matchups.template(config, found.stations)
+        task, domain = matchups.Matchups.of(config), Domain.of(config)
+        made = matchups.template(task, found.stations)
         create(url, made)
         values = np.random.default_rng(2).uniform(0.1, 0.4, made.shape("soil_moisture")).astype(np.float32)
         write_shards(url, "soil_moisture", (0, 0, 0), values)
         write_shards(url, "standard_deviation", (0, 0), np.full(made.shape("standard_deviation"), 0.05, np.float32))
-        measured = observations.plan(config, root, found)
+        measured = observations.plan(domain, root, found)
         create(measured.url, measured.template)
         for block in measured.job.blocks:
             measured.job.compute(block, None)
         versions = {observations.STORE: measured.version, matchups.STORE: "made"}
-        differences = validate.plan_differences(config, root, versions, found)
+        differences = validate.plan_differences(domain, root, versions, found)
         create(differences.url, differences.template)
         versions[validate.DIFFERENCES_STORE] = differences.version
         plans[0].append(differences)
-        plans[1].append(validate.plan(config, root, versions, found))
+        plans[1].append(validate.plan(domain, task.estimates, root, versions, found))
         # Some sensors after the others: as many as are in memory at a time tell.
         few = observations.Found(found.stations.isel(sensor=slice(0, observations.SENSORS_PER_CHUNK)), found.report)
-        theirs = rivals.template(config, RIVAL, few.stations)
+        theirs = rivals.template(rivals.RivalSettings.of(config, RIVAL), few.stations)
         versions[rivals.store_name(RIVAL)] = "made"
         create(root.version(rivals.store_name(RIVAL), "made"), theirs)
         noise = np.random.default_rng(4).uniform(0.1, 0.4, theirs.shape("soil_moisture")).astype(np.float32)
         write_shards(root.version(rivals.store_name(RIVAL), "made"), "soil_moisture", (0, 0, 0), noise)
-        plans[2].append(paired.plan(config, root, versions, few))
+        plans[2].append(paired.plan(domain, config.rivals, root, versions, few))
     for small, large in plans:
         yield from measure(small, large)
 
@@ -222,7 +227,9 @@ def _rival(folder: Path) -> Iterator[Measured]:
         found = _found(config)
         places = {"latitude": rng.uniform(-60.0, 70.0, SENSORS), "longitude": rng.uniform(-180.0, 180.0, SENSORS)}
         stations = found.stations.assign_coords({name: ("sensor", where) for name, where in places.items()})
-        plans.append(rivals.plan(config, Root(config.root), RIVAL, observations.Found(stations, found.report)))
+        plans.append(
+            rivals.plan(rivals.RivalSettings.of(config, RIVAL), Root(config.root), observations.Found(stations, found.report))
+        )
     yield from measure(plans[0], plans[1])
 
 

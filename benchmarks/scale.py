@@ -74,7 +74,7 @@ def measure_block(folder: Path) -> tuple[float, float, float]:
     versions = Root(config.root).current()
     run_invert(config, versions, solve=True, threads=1)
     seconds = min(run_invert(config, versions, solve=True, threads=1)[0] for _ in range(3))
-    job = invert.workload(config)
+    job = invert.workload(invert.Profiles.of(config))
     blocks = len(job.blocks)
     return seconds / blocks, job.bytes_in / blocks, job.bytes_out / blocks
 

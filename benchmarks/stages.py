@@ -12,19 +12,26 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
+from typing import cast
 
 import numpy as np
+import pandas as pd
+import xarray as xr
 from deepprofile.config import Config
 from deepprofile.execution.pools import ThreadPool
 from deepprofile.grids.grids import EASE2_M09
 from deepprofile.stages import ingest, invert
 from deepprofile.stages.domain import days_of
-from deepprofile.stages.execute import execute
+from deepprofile.stages.execute import RunWith, execute
+from deepprofile.stages.ingest import ProductIngest
+from deepprofile.stages.invert import InvertBlock, Profiles
 from deepprofile.stages.pipeline import run_stages
 from deepprofile.storage.stores import Root, create, write_shards
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
@@ -62,7 +69,7 @@ def fill(config: Config) -> dict[str, str]:
     signal = 0.25 + 0.06 * np.sin(np.arange(days.size) / 9.0) + 0.02 * rng.standard_normal(days.size)
     versions = {}
     for name in config.products:
-        template, store = ingest.template(config, name), ingest.store_name(name)
+        template, store = ingest.template(ProductIngest.of(config, name)), ingest.store_name(name)
         versions[store] = "made"
         url = root.version(store, "made")
         create(url, template)
@@ -82,15 +89,43 @@ def fill(config: Config) -> dict[str, str]:
     return versions
 
 
+class Unsolved(InvertBlock):
+    """Reads and writes what a block of the stage does, but solves nothing: arrays have the shapes of profiles."""
+
+    def solve(
+        self,
+        series: Mapping[str, NDArray[np.float32]],
+        errors: xr.Dataset,
+        days: pd.DatetimeIndex,
+        limits: tuple[NDArray[np.float32], NDArray[np.float32]] | None,
+        filters: Mapping[str, NDArray[np.float32]],
+        covariances: bool,
+    ) -> xr.Dataset:
+        """The profile of one day, and what was read in place of the coefficients."""
+        day = {name: values[:1] for name, values in series.items()}
+        past = {name: values[:, :, :1] for name, values in filters.items()}
+        one = super().solve(day, errors, days[:1], limits, past, covariances)
+        degrees = one.sizes["degree"]
+        stacked = np.concatenate(list(series.values()), axis=1)[:, :degrees]
+        shape = (stacked.shape[0], *stacked.shape[2:])
+        bare = one.drop_dims("time").assign(coefficients=(("time", "degree", "y", "x"), stacked))
+        for name in ("flags", "pattern"):
+            bare[name] = (("time", "y", "x"), np.broadcast_to(one[name].transpose("time", "y", "x").values, shape))
+        return bare
+
+
 def run(config: Config, versions: dict[str, str], *, solve: bool, threads: int = 2) -> tuple[float, float]:
     """Seconds and MiB of one run of the stage from nothing."""
     root = Root(config.root)
-    plan = invert.plan(config, root, versions, solve=solve)
+    plan = invert.plan(Profiles.of(config), root, versions)
+    if not solve:
+        block = cast(InvertBlock, plan.job.compute)
+        plan = replace(plan, job=replace(plan.job, compute=Unsolved(**vars(block))))
     for folder in (plan.url, f"{config.root}/runs/invert-{plan.version}"):
         shutil.rmtree(folder, ignore_errors=True)
     with PeakMemory() as memory:
         began = time.perf_counter()
-        execute(plan, root, config, ThreadPool(threads))
+        execute(plan, root, RunWith(ThreadPool(threads), config.compute))
         seconds = time.perf_counter() - began
     return seconds, memory.more / 2**20
 

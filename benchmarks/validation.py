@@ -78,7 +78,7 @@ def target_shards(config: Config, stations: Iterable[Station]) -> list[Shard]:
 def product_shards(config: Config, name: str, shards: Sequence[Shard]) -> list[Shard]:
     """Shards of a product's store that these of the target need."""
     grid, size = config.grid.grid(), config.blocks.cells
-    y, x = cached_overlaps(ingest.window(config, name), grid)
+    y, x = cached_overlaps(ingest.ProductIngest.of(config, name).domain.grid, grid)
     found: set[Shard] = set()
     for row, column in shards:
         top, bottom = y.part(row * size, min((row + 1) * size, grid.rows), 0).needed
@@ -106,7 +106,7 @@ def fill_products(config: Config, shards: Sequence[Shard]) -> dict[str, str]:
     signal = 0.25 + 0.06 * np.sin(np.arange(days.size) / 9.0) + 0.02 * rng.standard_normal(days.size)
     versions = {}
     for name in config.products:
-        template, store = ingest.template(config, name), ingest.store_name(name)
+        template, store = ingest.template(ingest.ProductIngest.of(config, name)), ingest.store_name(name)
         url = root.version(store, "made")
         create(url, template)
         needed = product_shards(config, name, shards)
@@ -134,12 +134,8 @@ def fill(config: Config, stations: Sequence[Station]) -> int:
     """All stores that validation reads, published; returns the number of the target's shards."""
     root, shards = Root(config.root), target_shards(config, stations)
     versions = fill_products(config, shards)
-    for store, planner in (
-        (collocate.MOMENTS_STORE, collocate.plan_moments),
-        (collocate.STORE, collocate.plan_weights),
-        (invert.STORE, invert.plan),
-    ):
-        plan = planner(config, root, versions)
+    for step in (*collocate.steps(config), *invert.steps(config)):
+        store, plan = step.store, step.plan(root, versions)
         _compute(plan, [block for block in plan.job.blocks if block.index[-2:] == MODEL])
         for name, variable in plan.template.variables.items():
             if variable.shards is not None:

@@ -12,6 +12,6 @@ from deepprofile.stages.recipe import daily_means, granule_pattern
 from deepprofile.storage.stores import Root
 
 config = load(Path(__file__).with_name("deepprofile.yaml"))
-plan = ingest.plan(config, Root(config.root), "era5_land")
+plan = ingest.plan(ingest.ProductIngest.of(config, "era5_land"), Root(config.root))
 pattern = granule_pattern(plan)
 recipe = beam.Create(list(pattern.items())) | daily_means(plan)

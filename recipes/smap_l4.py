@@ -12,6 +12,6 @@ from deepprofile.stages.recipe import daily_means, granule_pattern
 from deepprofile.storage.stores import Root
 
 config = load(Path(__file__).with_name("deepprofile.yaml"))
-plan = ingest.plan(config, Root(config.root), "smap_l4")
+plan = ingest.plan(ingest.ProductIngest.of(config, "smap_l4"), Root(config.root))
 pattern = granule_pattern(plan)
 recipe = beam.Create(list(pattern.items())) | daily_means(plan)

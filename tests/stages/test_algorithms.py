@@ -113,11 +113,11 @@ def test_going_back_takes_what_is_still_there(upgraded, monkeypatch):
 def test_the_schedule_makes_a_new_error_model_after_an_upgrade_of_it(upgraded, monkeypatch):
     config = upgraded.model_copy(update={"collocation": upgraded.collocation.model_copy(update={"every_days": 30})})
     run_stages(config, STAGES, ThreadPool(2))
-    assert not collocate.is_due(config, Root(config.root))
+    assert not collocate.is_due(collocate.ErrorModel.of(config), Root(config.root))
     for module, name in ((collocate, "WEIGHTS_ALGORITHM"), (ingest, "ALGORITHM"), (type(PRODUCTS["smap_l3"]), "algorithm")):
         with monkeypatch.context() as newer:
             newer.setattr(module, name, getattr(module, name) + 1, raising=False)
-            assert collocate.is_due(config, Root(config.root))
+            assert collocate.is_due(collocate.ErrorModel.of(config), Root(config.root))
 
 
 def test_an_error_model_is_made_anew_on_request_although_nothing_has_changed(upgraded):

@@ -92,7 +92,8 @@ def test_profiles_obey_the_porosity_of_their_cell(profiles, porosity, finished):
     np.testing.assert_array_equal(there[..., soil], np.isfinite(free)[..., soil])
     # The comparison without SMAP L3 obeys it too.
     found = opened(config, "matchups")
-    place = matchups.matched(config).index(matchups.WITHOUT)
+    names = matchups.Matchups.of(config).estimates
+    place = names.stored.index(names.without)
     lat, lon = config.grid.grid().lat, config.grid.grid().lon
     cells = [
         (np.abs(lat - a).argmin(), np.abs(lon - b).argmin())

@@ -23,6 +23,7 @@ from deepprofile.sources.products import PRODUCTS
 from deepprofile.sources.providers import CredentialsError
 from deepprofile.stages import download, ingest
 from deepprofile.stages.download import Folder, cells_of, wanted
+from deepprofile.stages.execute import RunWith
 from deepprofile.stages.pipeline import STAGES, Request, run_stages, status_of
 from deepprofile.stages.schedule import AsOf
 from deepprofile.storage.stores import Root
@@ -32,6 +33,10 @@ from tests.support.services import TOKEN, services  # noqa: F401
 
 DAY = np.datetime64("2015-04-20")
 NASA = {"smap_l4": "SPL4SMGP", "gldas_noah": "GLDAS_NOAH025_3H", "smap_l3": "SPL3SMP_E"}
+
+
+def task_of(config, name):
+    return next(task for task in download.ProductDownload.all_of(config) if task.product.name == name)
 
 
 def together(paths):
@@ -129,7 +134,7 @@ def test_only_the_box_and_the_variables_are_asked_of_the_store(fetching, offered
 
 def test_a_whole_month_comes_as_one_file(fetching, offered):
     config = fetching(("era5_land",), np.datetime64("2015-06-11"))
-    listed = wanted(config, "era5_land", AsOf(np.datetime64("2015-06-11")))
+    listed = wanted(task_of(config, "era5_land"), AsOf(np.datetime64("2015-06-11")))
     (wish,) = [w for w in listed if len(w.offer.source["request"]["day"]) > 1]
     assert wish.offer.name == "era5_land_201505.nc"
     assert PRODUCTS["era5_land"].parse(wish.offer.name).days.size == 31
@@ -150,9 +155,11 @@ def test_a_month_that_is_too_large_comes_in_parts(fetching, offered, granules, t
     offered.make, offered.most_days = some, most
     config = fetching(("era5_land",), np.datetime64("2015-06-11"))
     (wish,) = [
-        w for w in wanted(config, "era5_land", AsOf(np.datetime64("2015-06-11"))) if len(w.offer.source["request"]["day"]) > 1
+        w
+        for w in wanted(task_of(config, "era5_land"), AsOf(np.datetime64("2015-06-11")))
+        if len(w.offer.source["request"]["day"]) > 1
     ]
-    (provider,) = download.providers_of(config, "era5_land")
+    (provider,) = download.providers_of(config.product("era5_land"), config.products["era5_land"].download)
     target, memory = tmp_path / wish.offer.name, Folder(str(tmp_path / "kept")).memory("x")
     provider.fetch(wish.offer, target, memory)
     assert len(offered.submitted) == requests
@@ -216,7 +223,9 @@ def test_what_is_too_large_in_every_part_is_said_in_the_words_of_the_store(fetch
     offered.most_days = 0
     today = np.datetime64("2015-04-12")
     config = fetching(("era5_land",), today, compute={"attempts": 1})
-    problem = download.run(config, Root(config.root), "era5_land", AsOf(today, today), ThreadPool(1)).problems[0]
+    problem = download.run(
+        task_of(config, "era5_land"), Root(config.root), AsOf(today, today), RunWith(ThreadPool(1), config.compute)
+    ).problems[0]
     assert "cost limits exceeded: Your request is too large, please reduce your selection." in problem
 
 
@@ -321,7 +330,8 @@ def test_early_granules_give_way_to_the_final_ones(fetching, offered, tmp_path):
             path.rename(early / path.name.replace("_3H.", "_3H_EP."))
     config = fetching(("gldas_noah",))
     run(config)
-    states = ingest.day_states(config, Root(config.root), "gldas_noah", AsOf(DAY))
+    task = ingest.ProductIngest.of(config, "gldas_noah")
+    states = ingest.day_states(task, Root(config.root), AsOf(DAY))
     assert (states["2015-04-14"], states["2015-04-16"]) == ("there", "provisional")
     for path in list(early.glob("*A20150416*")):
         path.rename(final / path.name.replace("_EP", ""))
@@ -344,13 +354,15 @@ def test_provisional_days_of_the_store_are_asked_for_again_when_they_should_be_f
     config = fetching(("era5_land",))
     run(config)
     asked = len(offered.submitted)
-    states = ingest.day_states(config, Root(config.root), "era5_land", AsOf(DAY))
+    task = ingest.ProductIngest.of(config, "era5_land")
+    states = ingest.day_states(task, Root(config.root), AsOf(DAY))
     assert states["2015-04-12"] == states["2015-04-19"] == "provisional"
     offered.make = plain
     # Days 10 and 11 are past the latency of the final values, and come as such.
     results = run(config)
     assert results["download/era5_land"].progress.done == len(offered.submitted) - asked == 2
-    states = ingest.day_states(config, Root(config.root), "era5_land", AsOf(DAY))
+    task = ingest.ProductIngest.of(config, "era5_land")
+    states = ingest.day_states(task, Root(config.root), AsOf(DAY))
     assert (states["2015-04-11"], states["2015-04-12"]) == ("there", "provisional")
 
 
@@ -359,7 +371,9 @@ def test_a_request_that_waits_is_taken_up_again(fetching, offered, monkeypatch):
     monkeypatch.setattr("deepprofile.sources.providers.cds.WAIT_SECONDS", 0.2)
     today = np.datetime64("2015-04-12")
     config = fetching(("era5_land",), today, compute={"attempts": 1})
-    first = download.run(config, Root(config.root), "era5_land", AsOf(today, today), ThreadPool(2)).problems[0]
+    first = download.run(
+        task_of(config, "era5_land"), Root(config.root), AsOf(today, today), RunWith(ThreadPool(2), config.compute)
+    ).problems[0]
     assert "still waits in the queue of the Climate Data Store" in first
     asked = len(offered.submitted)
     offered.withheld = False
@@ -396,7 +410,9 @@ def test_a_mirror_in_zarr_equals_the_files(configure, granules, tmp_path):
         for c in (mirrored, files)
     )
     xr.testing.assert_equal(ours, theirs)
-    states = ingest.day_states(mirrored, Root(mirrored.root), "era5_land", AsOf(np.datetime64("2015-06-20")))
+    states = ingest.day_states(
+        ingest.ProductIngest.of(mirrored, "era5_land"), Root(mirrored.root), AsOf(np.datetime64("2015-06-20"))
+    )
     assert (states["2015-05-31"], states["2015-06-01"], states["2015-06-10"]) == ("there", "provisional", "missing")
 
 

@@ -163,7 +163,9 @@ def test_a_month_that_is_not_over_lacks_its_last_days_and_is_not_broken(tmp_path
     result, means, config = ingested("era5_land", "2020-03-01", "2020-03-03")
     np.testing.assert_allclose(means, [0.25, 0.26, np.nan], atol=1e-4)
     assert result.problems == ("2020-03-03: 24 of 24 time steps of era5_land are missing",)
-    states = ingest.day_states(config, Root(config.root), "era5_land", AsOf(np.datetime64("2020-03-04")))
+    states = ingest.day_states(
+        ingest.ProductIngest.of(config, "era5_land"), Root(config.root), AsOf(np.datetime64("2020-03-04"))
+    )
     assert states == {"2020-03-01": "there", "2020-03-02": "there", "2020-03-03": "not due"}
 
 
@@ -259,7 +261,8 @@ def test_days_of_which_the_provider_has_nothing_are_not_missed(tmp_path, ingeste
     result, means, config = ingested("smap_l3", "2019-06-16", "2019-07-23")
     assert result.problems == ("2019-06-17: 1 of 1 time steps of smap_l3 are missing",)
     np.testing.assert_allclose(means[[0, 1, 2, 35, 37]], [0.2, np.nan, 0.2, 0.3, 0.2], atol=1e-4)
-    states = ingest.day_states(config, Root(config.root), "smap_l3", AsOf(np.datetime64("2020-01-01")))
+    task = ingest.ProductIngest.of(config, "smap_l3")
+    states = ingest.day_states(task, Root(config.root), AsOf(np.datetime64("2020-01-01")))
     assert states["2019-06-17"] == "missing"
     assert {states[f"2019-06-{day}"] for day in range(19, 31)} == {"outage"}
     again, _, _ = ingested("smap_l3", "2019-06-16", "2019-07-23", source={"outages": [["2019-06-17", "2019-06-17"]]})

@@ -129,7 +129,7 @@ def test_a_subset_beside_its_granule_takes_nothing_of_its_screens(tmp_path, inge
     (note,) = result.notes
     assert "used once" in note
     there = np.isfinite(open_store(config.root, "ard/era5_land").soil_moisture.values[0])
-    window = ingest.window(config, "era5_land")
+    window = ingest.ProductIngest.of(config, "era5_land").domain.grid
     frozen = window.lat < ERA5.lat[9] - 0.05
     assert there[:, ~frozen].all()
     assert not there[:, frozen].any()

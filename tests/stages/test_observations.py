@@ -9,7 +9,7 @@ import pytest
 import xarray as xr
 from deepprofile.execution.pools import ThreadPool
 from deepprofile.stages import collocate, matchups, observations, validate
-from deepprofile.stages.domain import days_of
+from deepprofile.stages.domain import Domain, days_of, products_of
 from deepprofile.stages.pipeline import run_stages
 from deepprofile.storage.stores import Root, read_region
 
@@ -64,18 +64,18 @@ def test_the_store_holds_what_the_files_say(finished, world):
 
 def test_no_series_travels_with_a_task(finished):
     root = Root(finished.root)
-    versions, found = root.current(), observations.sensors_of(finished)
+    versions, found = root.current(), observations.sensors_of(finished.stations, Domain.of(finished))
     days, sensors = days_of(finished).size, found.stations.sizes["sensor"]
     for plan in (
-        matchups.plan(finished, root, versions, found),
-        validate.plan_differences(finished, root, versions, found),
-        validate.plan(finished, root, versions, found),
+        matchups.plan(matchups.Matchups.of(finished), root, versions, found),
+        validate.plan_differences(Domain.of(finished), root, versions, found),
+        validate.plan(Domain.of(finished), matchups.Matchups.of(finished).estimates, root, versions, found),
     ):
         given = plan.job.inputs(plan.job.blocks[0]) if plan.job.inputs is not None else None
         assert not plan.at_hand
         # A description of the grid, the products and the sensors' places; series of float32 alone would be larger.
         assert len(pickle.dumps((plan.job.compute, given))) < 0.75 * days * sensors * 4
-    assert observations.plan(finished, root, found).at_hand
+    assert observations.plan(Domain.of(finished), root, found).at_hand
 
 
 def test_a_value_that_changes_costs_its_stretch_of_days_and_the_scores(archive):
@@ -105,7 +105,7 @@ def test_a_value_that_changes_costs_its_stretch_of_days_and_the_scores(archive):
 def test_cells_read_together_are_those_read_alone(finished):
     root, target = Root(finished.root), finished.grid.grid()
     cells = np.array([[0, 0], [9, 11], [4, 3], [5, 3]])
-    for source in collocate.sources(finished, root, root.current()):
+    for source in collocate.sources(products_of(finished).values(), finished.grid.grid(), root, root.current()):
         together, read = source.read_cells(target, (3, 9), cells, finished.blocks.cells)
         alone = [source.read(target, (3, 9), (r, r + 1), (c, c + 1))[:, :, 0, 0] for r, c in cells.tolist()]
         np.testing.assert_array_equal(together, np.stack(alone, axis=-1))

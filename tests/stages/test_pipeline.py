@@ -160,11 +160,11 @@ def test_a_longer_period_copies_what_has_not_changed(configure):
 def test_an_array_that_several_blocks_share_is_copied_by_the_one_that_writes_it(finished, tmp_path):
     shutil.copytree(finished.root, tmp_path / "root")
     root, store = Root(str(tmp_path / "root")), "ard/smap_l4"
-    template = ingest.template(finished, "smap_l4")
+    template = ingest.template(ingest.ProductIngest.of(finished, "smap_l4"))
     create(root.version(store, "new"), template)
     copy = copier(root, store, root.current()[store], "new", template)
     made = Path(root.version(store, "new"))
-    blocks = {block.name: block for block in ingest.workload(finished, "smap_l4").blocks}
+    blocks = {block.name: block for block in ingest.workload(ingest.ProductIngest.of(finished, "smap_l4")).blocks}
     copy(blocks["1.1.1"])
     assert (made / "soil_moisture/c/1/0/1/1").exists()
     assert not (made / "steps/c/1").exists()
@@ -296,7 +296,7 @@ def test_exactly_the_blocks_of_a_repaired_granule_are_done_again(configure, dama
 def test_a_late_granule_leads_to_the_days_that_remember_it_and_to_no_other(finished, monkeypatch, memory, name, changed):
     config = finished.model_copy(update={"inversion": finished.inversion.model_copy(update={"memory": memory})})
     root = Root(config.root)
-    before = invert.plan(config, root, root.current()).marks.days
+    before = invert.plan(invert.Profiles.of(config), root, root.current()).marks.days
     there = invert.day_fingerprints_of
 
     def with_a_new_day(of, stage, version):
@@ -304,7 +304,7 @@ def test_a_late_granule_leads_to_the_days_that_remember_it_and_to_no_other(finis
         return (*marks[:5], "late", *marks[6:]) if stage == f"ingest/{name}" else marks
 
     monkeypatch.setattr(invert, "day_fingerprints_of", with_a_new_day)
-    after = invert.plan(config, root, root.current()).marks.days
+    after = invert.plan(invert.Profiles.of(config), root, root.current()).marks.days
     assert [k for k in range(72) if before[k] != after[k]] == list(range(*changed))
 
 

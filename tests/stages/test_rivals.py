@@ -17,7 +17,8 @@ from deepprofile.evaluation.metrics import score_differences
 from deepprofile.execution.pools import ThreadPool
 from deepprofile.sources.catalogue import Cache
 from deepprofile.stages import matchups, observations, paired, rivals
-from deepprofile.stages.execute import execute
+from deepprofile.stages.domain import Domain
+from deepprofile.stages.execute import RunWith, execute
 from deepprofile.stages.pipeline import run_stages, workloads
 from deepprofile.storage.stores import Root
 from deepprofile.twin.granules import region
@@ -96,9 +97,9 @@ def test_a_rival_that_is_one_of_the_products_has_its_scores(compared, finished):
     assert results["validate/rivals/twin"].problems == ()
     store = opened(config, "rivals/twin")
     assert store.steps.values.tolist() == [1] * 20 + [0] * 3 + [1] * (DAYS - 23)
-    product, fused = (
-        matchups.estimates(Root(config.root).open("matchups"), slice(None), config)[name] for name in ("smap_l4", "fused")
-    )
+    names = matchups.Matchups.of(config).estimates
+    estimates = matchups.estimates(Root(config.root).open("matchups"), slice(None), names)
+    product, fused = estimates["smap_l4"], estimates["fused"]
     layers = tuple(zip(store.layer_top.values.tolist(), store.layer_bottom.values.tolist(), strict=True))
     measured = opened(config, "observations").soil_moisture.transpose("sensor", "time")
     found = paired.differences(Root(config.root).open("comparison"))
@@ -148,8 +149,12 @@ def test_bytes_do_not_depend_on_blocks_and_a_new_day_costs_itself(rooted, config
     run(clean)
     assert tree(clean.root) == tree(config.root)
     parts = configure("parts", rivals={"twin": settings}, blocks={"days": 40, "cells": 16, "chunk_days": 20, "chunk_cells": 8})
-    plan = rivals.plan(parts, Root(parts.root), "twin", observations.sensors_of(parts))
-    execute(plan, Root(parts.root), parts, ThreadPool(2))
+    plan = rivals.plan(
+        rivals.RivalSettings.of(parts, "twin"),
+        Root(parts.root),
+        observations.sensors_of(parts.stations, Domain.of(parts)),
+    )
+    execute(plan, Root(parts.root), RunWith(ThreadPool(2), parts.compute))
     whole, other = opened(config, "rivals/twin"), xr.open_zarr(plan.url, consolidated=False, chunks=None)
     for name in whole.variables:
         assert whole[name].values.tobytes() == other[name].values.tobytes(), name

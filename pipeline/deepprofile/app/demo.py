@@ -21,6 +21,8 @@ from deepprofile.config import Config
 from deepprofile.core.invert import fuse
 from deepprofile.evaluation.comparison import cell_scores, plain_average, step_function_mean
 from deepprofile.stages import invert, matchups
+from deepprofile.stages.domain import products_of
+from deepprofile.stages.matchups import Estimates
 from deepprofile.storage.filesystems import filesystem, is_local, join, local_path
 from deepprofile.twin.ceiling import ceiling
 from deepprofile.twin.granules import region, write_granules, write_stations
@@ -81,7 +83,9 @@ def judge(world: twin.World, stores: Published) -> pd.DataFrame:
     """Scores against the truth by depth band: medians over cells of RMSE, ubRMSE and R, and what the interval holds."""
     profile = stores.open(invert.STORE).load()
     products = stores.products()
-    without = fuse({name: series for name, series in products.items() if name != matchups.NEAR_SURFACE})
+    names = Estimates.of(products_of(stores.config).values())
+    assert names.without is not None
+    without = fuse({name: products[name] for name in names.parents})
     # The ceiling is that of the products as they came through ingest and regridding.
     best = ceiling(twin.World(world.truth, products, {}, world.stations))
     rows = []
@@ -91,7 +95,7 @@ def judge(world: twin.World, stores: Published) -> pd.DataFrame:
         fused = profile.deepprofile.mean(top, bottom).reset_coords(drop=True)
         estimates = {
             matchups.FUSED: fused.drop_vars(["y", "x"], errors="ignore"),
-            matchups.WITHOUT: without.deepprofile.mean(top, bottom).reset_coords(drop=True),
+            names.without: without.deepprofile.mean(top, bottom).reset_coords(drop=True),
             **{name: step_function_mean(products[name], top, bottom) for name in PARENTS},
             matchups.AVERAGE: plain_average(products, PARENTS, top, bottom),
         }

@@ -21,7 +21,8 @@ from deepprofile.config import Config
 from deepprofile.evaluation.metrics import COMPARED, band_name, sensor_weights, summarise, summarise_differences
 from deepprofile.evaluation.representativeness import BANDS_M, INTERVALS, bands
 from deepprofile.stages import collocate, ingest, invert, matchups, observations, paired, validate
-from deepprofile.stages.domain import days_of
+from deepprofile.stages.domain import days_of, products_of
+from deepprofile.stages.matchups import Estimates
 from deepprofile.storage.filesystems import zarr_store
 from deepprofile.storage.redaction import without_secrets
 from deepprofile.storage.stores import Root
@@ -100,7 +101,7 @@ class Published:
         grid, days = self.config.grid.grid(), days_of(self.config)
         own_rows, own_columns = range(grid.rows)[rows], range(grid.columns)[columns]
         found = {}
-        for source in collocate.sources(self.config, self.root, self.versions):
+        for source in collocate.sources(products_of(self.config).values(), grid, self.root, self.versions):
             values = source.read(grid, (0, days.size), (own_rows[0], own_rows[-1] + 1), (own_columns[0], own_columns[-1] + 1))
             found[source.name] = xr.DataArray(
                 values,
@@ -502,8 +503,9 @@ def _best_stations(stations: xr.Dataset) -> list[str]:
 
 
 def _series(stores: Published, here: xr.Dataset, stations: xr.Dataset, chosen: Sequence[int], place: str) -> Figure:
-    found = matchups.estimates(stores.root.open(matchups.STORE), list(chosen), stores.config)
-    estimates = {name: series for name, series in found.items() if name != matchups.WITHOUT}
+    names = Estimates.of(products_of(stores.config).values())
+    found = matchups.estimates(stores.root.open(matchups.STORE), list(chosen), names)
+    estimates = {name: series for name, series in found.items() if name != names.without}
     intervals = []
     for top, bottom in zip(stations.depth_top.values.tolist(), stations.depth_bottom.values.tolist(), strict=True):
         if bottom - top < 1e-6:

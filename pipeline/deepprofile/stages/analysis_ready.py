@@ -10,9 +10,7 @@ from numpy.typing import NDArray
 
 from deepprofile.grids.grids import Grid
 from deepprofile.grids.regridding import Overlap, overlaps, regrid
-from deepprofile.storage.stores import (
-    read_region,
-)
+from deepprofile.storage.stores import read_region
 
 
 @lru_cache(maxsize=16)

@@ -8,16 +8,17 @@ that changed elsewhere, leaves it as it is.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deepprofile.config import Config, GridBound
+from deepprofile.config import Config, GridBound, Inversion
 from deepprofile.execution.blocks import Block, Job, Outcome, Workload, grid_blocks
 from deepprofile.grids.grids import Grid
 from deepprofile.grids.regridding import regrid
@@ -27,7 +28,8 @@ from deepprofile.sources.products.decoding import Floats, is_unit
 from deepprofile.sources.products.static import StaticField, opened_field
 from deepprofile.stages.analysis_ready import cached_overlaps
 from deepprofile.stages.attributes import grid_attributes, space_time_coordinates
-from deepprofile.stages.plan import PlanError, StagePlan
+from deepprofile.stages.domain import Domain
+from deepprofile.stages.plan import Expected, PlanError, StagePlan, Step
 from deepprofile.storage.filesystems import join
 from deepprofile.storage.fingerprints import fingerprint
 from deepprofile.storage.objects import MissingPathError, exists, listing, told
@@ -43,9 +45,9 @@ NAMES: Final = ("lower_bound", "upper_bound")
 _Reader = Callable[[tuple[int, int], tuple[int, int]], Floats]
 
 
-def are_gridded(config: Config) -> bool:
+def are_gridded(settings: Inversion) -> bool:
     """Whether any bound is a grid, so that there is a store of them."""
-    return any(isinstance(bound, GridBound) for bound in config.inversion.bounds)
+    return any(isinstance(bound, GridBound) for bound in settings.bounds)
 
 
 def _place(bound: GridBound, cache: Cache) -> Path | str:
@@ -109,13 +111,12 @@ def _factor(bound: GridBound, field: StaticField) -> np.float32:
 
 
 @contextmanager
-def _opened(config: Config, target: Grid) -> Iterator[tuple[_Reader, ...]]:
+def _opened(settings: Inversion, target: Grid, cache: Cache) -> Iterator[tuple[_Reader, ...]]:
     """A reader of the lower and one of the upper bound."""
-    cache = Cache(config.ingest.cache, config.ingest.cache_limit_bytes)
     with ExitStack() as stack:
         yield tuple(
             stack.enter_context(_opened_grid(each, target, cache)) if isinstance(each, GridBound) else _constant(each)
-            for each in config.inversion.bounds
+            for each in settings.bounds
         )
 
 
@@ -126,9 +127,9 @@ def _constant(value: float) -> _Reader:
     return read
 
 
-def template(config: Config) -> Template:
+def template(domain: Domain) -> Template:
     """The store before anything is computed."""
-    grid, blocks = config.grid.grid(), config.blocks
+    grid, blocks = domain.grid, domain.blocks
     return Template(
         sizes={"y": grid.rows, "x": grid.columns},
         variables={
@@ -163,20 +164,19 @@ class BoundsBlock:
         return Outcome(0, sum(write_shards(self.url, name, (top, left), part) for name, part in parts))
 
 
-def workload(config: Config) -> Workload:
+def workload(domain: Domain) -> Workload:
     """Blocks of cells and their cost."""
-    grid, edge = config.grid.grid(), config.blocks.cells
-    cells = min(edge, grid.rows) * min(edge, grid.columns)
+    grid, edge = domain.grid, domain.blocks.cells
     return Workload(
         name="invert: bounds",
         blocks=grid_blocks(grid.shape, (edge, edge)),
-        memory_per_block=2 * cells * 2 * 4,
-        bytes_in=grid.rows * grid.columns * 2 * 4,
-        bytes_out=grid.rows * grid.columns * 2 * 4,
+        memory_per_block=2 * domain.cells_in_block * 2 * 4,
+        bytes_in=domain.cells * 2 * 4,
+        bytes_out=domain.cells * 2 * 4,
     )
 
 
-def plan(config: Config, root: Root) -> StagePlan:
+def plan(domain: Domain, settings: Inversion, cache: Cache, root: Root) -> StagePlan:
     """Plan the step: read the bounds, check them, and tell the version by what they are. The driver writes them.
 
     Raises
@@ -186,18 +186,18 @@ def plan(config: Config, root: Root) -> StagePlan:
     deepprofile.storage.objects.MissingPathError
         Where there is no such file.
     """
-    made, target = template(config), config.grid.grid()
+    made, target = template(domain), domain.grid
     values = np.empty((2, *target.shape), np.float32)
     try:
-        with _opened(config, target) as readers:
+        with _opened(settings, target, cache) as readers:
             # Some rows at a time: a map may be far finer than the target.
-            for first in range(0, target.rows, config.blocks.cells):
-                rows = (first, min(first + config.blocks.cells, target.rows))
+            for first in range(0, target.rows, domain.blocks.cells):
+                rows = (first, min(first + domain.blocks.cells, target.rows))
                 for k, read_part in enumerate(readers):
                     values[k, slice(*rows)] = read_part(rows, (0, target.columns))
     except GranuleError as error:
         raise PlanError(f"inversion.bounds: {error}") from error
-    _check(config, target, values)
+    _check(settings, target, values)
     # One bit pattern for what is missing: values that are the same have the same bytes.
     values[np.isnan(values)] = np.nan
     shards = [(made.variables[name].shards, made.variables[name].chunks) for name in NAMES]
@@ -211,15 +211,15 @@ def plan(config: Config, root: Root) -> StagePlan:
     task = BoundsBlock(values, root.version(STORE, version))
     files = {
         name: bound.model_dump(mode="json") if isinstance(bound, GridBound) else bound
-        for name, bound in zip(NAMES, config.inversion.bounds, strict=True)
+        for name, bound in zip(NAMES, settings.bounds, strict=True)
     }
-    return StagePlan(STAGE, STORE, version, made, Job(workload(config), task, mark), task.url, files, at_hand=True)
+    return StagePlan(STAGE, STORE, version, made, Job(workload(domain), task, mark), task.url, files, at_hand=True)
 
 
-def _check(config: Config, target: Grid, values: Floats) -> None:
+def _check(settings: Inversion, target: Grid, values: Floats) -> None:
     """Raise a PlanError that says all that is wrong with the bounds; nothing where all is well."""
     said = []
-    for name, bound, field in zip(NAMES, config.inversion.bounds, values, strict=True):
+    for name, bound, field in zip(NAMES, settings.bounds, values, strict=True):
         if not isinstance(bound, GridBound):
             continue
         where, there = f"{bound.variable} of {bound.path}", np.isfinite(field)
@@ -250,3 +250,15 @@ def read(url: str, rows: tuple[int, int], columns: tuple[int, int]) -> tuple[Flo
     """The lower and the upper bound of some cells, each of shape (rows, columns); NaN where there is no soil."""
     low, high = (read_region(url, name, (slice(*rows), slice(*columns))) for name in NAMES)
     return low, high
+
+
+def steps(config: Config) -> list[Step]:
+    """The store of the bounds, where any of them is a grid; what is wrong with them is found when it is planned."""
+    if not are_gridded(config.inversion):
+        return []
+    domain, cache = Domain.of(config), Cache(config.ingest.cache, config.ingest.cache_limit_bytes)
+
+    def planned(root: Root, _: Mapping[str, str]) -> StagePlan:
+        return plan(domain, config.inversion, cache, root)
+
+    return [Step("invert", STORE, (), partial(workload, domain), planned, Expected(domain.grid))]

@@ -7,9 +7,9 @@ then the error model, for which a block reads the moments of its cells and of ha
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Final
 
 import numpy as np
@@ -17,17 +17,18 @@ import xarray as xr
 import zarr
 from numpy.typing import NDArray
 
-from deepprofile.config import Config
+from deepprofile.config import Collocation, Config
 from deepprofile.core.collocation import MOMENTS, Moments
 from deepprofile.core.error_model import Design, errors_from_moments, plan_comparisons, series_moments, sums_to_pool
 from deepprofile.core.layers import OBSERVATION, Layout
 from deepprofile.execution.blocks import Block, Job, Outcome, Workload, grid_blocks
 from deepprofile.grids.grids import Grid
+from deepprofile.sources.products import Product
 from deepprofile.stages import ingest
 from deepprofile.stages.analysis_ready import Source
 from deepprofile.stages.attributes import grid_attributes, space_time_coordinates
-from deepprofile.stages.domain import days_of
-from deepprofile.stages.plan import StagePlan
+from deepprofile.stages.domain import Domain, products_of
+from deepprofile.stages.plan import Expected, StagePlan, Step
 from deepprofile.stages.schedule import remade_mark
 from deepprofile.storage.filesystems import zarr_store
 from deepprofile.storage.fingerprints import fingerprint
@@ -55,32 +56,62 @@ _ARRAYS: Final[dict[str, tuple[str, float | int, str, str]]] = {
 }
 
 
-def layout_of(config: Config, names: tuple[str, ...] | None = None) -> Layout:
-    """The observations: every layer of every product, in the order of the configuration."""
-    chosen = tuple(config.products) if names is None else names
-    layers = [(p, layer) for p, name in enumerate(chosen) for layer in config.product(name).layers]
+def layout_of(products: Iterable[Product]) -> Layout:
+    """The observations: every layer of every product, in the order of the products."""
+    chosen = tuple(products)
+    layers = [(p, layer) for p, product in enumerate(chosen) for layer in product.layers]
     return Layout(
-        chosen,
+        tuple(product.name for product in chosen),
         np.array([p for p, _ in layers], dtype=np.int64),
         np.array([layer.top_m for _, layer in layers]),
         np.array([layer.bottom_m for _, layer in layers]),
     )
 
 
-def sources(config: Config, root: Root, versions: Mapping[str, str]) -> tuple[Source, ...]:
-    """The analysis-ready stores of all products, in these versions."""
-    return tuple(ingest.source(config, root, name, versions[ingest.store_name(name)]) for name in config.products)
+def ard_stores(products: Iterable[Product]) -> list[str]:
+    """Names of the analysis-ready stores of some products."""
+    return [ingest.store_name(product.name) for product in products]
 
 
-def dependent_pairs(config: Config) -> tuple[tuple[str, str], ...]:
-    """Configured pairs of which both products are there."""
-    return tuple(pair for pair in config.collocation.dependent if set(pair) <= set(config.products))
+def sources(products: Iterable[Product], target: Grid, root: Root, versions: Mapping[str, str]) -> tuple[Source, ...]:
+    """The analysis-ready stores of some products, in these versions."""
+    return tuple(ingest.source(product, target, root, versions[ingest.store_name(product.name)]) for product in products)
 
 
-def moments_template(config: Config) -> Template:
+@dataclass(frozen=True)
+class ErrorModel:
+    """What the error model depends on.
+
+    Attributes
+    ----------
+    domain
+        The target grid, and the days whose moments are summed.
+    products
+        In the order of the configuration.
+    settings
+        Of triple collocation.
+    """
+
+    domain: Domain
+    products: tuple[Product, ...]
+    settings: Collocation
+
+    @classmethod
+    def of(cls, config: Config) -> ErrorModel:
+        """As configured."""
+        return cls(Domain.of(config), tuple(products_of(config).values()), config.collocation)
+
+    @property
+    def comparison(self) -> Comparison:
+        """The observations, and the pairs of which both products are there and may not be compared."""
+        names = {product.name for product in self.products}
+        return Comparison.of(self.products, [pair for pair in self.settings.dependent if set(pair) <= names])
+
+
+def moments_template(model: ErrorModel) -> Template:
     """The store of the moments."""
-    grid, blocks = config.grid.grid(), config.blocks
-    groups = len(_design(config).groups)
+    grid, blocks = model.domain.grid, model.domain.blocks
+    groups = len(model.comparison.design()[1].groups)
     return Template(
         sizes={"y": grid.rows, "x": grid.columns, "group": groups, "moment": MOMENTS},
         variables={
@@ -98,9 +129,10 @@ def moments_template(config: Config) -> Template:
     )
 
 
-def weights_template(config: Config) -> Template:
+def weights_template(model: ErrorModel) -> Template:
     """The store of the error model."""
-    grid, blocks, layout = config.grid.grid(), config.blocks, layout_of(config)
+    grid, blocks, comparison = model.domain.grid, model.domain.blocks, model.comparison
+    layout, _ = comparison.design()
     n = layout.size
     shards, chunks = (blocks.cells, blocks.cells), (blocks.chunk_cells, blocks.chunk_cells)
     variables = {
@@ -136,33 +168,29 @@ def weights_template(config: Config) -> Template:
             "products": list(layout.products),
             # After an upgrade that changes any of them, the error model is made anew at once: see `is_due`.
             "algorithms": [WEIGHTS_ALGORITHM, MOMENTS_ALGORITHM, ingest.ALGORITHM]
-            + [config.product(name).algorithm for name in layout.products],
+            + [product.algorithm for product in model.products],
             "coordinates": "lat lon layer_top layer_bottom product_index",
             "block_dims": ["y", "x"],
-            "dependent": [list(pair) for pair in dependent_pairs(config)],
-            "min_samples": config.collocation.min_samples,
-            "window": config.collocation.window,
-            "period": [str(day) for day in days_of(config)[[0, -1]]],
+            "dependent": [list(pair) for pair in comparison.dependent],
+            "min_samples": model.settings.min_samples,
+            "window": model.settings.window,
+            "period": [str(day) for day in model.domain.days[[0, -1]]],
         },
     )
 
 
-def is_due(config: Config, root: Root) -> bool:
+def is_due(model: ErrorModel, root: Root) -> bool:
     """Whether a run has to make a new error model: there is none for these settings, or the published one is old enough."""
-    version, every = root.current().get(STORE), config.collocation.every_days
+    version, every = root.current().get(STORE), model.settings.every_days
     if version is None or every == 0 or not exists(root.version(STORE, version)):
         return True
     found: dict[str, Any] = dict(zarr.open_group(zarr_store(root.version(STORE, version)), mode="r").attrs)
-    expected = json.loads(json.dumps(dict(weights_template(config).attrs)))
+    expected = json.loads(json.dumps(dict(weights_template(model).attrs)))
     if any(found.get(key) != value for key, value in expected.items() if key != "period"):
         return True
     first, last = (np.datetime64(day, "D") for day in found["period"])
-    days = days_of(config)
+    days = model.domain.days
     return bool(first != days[0] or days[-1] - last >= np.timedelta64(every, "D"))
-
-
-def _design(config: Config) -> Design:
-    return plan_comparisons(layout_of(config), dependent_pairs(config))
 
 
 @lru_cache(maxsize=4)
@@ -187,11 +215,11 @@ class Comparison:
     dependent: tuple[tuple[str, str], ...]
 
     @classmethod
-    def of(cls, config: Config) -> Comparison:
-        """As configured."""
-        layout = layout_of(config)
+    def of(cls, products: Iterable[Product], dependent: Iterable[tuple[str, str]]) -> Comparison:
+        """Of some products and pairs of them."""
+        layout = layout_of(products)
         layers = zip(layout.top.tolist(), layout.bottom.tolist(), layout.product_index.tolist(), strict=True)
-        return cls(layout.products, tuple(layers), dependent_pairs(config))
+        return cls(layout.products, tuple(layers), tuple(dependent))
 
     def design(self) -> tuple[Layout, Design]:
         """The list of observations and the comparisons; made once by each worker."""
@@ -259,19 +287,15 @@ class WeightsBlock:
         return errors_from_moments(moments, layout, design, self.min_samples, self.window, inside), values.nbytes
 
 
-def _cells_per_block(config: Config) -> int:
-    grid = config.grid.grid()
-    return min(config.blocks.cells, grid.rows) * min(config.blocks.cells, grid.columns)
-
-
-def moments_workload(config: Config) -> Workload:
+def moments_workload(model: ErrorModel) -> Workload:
     """Blocks of the moments and their cost."""
-    grid, days, n = config.grid.grid(), days_of(config).size, layout_of(config).size
-    cells, groups = _cells_per_block(config), len(_design(config).groups)
+    grid, days, edge = model.domain.grid, model.domain.days.size, model.domain.blocks.cells
+    layout, design = model.comparison.design()
+    n, cells, groups = layout.size, model.domain.cells_in_block, len(design.groups)
     stretch = min(STRETCH_DAYS, days)
     return Workload(
         name="collocate: moments",
-        blocks=grid_blocks(grid.shape, (config.blocks.cells, config.blocks.cells)),
+        blocks=grid_blocks(grid.shape, (edge, edge)),
         # The moments so far, of a stretch, merged, and as a shard; a stretch as read, in the order of the cells, and the next.
         memory_per_block=cells * (4 * groups * MOMENTS * 8 + 6 * stretch * n * 4),
         bytes_in=grid.rows * grid.columns * days * n * 4,
@@ -279,12 +303,13 @@ def moments_workload(config: Config) -> Workload:
     )
 
 
-def errors_memory(config: Config, edge: int) -> int:
+def errors_memory(model: ErrorModel, edge: int) -> int:
     """Bytes that the error model of a square of cells takes while it is made, from the moments of its neighbourhood."""
-    grid, design, reach = config.grid.grid(), _design(config), 2 * (config.collocation.window // 2)
+    grid, reach = model.domain.grid, 2 * (model.settings.window // 2)
+    layout, design = model.comparison.design()
     halo = min(edge + reach, grid.rows) * min(edge + reach, grid.columns)
     cells = min(edge, grid.rows) * min(edge, grid.columns)
-    groups, n, sums = len(design.groups), layout_of(config).size, sums_to_pool(design)
+    groups, n, sums = len(design.groups), layout.size, sums_to_pool(design)
     # Of the neighbourhood: the moments, the sums of each cell and of its window. Of the cells themselves, without the halo: a
     # copy of both, covariances of both, products of the means, and some forty numbers of each triplet.
     return 8 * (
@@ -293,28 +318,30 @@ def errors_memory(config: Config, edge: int) -> int:
     )
 
 
-def weights_workload(config: Config) -> Workload:
+def weights_workload(model: ErrorModel) -> Workload:
     """Blocks of the error model and their cost."""
-    grid, n, groups = config.grid.grid(), layout_of(config).size, len(_design(config).groups)
+    grid, edge = model.domain.grid, model.domain.blocks.cells
+    layout, design = model.comparison.design()
+    n, groups = layout.size, len(design.groups)
     return Workload(
         name="collocate: weights",
-        blocks=grid_blocks(grid.shape, (config.blocks.cells, config.blocks.cells)),
-        memory_per_block=errors_memory(config, config.blocks.cells),
+        blocks=grid_blocks(grid.shape, (edge, edge)),
+        memory_per_block=errors_memory(model, edge),
         bytes_in=grid.rows * grid.columns * groups * MOMENTS * 8,
         bytes_out=grid.rows * grid.columns * (n * 29 + 20),
     )
 
 
-def plan_moments(config: Config, root: Root, versions: Mapping[str, str]) -> StagePlan:
+def plan_moments(model: ErrorModel, root: Root, versions: Mapping[str, str]) -> StagePlan:
     """Plan the first step."""
-    made, comparison = moments_template(config), Comparison.of(config)
-    inputs = {ingest.store_name(name): versions[ingest.store_name(name)] for name in config.products}
+    made, comparison, target = moments_template(model), model.comparison, model.domain.grid
+    inputs = {store: versions[store] for store in ard_stores(model.products)}
     setting = [dict(made.attrs), made.variables["moments"].shards, made.variables["moments"].chunks, comparison, inputs]
     version = fingerprint("moments", MOMENTS_ALGORITHM, setting, *remade_mark(root))
     task = MomentsBlock(
-        config.grid.grid(),
-        sources(config, root, versions),
-        days_of(config).size,
+        target,
+        sources(model.products, target, root, versions),
+        model.domain.days.size,
         comparison,
         root.version(MOMENTS_STORE, version),
     )
@@ -322,29 +349,29 @@ def plan_moments(config: Config, root: Root, versions: Mapping[str, str]) -> Sta
     def mark(block: Block) -> str:
         return fingerprint("moments", version, block.region)
 
-    job = Job(moments_workload(config), task, mark)
+    job = Job(moments_workload(model), task, mark)
     return StagePlan("collocate/moments", MOMENTS_STORE, version, made, job, task.url, inputs)
 
 
-def plan_weights(config: Config, root: Root, versions: Mapping[str, str]) -> StagePlan:
+def plan_weights(model: ErrorModel, root: Root, versions: Mapping[str, str]) -> StagePlan:
     """Plan the second step."""
-    made, comparison = weights_template(config), Comparison.of(config)
+    made, comparison = weights_template(model), model.comparison
     inputs = {MOMENTS_STORE: versions[MOMENTS_STORE]}
     shards = {name: (v.shards, v.chunks) for name, v in made.variables.items()}
     version = fingerprint("weights", WEIGHTS_ALGORITHM, dict(made.attrs), shards, comparison, inputs)
     task = WeightsBlock(
-        config.grid.grid(),
+        model.domain.grid,
         root.version(MOMENTS_STORE, versions[MOMENTS_STORE]),
         comparison,
-        config.collocation.min_samples,
-        config.collocation.window,
+        model.settings.min_samples,
+        model.settings.window,
         root.version(STORE, version),
     )
 
     def mark(block: Block) -> str:
         return fingerprint("weights", version, block.region)
 
-    job = Job(weights_workload(config), task, mark)
+    job = Job(weights_workload(model), task, mark)
     return StagePlan("collocate/weights", STORE, version, made, job, task.url, inputs)
 
 
@@ -356,3 +383,15 @@ def read_errors(url: str, layout: Layout, rows: slice, columns: slice) -> xr.Dat
         for name in ("error_variance", "bias_variance", "mean", "reference_mean", "variance", "status")
     }
     return xr.Dataset(arrays).assign_coords(layout.coordinates())
+
+
+def steps(config: Config) -> list[Step]:
+    """The moments, and the error model from them."""
+    model = ErrorModel.of(config)
+    expected = Expected(model.domain.grid, model.comparison.products)
+    of_moments, of_weights = partial(plan_moments, model), partial(plan_weights, model)
+    ard = ard_stores(model.products)
+    return [
+        Step("collocate", MOMENTS_STORE, (*ard,), partial(moments_workload, model), of_moments, expected),
+        Step("collocate", STORE, (*ard, MOMENTS_STORE), partial(weights_workload, model), of_weights, expected),
+    ]

@@ -8,23 +8,24 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
-from deepprofile.config import Config
+from deepprofile.config import Config, Download
 from deepprofile.execution.blocks import FAILED, Block, Job, Outcome, Workload, grid_blocks
-from deepprofile.execution.engine import Progress, Retry, run_job
+from deepprofile.execution.engine import Progress
 from deepprofile.execution.errors import JobFailedError
 from deepprofile.execution.ledger import Ledger
-from deepprofile.execution.pools import Pool
 from deepprofile.grids.grids import Grid
 from deepprofile.sources.products import GranuleError, Latency, Product
 from deepprofile.sources.providers import PROVIDERS, Box, CredentialsError, DownloadError, Provider, RemoteGranule
 from deepprofile.sources.providers.provider import RequestStore, digest
+from deepprofile.stages.domain import Domain
+from deepprofile.stages.execute import RunWith
 from deepprofile.stages.manifest import ledger_url
 from deepprofile.stages.plan import StagePlan, StageResult
 from deepprofile.stages.schedule import AsOf
@@ -74,11 +75,42 @@ def cells_of(grid: Grid) -> Box:
     return round(west, 4), round(float(lat.min()), 4), round(east, 4), round(float(lat.max()), 4)
 
 
-def providers_of(config: Config, name: str) -> list[Provider]:
+@dataclass(frozen=True)
+class ProductDownload:
+    """What the download of one product depends on.
+
+    Attributes
+    ----------
+    product, settings
+        The product, and how it is downloaded.
+    folder
+        Where its granules are put.
+    domain
+        The target grid, and the days that are wanted.
+    latency
+        When granules are to be expected.
+    """
+
+    product: Product
+    settings: Download
+    folder: Folder
+    domain: Domain
+    latency: Latency
+
+    @classmethod
+    def all_of(cls, config: Config) -> list[ProductDownload]:
+        """Every product that is downloaded, as configured."""
+        domain = Domain.of(config)
+        return [
+            cls(config.product(name), source.download, Folder(source.granules), domain, config.latency(name))
+            for name, source in config.products.items()
+            if source.download is not None
+        ]
+
+
+def providers_of(product: Product, settings: Download) -> list[Provider]:
     """The collections of a product's provider, the final one first."""
-    settings = config.products[name].download
-    assert settings is not None
-    collections = config.product(name).collections if settings.collections is None else settings.collections
+    collections = product.collections if settings.collections is None else settings.collections
     return [PROVIDERS[settings.provider](short, version, settings.url) for short, version in collections]
 
 
@@ -146,7 +178,7 @@ def _entries(url: str, content: bytes | None) -> dict[str, Any]:
     return {name: known for name, known in found.items() if isinstance(known, dict)}
 
 
-def wanted(config: Config, name: str, moment: AsOf) -> list[Wanted]:
+def wanted(task: ProductDownload, as_of: AsOf) -> list[Wanted]:
     """What a provider offers of a product and the folder lacks, or has in an older revision.
 
     Raises
@@ -154,20 +186,22 @@ def wanted(config: Config, name: str, moment: AsOf) -> list[Wanted]:
     deepprofile.sources.providers.DownloadError
         Where the provider does not answer.
     """
-    settings, product, latency = config.products[name].download, config.product(name), config.latency(name)
-    assert settings is not None
-    folder = Folder(config.products[name].granules)
-    sizes, index = folder.sizes(), folder.index()
-    until = min(moment.today, moment.until if moment.until is not None else np.datetime64(config.period.end, "D"))
-    days = np.arange(np.datetime64(config.period.start, "D"), until + _DAY)
-    target = config.grid.grid()
+    product, latency, target, sizes, index = (
+        task.product,
+        task.latency,
+        task.domain.grid,
+        task.folder.sizes(),
+        task.folder.index(),
+    )
+    until = min(as_of.today, as_of.until if as_of.until is not None else task.domain.days[-1])
+    days = np.arange(task.domain.days[0], until + _DAY)
     edges, cells = box_of(target), cells_of(product.grid.covering(target))
-    final_until = latency.last_final(moment.today)
+    final_until = latency.last_final(as_of.today)
     found: dict[str, Wanted] = {}
     named = [granule for granule in map(product.parse, sizes) if granule is not None]
     final_keys = {granule.key for granule in named if not granule.provisional}
-    for number, provider in enumerate(providers_of(config, name)):
-        asked = _asked(provider, product, days, sizes, index, latency, moment, settings.look_back_days)
+    for number, provider in enumerate(providers_of(product, task.settings)):
+        asked = _asked(provider, task, days, sizes, index, as_of)
         for offer in provider.find(asked, edges if provider.lists else cells, final_until):
             granule = product.parse(offer.name)
             if granule is None or not np.isin(granule.days, days).any():
@@ -184,16 +218,15 @@ def wanted(config: Config, name: str, moment: AsOf) -> list[Wanted]:
 
 def _asked(
     provider: Provider,
-    product: Product,
+    task: ProductDownload,
     days: np.ndarray[Any, Any],
     sizes: Mapping[str, int],
     index: Mapping[str, Any],
-    latency: Latency,
-    moment: AsOf,
-    look_back: int,
+    as_of: AsOf,
 ) -> list[np.datetime64]:
     """Days that the provider is asked for: of one that lists, those that may have changed and those that are not complete."""
-    final_until = latency.last_final(moment.today)
+    product, latency = task.product, task.latency
+    final_until = latency.last_final(as_of.today)
     steps: dict[np.datetime64, int] = {}
     for each in sizes:
         granule = product.parse(each)
@@ -205,10 +238,10 @@ def _asked(
                 # A file that holds several days holds them whole.
                 steps[day] = steps.get(day, 0) + (1 if granule.days.size == 1 else product.steps_per_day)
     if provider.lists:
-        recent = moment.today - np.timedelta64(look_back, "D")
+        recent = as_of.today - np.timedelta64(task.settings.look_back_days, "D")
         return [day for day in days if day > recent or steps.get(day, 0) < product.steps_per_day]
     # Days that cannot be there yet are not asked for: such a request fails.
-    there = moment.today - np.timedelta64(latency.days, "D")
+    there = as_of.today - np.timedelta64(latency.days, "D")
     return [day for day in days if day <= there and not steps.get(day, 0)]
 
 
@@ -249,15 +282,7 @@ class DownloadBlock:
         return Outcome(size, size, details={"name": offer.name, "size": size, "sha256": sha256, "revision": revision})
 
 
-def run(
-    config: Config,
-    root: Root,
-    name: str,
-    moment: AsOf,
-    pool: Pool,
-    on_stage: Callable[[StagePlan], Callable[[Progress], None] | None] | None = None,
-    check: Callable[[], None] | None = None,
-) -> StageResult | None:
+def run(task: ProductDownload, root: Root, as_of: AsOf, run_with: RunWith) -> StageResult | None:
     """Fetch what is wanted of a product; None where nothing is.
 
     Raises
@@ -265,18 +290,17 @@ def run(
     deepprofile.sources.providers.CredentialsError
         Where the provider asks for other credentials.
     """
-    settings, product, stage = config.products[name].download, config.product(name), f"download/{name}"
-    assert settings is not None
-    folder = Folder(config.products[name].granules)
-    _settle(root, folder, product)
+    product, name, folder = task.product, task.product.name, task.folder
+    stage = f"download/{name}"
+    _update_index(root, folder, product)
     try:
-        listed = wanted(config, name, moment)
+        listed = wanted(task, as_of)
     except DownloadError as error:
         return StageResult(stage, "", "", Progress.nothing(f"download {name}"), (f"{name}: {error}",))
     if not listed:
         return None
-    compute = DownloadBlock(product, tuple(providers_of(config, name)), folder)
-    task = fingerprint("download", name, [[w.offer.name, w.offer.revision] for w in listed])
+    compute = DownloadBlock(product, tuple(providers_of(product, task.settings)), folder)
+    version = fingerprint("download", name, [[w.offer.name, w.offer.revision] for w in listed])
     workload = Workload(
         name=f"download {name}",
         blocks=grid_blocks((len(listed),), (1,)),
@@ -286,41 +310,25 @@ def run(
     job = Job(
         workload,
         compute,
-        fingerprint=lambda block: fingerprint(task, block.index),
+        fingerprint=lambda block: fingerprint(version, block.index),
         inputs=lambda block: listed[block.index[0]],
     )
-    tell = on_stage(StagePlan(stage, "", task, Template({}, {}, {}), job, folder.url)) if on_stage is not None else None
-    latest = Progress.nothing(job.name)
-
-    def remember(progress: Progress) -> None:
-        nonlocal latest
-        latest = progress
-        if tell is not None:
-            tell(progress)
-
-    ledger = Ledger(ledger_url(root, stage, task))
+    plan = StagePlan(stage, "", version, Template({}, {}, {}), job, folder.url)
+    ledger, watch = Ledger(ledger_url(root, stage, version)), run_with.watch(plan)
     failures: list[str] = []
     try:
-        run_job(
-            job,
-            pool,
-            ledger,
-            window=settings.requests,
-            retry=Retry(config.compute.attempts, storage_seconds=60.0 * config.compute.storage_retry_minutes),
-            on_progress=remember,
-            check=check,
-        )
+        run_with.run(job, ledger, watch, window=task.settings.requests)
     except JobFailedError as error:
         if isinstance(error.__cause__, CredentialsError):
             raise error.__cause__ from None
         records = ledger.read().values()
         failures = [problem for record in records if record.status == FAILED for problem in record.problems]
-    _settle(root, folder, product)
+    _update_index(root, folder, product)
     problems = tuple(f"{name}: {problem.removeprefix('DownloadError: ')}" for problem in sorted(failures))
-    return StageResult(stage, "", task, latest, problems)
+    return StageResult(stage, "", version, watch.latest, problems)
 
 
-def _settle(root: Root, folder: Folder, product: Product) -> None:
+def _update_index(root: Root, folder: Folder, product: Product) -> None:
     """Bring the index up to date with what was fetched, by this run or by one that did not come to its end."""
     runs = join(root.url, "runs")
     ours = [each for each in list_children(runs) if each.startswith(f"download-{product.name}-")]

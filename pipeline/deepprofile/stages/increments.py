@@ -3,22 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-import zarr
-
-from deepprofile.execution.blocks import FAILED, Block, Job, Record
+from deepprofile.execution.blocks import FAILED, Block, Record
 from deepprofile.stages.manifest import days_document
-from deepprofile.stages.plan import StagePlan
-from deepprofile.storage.filesystems import zarr_store
 from deepprofile.storage.fingerprints import fingerprint
-from deepprofile.storage.stores import (
-    Root,
-    Template,
-    exists,
-    read_region,
-)
+from deepprofile.storage.stores import Root
 
 
 @dataclass(frozen=True)
@@ -91,36 +82,3 @@ def spans(places: Sequence[int]) -> list[tuple[int, int]]:
 def day_fingerprints_of(root: Root, stage: str, version: str) -> tuple[str, ...]:
     """The marks of the days of a version; none where it was made before there were any."""
     return tuple((days_document(root, stage, version) or {}).get("marks", ()))
-
-
-def with_earlier(plan: StagePlan, root: Root, version: str, previous: Mapping[str, Record]) -> Job:
-    """The job of a plan whose blocks begin from what a published version holds."""
-    marks, job, url = plan.marks, plan.job, root.version(plan.store, version)
-    before = day_fingerprints_of(root, plan.stage, version)
-    if marks is None or not before or not _lies_alike(url, plan.template):
-        return job
-
-    def inputs(block: Block) -> BlockInputs:
-        given = job.inputs(block) if job.inputs is not None else BlockInputs()
-        return replace(given, earlier=marks.earlier(block, url, before, previous.get(block.name)))
-
-    return replace(job, inputs=inputs)
-
-
-def _lies_alike(url: str, template: Template) -> bool:
-    """Whether a store has its blocks where the template has them."""
-    if not exists(url):
-        return False
-    group = zarr.open_group(zarr_store(url), mode="r")
-    if any(group.attrs.get(key) != template.attrs[key] for key in ("grid", "grid_window")):
-        return False
-    first = template.variables["time"].values
-    assert first is not None
-    if int(read_region(url, "time", (slice(1),))[0]) != int(first[0]):
-        return False
-    for name, variable in template.variables.items():
-        if variable.shards is not None:
-            array = group.get(name)
-            if array is None or tuple(getattr(array, "shards", ()) or ()) != variable.shards:
-                return False
-    return True

@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from deepprofile.config import Config
+from deepprofile.config import Config, Ingest
 from deepprofile.execution.blocks import Block, Job, Outcome, Record, Workload, grid_blocks
 from deepprofile.grids.grids import Grid
 from deepprofile.sources.catalogue import (
@@ -27,10 +27,10 @@ from deepprofile.sources.catalogue import (
 from deepprofile.sources.products import DayNotHeldError, GranuleError, Latency, Outage, Product, are_alike
 from deepprofile.stages.analysis_ready import Source
 from deepprofile.stages.attributes import grid_attributes, space_time_coordinates
-from deepprofile.stages.domain import days_of
+from deepprofile.stages.domain import Domain
 from deepprofile.stages.increments import BlockInputs, DayFingerprints, PublishedBlock, spans
 from deepprofile.stages.manifest import days_document
-from deepprofile.stages.plan import StagePlan
+from deepprofile.stages.plan import Expected, StagePlan, Step
 from deepprofile.stages.schedule import AsOf, ReprocessRequests
 from deepprofile.storage.fingerprints import fingerprint
 from deepprofile.storage.stores import Root, Template, Variable, read_region, write_shards
@@ -51,20 +51,57 @@ def stage_name(product: str) -> str:
     return f"ingest/{product}"
 
 
-def window(config: Config, name: str) -> Grid:
-    """The part of the product's grid that covers the target."""
-    return config.product(name).grid.covering(config.grid.grid())
+@dataclass(frozen=True)
+class ProductIngest:
+    """What the ingest of one product depends on.
+
+    Attributes
+    ----------
+    product, granules
+        The product, and the folder or URL of its granules.
+    domain
+        The part of the product's own grid that covers the target, and the days.
+    settings
+        How granules are read and averaged.
+    latency, outages
+        When granules are to be expected, and the days of which the provider has nothing.
+    """
+
+    product: Product
+    granules: str
+    domain: Domain
+    settings: Ingest
+    latency: Latency
+    outages: tuple[Outage, ...]
+
+    @classmethod
+    def of(cls, config: Config, name: str) -> ProductIngest:
+        """Of a configured product."""
+        product, target = config.product(name), Domain.of(config)
+        window = product.grid.covering(target.grid)
+        granules = config.products[name].granules
+        return cls(product, granules, target.on(window), config.ingest, config.latency(name), config.outages(name))
+
+    @property
+    def store(self) -> str:
+        """Name of the store below the root."""
+        return store_name(self.product.name)
+
+    @property
+    def stage(self) -> str:
+        """The stage that makes it, as manifests call it."""
+        return stage_name(self.product.name)
 
 
-def source(config: Config, root: Root, name: str, version: str) -> Source:
-    """The store as later stages read it."""
-    layers = tuple((layer.top_m, layer.bottom_m) for layer in config.product(name).layers)
-    return Source(name, root.version(store_name(name), version), window(config, name), layers)
+def source(product: Product, target: Grid, root: Root, version: str) -> Source:
+    """The store of a product as later stages read it on a target grid."""
+    layers = tuple((layer.top_m, layer.bottom_m) for layer in product.layers)
+    return Source(product.name, root.version(store_name(product.name), version), product.grid.covering(target), layers)
 
 
-def template(config: Config, name: str) -> Template:
+def template(task: ProductIngest) -> Template:
     """The store before anything is computed."""
-    product, grid, days, blocks = config.product(name), window(config, name), days_of(config), config.blocks
+    product, grid, days, blocks = task.product, task.domain.grid, task.domain.days, task.domain.blocks
     count = len(product.layers)
     return Template(
         sizes={"time": days.size, "layer": count, "y": grid.rows, "x": grid.columns},
@@ -109,8 +146,8 @@ def template(config: Config, name: str) -> Template:
         attrs={
             **grid_attributes(grid),
             "title": f"{product.title}: daily means",
-            "product": name,
-            "min_day_fraction": config.ingest.min_day_fraction,
+            "product": product.name,
+            "min_day_fraction": task.settings.min_day_fraction,
             "coordinates": "lat lon layer_top layer_bottom",
             "block_dims": ["time", "y", "x"],
         },
@@ -273,17 +310,17 @@ class IngestBlock:
         found.steps[k], found.recorded[k] = len(steps), sum(count for _, count, _ in steps.values())
 
 
-def plan(config: Config, root: Root, name: str, moment: AsOf | None = None) -> StagePlan:
-    """Plan the ingest of one product; what is missing is judged as of a moment, by default now.
+def plan(task: ProductIngest, root: Root, as_of: AsOf | None = None) -> StagePlan:
+    """Plan the ingest of one product; what is missing is judged as of a day, by default today.
 
     Raises
     ------
     deepprofile.storage.objects.MissingPathError
         Where the folder of its granules is not there.
     """
-    product, days, made = config.product(name), days_of(config), template(config, name)
-    cache = Cache(config.ingest.cache, config.ingest.cache_limit_bytes)
-    catalogue = find_granules(product, config.products[name].granules, days, cache)
+    product, days, settings, made = task.product, task.domain.days, task.settings, template(task)
+    name, cache = product.name, Cache(settings.cache, settings.cache_limit_bytes)
+    catalogue = find_granules(product, task.granules, days, cache)
     algorithm = [ALGORITHM, product.algorithm]
     setting: dict[str, Any] = {
         "algorithm": algorithm,
@@ -291,43 +328,43 @@ def plan(config: Config, root: Root, name: str, moment: AsOf | None = None) -> S
         "shards": made.variables["soil_moisture"].shards,
         "chunks": made.variables["soil_moisture"].chunks,
     }
-    if config.ingest.require_screens:
+    if settings.require_screens:
         setting["require_screens"] = True
     redone = ReprocessRequests.read(root, name)
     identities = [[g.identity for g in catalogue.by_day.get(str(day), ())] for day in days]
     # All that the values of a day depend on: the stages after this one take over the days whose marks are the same.
-    how = [algorithm, config.ingest.min_day_fraction, config.ingest.require_screens]
+    how = [algorithm, settings.min_day_fraction, settings.require_screens]
     marks = tuple(fingerprint(how, of_day, *redone.of(day)) for of_day, day in zip(identities, days, strict=True))
     # The bytes do not depend on how many shards a block has, but the names of its blocks do.
-    version = fingerprint("ingest", name, str(days[0]), str(days[-1]), setting, marks, config.ingest.tiles)
-    task = IngestBlock(
+    version = fingerprint("ingest", name, str(days[0]), str(days[-1]), setting, marks, settings.tiles)
+    compute = IngestBlock(
         product,
-        window(config, name),
+        task.domain.grid,
         days[0],
-        config.ingest.min_day_fraction,
+        settings.min_day_fraction,
         cache,
-        root.version(store_name(name), version),
-        config.ingest.require_screens,
+        root.version(task.store, version),
+        settings.require_screens,
     )
 
     settled = fingerprint(setting, str(days[0]))
 
-    def base(block: Block) -> str:
+    def static_fingerprint(block: Block) -> str:
         return fingerprint("ingest", name, settled, block.index, block.region[1:])
 
     def given(block: Block) -> BlockInputs:
         return BlockInputs(catalogue.of(days[slice(*block.region[0])]))
 
-    by_day = DayFingerprints(marks, base)
+    by_day = DayFingerprints(marks, static_fingerprint)
     return StagePlan(
-        stage=stage_name(name),
-        store=store_name(name),
+        stage=task.stage,
+        store=task.store,
         version=version,
         template=made,
-        url=task.url,
-        job=Job(workload(config, name), task, by_day.fingerprint, base, given),
-        inputs={"folder": config.products[name].granules, **catalogue.as_json()},
-        finish=_Finish(product, days, config.latency(name), moment or AsOf.now(), config.outages(name)),
+        url=compute.url,
+        job=Job(workload(task), compute, by_day.fingerprint, static_fingerprint, given),
+        inputs={"folder": task.granules, **catalogue.as_json()},
+        finish=_Finish(product, days, task.latency, as_of or AsOf.now(), task.outages),
         marks=by_day,
         summary=partial(_summary, days),
         notes=partial(_notes, name, days, catalogue),
@@ -366,20 +403,20 @@ def _notes(name: str, days: NDArray[np.datetime64], catalogue: Catalogue, record
     return notes
 
 
-def day_states(config: Config, root: Root, name: str, moment: AsOf) -> dict[str, str]:
+def day_states(task: ProductIngest, root: Root, as_of: AsOf) -> dict[str, str]:
     """What is published of a product on every day until now.
 
     States are ``there``, ``provisional``, ``unscreened``, ``incomplete``, ``failed``, ``missing``, ``outage`` (the provider has
     nothing) and ``not due``.
     """
-    version = root.current().get(store_name(name))
-    known = days_document(root, stage_name(name), version) if version is not None else None
-    known = known if known and "first" in known else {"first": str(config.period.start), "steps": []}
+    version, days = root.current().get(task.store), task.domain.days
+    known = days_document(root, task.stage, version) if version is not None else None
+    known = known if known and "first" in known else {"first": str(days[0]), "steps": []}
     first, steps = np.datetime64(known["first"], "D"), known["steps"]
     provisional, broken = set(known.get("provisional", ())), set(known.get("broken", ()))
-    unscreened, outages = set(known.get("unscreened", ())), config.outages(name)
-    last = max(first + np.timedelta64(len(steps) - 1, "D"), min(moment.today, np.datetime64(config.period.end, "D")))
-    due, complete = config.latency(name).last_due(moment.today), config.product(name).steps_per_day
+    unscreened = set(known.get("unscreened", ()))
+    last = max(first + np.timedelta64(len(steps) - 1, "D"), min(as_of.today, days[-1]))
+    due, complete = task.latency.last_due(as_of.today), task.product.steps_per_day
     states = {}
     for k, day in enumerate(np.arange(first, last + 1)):
         number = steps[k] if k < len(steps) else 0
@@ -389,7 +426,7 @@ def day_states(config: Config, root: Root, name: str, moment: AsOf) -> dict[str,
             state = "provisional"
         elif number == complete:
             state = "unscreened" if k in unscreened else "there"
-        elif any(outage.first <= day <= outage.last for outage in outages):
+        elif any(outage.first <= day <= outage.last for outage in task.outages):
             state = "outage"
         elif day > due:
             state = "not due"
@@ -399,19 +436,19 @@ def day_states(config: Config, root: Root, name: str, moment: AsOf) -> dict[str,
     return states
 
 
-def workload(config: Config, name: str) -> Workload:
-    """Blocks and their cost; what to compute is not needed to plan."""
-    product, grid, days, blocks = config.product(name), window(config, name), days_of(config), config.blocks
+def workload(task: ProductIngest) -> Workload:
+    """Blocks and their cost."""
+    product, grid, days, blocks = task.product, task.domain.grid, task.domain.days, task.domain.blocks
     layers = len(product.layers)
     sizes = (days.size, grid.rows, grid.columns)
-    edge = blocks.cells * config.ingest.tiles
+    edge = blocks.cells * task.settings.tiles
     cells = min(edge, grid.rows) * min(edge, grid.columns)
     block_bytes = min(blocks.days, days.size) * layers * cells * 4
-    # A granule's chunks may be as wide as its grid: a few fields of the whole grid are unpacked to read a part of them.
-    unpacked = 3 * product.grid.rows * product.grid.columns * 4 if product.name == "gldas_noah" else 0
+    # To read a part of a field that is one chunk, the whole of it is unpacked, a few fields at a time.
+    unpacked = 3 * product.grid.rows * product.grid.columns * 4 if product.fields_are_one_chunk else 0
     a_day = product.steps_per_day * layers * cells * 4 * 3 + layers * cells * 12
     return Workload(
-        name=f"ingest {name}",
+        name=f"ingest {product.name}",
         blocks=grid_blocks(sizes, (blocks.days, edge, edge)),
         memory_per_block=3 * block_bytes + a_day + unpacked,
         bytes_in=days.size * product.steps_per_day * (layers + 2) * grid.rows * grid.columns * 4,
@@ -459,14 +496,14 @@ class _Finish:
     product: Product
     days: NDArray[np.datetime64]
     latency: Latency
-    moment: AsOf
+    as_of: AsOf
     outages: tuple[Outage, ...] = ()
 
     def __call__(self, records: Mapping[str, Record]) -> list[str]:
         """Days that lack what should be there by now: time steps, values that are no fill, final values."""
         found, name, per_day = DayCounts.of(self.days.size, records), self.product.name, self.product.steps_per_day
-        last_due = self.latency.last_due(self.moment.today)
-        due, final = self.days <= last_due, self.days <= self.latency.last_final(self.moment.today)
+        last_due = self.latency.last_due(self.as_of.today)
+        due, final = self.days <= last_due, self.days <= self.latency.last_final(self.as_of.today)
         problems = []
         for outage in self.outages:
             # Of these days the provider itself says that there is nothing.
@@ -480,8 +517,8 @@ class _Finish:
             if final[k] and found.provisional[k]:
                 problems.append(f"{day}: {name} is still provisional, and should be final by now")
         # The store ends with the last day that any product has: after it, nothing is there.
-        if self.moment.until is not None:
-            late = np.arange(self.days[-1] + 1, min(last_due, self.moment.until) + 1)
+        if self.as_of.until is not None:
+            late = np.arange(self.days[-1] + 1, min(last_due, self.as_of.until) + 1)
             problems += [
                 f"{day}: {per_day} of {per_day} time steps of {name} are missing"
                 for day in late
@@ -490,4 +527,17 @@ class _Finish:
         return problems
 
 
-__all__ = ["DayCounts", "IngestBlock", "plan", "source", "store_name", "template", "window", "workload"]
+def steps(config: Config, as_of: AsOf) -> list[Step]:
+    """The ingest of every configured product."""
+    return [_step(ProductIngest.of(config, name), as_of) for name in config.products]
+
+
+def _step(task: ProductIngest, as_of: AsOf) -> Step:
+    return Step(
+        stage="ingest",
+        store=task.store,
+        reads=(),
+        workload=partial(workload, task),
+        plan=lambda root, _: plan(task, root, as_of),
+        expected=Expected(task.domain.grid, days=task.domain.days),
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -22,11 +23,11 @@ from deepprofile.grids.grids import Grid
 from deepprofile.stages import bounds, collocate, gate, ingest
 from deepprofile.stages.analysis_ready import Source, cached_overlaps
 from deepprofile.stages.attributes import grid_attributes, space_time_coordinates
-from deepprofile.stages.collocate import Comparison
-from deepprofile.stages.domain import days_of
+from deepprofile.stages.collocate import Comparison, ErrorModel
+from deepprofile.stages.domain import Domain
 from deepprofile.stages.increments import BlockInputs, DayFingerprints, day_fingerprints_of, spans
 from deepprofile.stages.manifest import ledger_url
-from deepprofile.stages.plan import PlanError, StagePlan
+from deepprofile.stages.plan import Expected, StagePlan, Step
 from deepprofile.storage.fingerprints import fingerprint
 from deepprofile.storage.stores import Root, Template, Variable, quantize, read_region, write_shards
 
@@ -56,10 +57,48 @@ def _prior(settings: Inversion) -> Prior:
     return Prior(std=settings.prior.std, correlation_length=settings.prior.correlation_length)
 
 
-def layout_of(config: Config) -> Layout:
-    """The observations of a profile: every layer of every product, and what retrievals said in the past."""
-    layout = collocate.layout_of(config)
-    return with_memory(layout) if config.inversion.direction else layout
+@dataclass(frozen=True)
+class Profiles:
+    """What the profiles depend on.
+
+    Attributes
+    ----------
+    model
+        The error model, with the domain and the products.
+    settings
+        Of the inversion.
+    """
+
+    model: ErrorModel
+    settings: Inversion
+
+    @classmethod
+    def of(cls, config: Config) -> Profiles:
+        """As configured."""
+        return cls(ErrorModel.of(config), config.inversion)
+
+    @property
+    def domain(self) -> Domain:
+        """The target grid and the days."""
+        return self.model.domain
+
+    @property
+    def layout(self) -> Layout:
+        """The observations of a profile: every layer of every product, and what retrievals said in the past."""
+        layout, _ = self.model.comparison.design()
+        return with_memory(layout) if self.settings.direction else layout
+
+    @property
+    def degrees(self) -> int:
+        """Coefficients of a profile."""
+        layout, _ = self.model.comparison.design()
+        order = self.settings.order
+        return 1 + (default_order(self.settings.method, layout) if order is None else order)
+
+    @property
+    def patterns(self) -> int:
+        """Patterns of available products that have a covariance."""
+        return len(product_patterns(self.layout))
 
 
 def profile_of(
@@ -102,9 +141,9 @@ def profile_of(
     return invert_stack(stack, errors, settings.method, settings.order, limits, prior, listed, covariances)
 
 
-def _prototype(config: Config) -> xr.Dataset:
+def _prototype(profiles: Profiles) -> xr.Dataset:
     """The result of one cell and day without data: every array, attribute and coordinate that a profile has."""
-    layout = collocate.layout_of(config)
+    layout, _ = profiles.model.comparison.design()
     series = {
         name: np.full((1, int((layout.product_index == p).sum()), 1, 1), np.nan, np.float32)
         for p, name in enumerate(layout.products)
@@ -121,13 +160,13 @@ def _prototype(config: Config) -> xr.Dataset:
         }
     ).assign_coords(layout.coordinates())
     limits = np.zeros((1, 1), np.float32), np.ones((1, 1), np.float32)
-    return profile_of(series, errors, layout, pd.DatetimeIndex(["2000-01-01"]), config.inversion, limits)
+    return profile_of(series, errors, layout, pd.DatetimeIndex(["2000-01-01"]), profiles.settings, limits)
 
 
-def template(config: Config) -> Template:
+def template(profiles: Profiles) -> Template:
     """The store before anything is computed."""
-    grid, days, blocks = config.grid.grid(), days_of(config), config.blocks
-    one = _prototype(config)
+    grid, days, blocks = profiles.domain.grid, profiles.domain.days, profiles.domain.blocks
+    one = _prototype(profiles)
     degrees, patterns = one.sizes["degree"], one.sizes["availability"]
     cells, chunk = (blocks.cells, blocks.cells), (blocks.chunk_cells, blocks.chunk_cells)
     variables = space_time_coordinates(grid, days)
@@ -195,8 +234,6 @@ class InvertBlock:
     url: str
     # Of the store of the bounds, where they differ from cell to cell.
     bounds_url: str | None = None
-    # Write what was read instead of a solution: what the stage would cost without its arithmetic.
-    solve: bool = True
 
     def __call__(self, block: Block, given: BlockInputs) -> Outcome:
         """See ``deepprofile.execution.blocks.Job``."""
@@ -214,11 +251,7 @@ class InvertBlock:
         index = pd.DatetimeIndex(self.first_day + (days[0] + places).astype("timedelta64[D]"))
         # What does not depend on time belongs to the first block of days.
         first = block.index[0] == 0
-        profile = (
-            profile_of(series, errors, layout, index, self.settings, limits, filters, covariances=first)
-            if self.solve
-            else self._unsolved(series, errors, layout, index, limits, first)
-        )
+        profile = self.solve(series, errors, index, limits, filters, first)
         arrays: dict[str, NDArray[Any]] = {name: profile[name].transpose(*dims).values for name, dims in _IN_TIME.items()}
         before: dict[str, NDArray[Any]] = {}
         if given.earlier is not None:
@@ -283,60 +316,42 @@ class InvertBlock:
                 filters[source.name] = np.concatenate(pasts, axis=2)
         return series, {name: filters[name] for name in kept}, size
 
-    def _unsolved(
+    def solve(
         self,
         series: Mapping[str, NDArray[np.float32]],
         errors: xr.Dataset,
-        layout: Layout,
         days: pd.DatetimeIndex,
         limits: tuple[NDArray[np.float32], NDArray[np.float32]] | None,
+        filters: Mapping[str, NDArray[np.float32]],
         covariances: bool,
     ) -> xr.Dataset:
-        """Arrays of the shapes and about the entropy of a solution, for the benchmark."""
-        day = {name: values[:1] for name, values in series.items()}
-        one = profile_of(day, errors, layout, days[:1], self.settings, limits, covariances=covariances)
-        degrees = one.sizes["degree"]
-        stacked = np.concatenate(list(series.values()), axis=1)[:, :degrees]
-        shape = (stacked.shape[0], *stacked.shape[2:])
-        bare = one.drop_dims("time").assign(coefficients=(("time", "degree", "y", "x"), stacked))
-        for name in ("flags", "pattern"):
-            bare[name] = (("time", "y", "x"), np.broadcast_to(one[name].transpose("time", "y", "x").values, shape))
-        return bare
+        """The profiles of what was read; see ``profile_of``."""
+        layout, _ = self.comparison.design()
+        return profile_of(series, errors, layout, days, self.settings, limits, filters, covariances)
 
 
-def degrees_of(config: Config) -> int:
-    """Coefficients of a profile."""
-    settings = config.inversion
-    return 1 + (default_order(settings.method, collocate.layout_of(config)) if settings.order is None else settings.order)
-
-
-def patterns_of(config: Config) -> int:
-    """Patterns of available products that have a covariance."""
-    return len(product_patterns(layout_of(config)))
-
-
-def workload(config: Config) -> Workload:
+def workload(profiles: Profiles) -> Workload:
     """Blocks and their cost."""
-    grid, days, blocks, layout = config.grid.grid(), days_of(config).size, config.blocks, layout_of(config)
-    degrees, n = degrees_of(config), layout.size
-    cells = min(blocks.cells, grid.rows) * min(blocks.cells, grid.columns)
-    profiles = cells * min(blocks.days, days)
-    patterns = patterns_of(config)
+    domain, layout = profiles.domain, profiles.layout
+    grid, days, blocks, cells = domain.grid, domain.days.size, domain.blocks, domain.cells_in_block
+    degrees, n, patterns = profiles.degrees, layout.size, profiles.patterns
     # A remembered product is read with the days around the block, and turned so that its days lie side by side.
-    halo = cells * len(layout.pasts) * (sum(reach(config.inversion.direction)) + min(blocks.days, days)) * 3 * 4
+    halo = cells * len(layout.pasts) * (sum(reach(profiles.settings.direction)) + domain.days_in_block) * 3 * 4
     return Workload(
         name="invert",
         blocks=grid_blocks((days, *grid.shape), (blocks.days, blocks.cells, blocks.cells)),
         # Inputs, as read and in the order of the cells; coefficients as computed, rounded, as published, as joined from both,
         # and as a shard; flags and a few fields of the checks. Without time: the covariances, as computed, and two and a half
         # times as much while they become a shard.
-        memory_per_block=profiles * (2 * n * 4 + 5 * degrees * 4 + 40) + cells * patterns * degrees**2 * 14 + halo,
-        bytes_in=grid.rows * grid.columns * days * n * 4,
-        bytes_out=grid.rows * grid.columns * (days * (degrees * 4 + 6) + patterns * degrees**2 * 4),
+        memory_per_block=cells * domain.days_in_block * (2 * n * 4 + 5 * degrees * 4 + 40)
+        + cells * patterns * degrees**2 * 14
+        + halo,
+        bytes_in=domain.cells * days * n * 4,
+        bytes_out=domain.cells * (days * (degrees * 4 + 6) + patterns * degrees**2 * 4),
     )
 
 
-def plan(config: Config, root: Root, versions: Mapping[str, str], *, solve: bool = True) -> StagePlan:
+def plan(profiles: Profiles, root: Root, versions: Mapping[str, str]) -> StagePlan:
     """Plan the inversion.
 
     Raises
@@ -344,11 +359,11 @@ def plan(config: Config, root: Root, versions: Mapping[str, str], *, solve: bool
     StoreError
         Where the weights were made for another grid or other products.
     """
-    made, comparison = template(config), Comparison.of(config)
-    inputs = {name: versions[name] for name in (*map(ingest.store_name, config.products), collocate.STORE)}
+    made, comparison, settings = template(profiles), profiles.model.comparison, profiles.settings
+    products, target, days = profiles.model.products, profiles.domain.grid, profiles.domain.days
+    inputs = {name: versions[name] for name in (*collocate.ard_stores(products), collocate.STORE)}
     shards = {name: (v.shards, v.chunks) for name, v in made.variables.items()}
-    first = days_of(config)[0]
-    inversion, gridded = config.inversion.model_dump(mode="json"), bounds.are_gridded(config)
+    inversion, gridded = settings.model_dump(mode="json"), bounds.are_gridded(settings)
     limits = None
     if gridded:
         # What they are counts, not where their files lie: the version of the store says it, and of each block its record.
@@ -356,30 +371,31 @@ def plan(config: Config, root: Root, versions: Mapping[str, str], *, solve: bool
         inputs[bounds.STORE] = versions[bounds.STORE]
         records = Ledger(ledger_url(root, bounds.STAGE, versions[bounds.STORE])).read().values()
         limits = {record.index: record.fingerprint for record in records}
-    setting = [ALGORITHM, dict(made.attrs), shards, comparison, inversion, str(first), solve]
-    version = fingerprint("invert", setting, inputs, days_of(config).size)
+    # True: fingerprints of stores that are there have it.
+    setting = [ALGORITHM, dict(made.attrs), shards, comparison, inversion, str(days[0]), True]
+    version = fingerprint("invert", setting, inputs, days.size)
     weights = versions[collocate.STORE]
-    sources = collocate.sources(config, root, versions)
+    sources = collocate.sources(products, target, root, versions)
     task = InvertBlock(
-        config.grid.grid(),
+        target,
         sources,
         root.version(collocate.STORE, weights),
         comparison,
-        config.inversion,
-        first,
-        days_of(config).size,
+        settings,
+        days[0],
+        days.size,
         root.version(STORE, version),
         root.version(bounds.STORE, versions[bounds.STORE]) if gridded else None,
-        solve,
     )
     of_products = [
-        day_fingerprints_of(root, ingest.stage_name(name), versions[ingest.store_name(name)]) for name in config.products
+        day_fingerprints_of(root, ingest.stage_name(product.name), versions[ingest.store_name(product.name)])
+        for product in products
     ]
-    count = days_of(config).size
+    count = days.size
     # Of a version that was made before there were any there are none.
     of_days = all(len(each) == count for each in of_products)
-    direction = config.inversion.direction
-    kept = [list(config.products).index(name) for name in remembered(comparison.design()[0])] if direction else []
+    direction = settings.direction
+    kept = [comparison.products.index(name) for name in remembered(comparison.design()[0])] if direction else []
     before, after = reach(direction)
 
     def mark(k: int) -> str:
@@ -388,17 +404,17 @@ def plan(config: Config, root: Root, versions: Mapping[str, str], *, solve: bool
         return fingerprint(*(own[k] for own in of_products), *around)
 
     marks = tuple(map(mark, range(count))) if of_days else (version,) * count
-    broken = [_Broken.of(config, root, source, versions[ingest.store_name(source.name)]) for source in sources]
+    broken = [_Broken.of(target, root, source, versions[ingest.store_name(source.name)]) for source in sources]
 
     settled = fingerprint(setting, weights)
 
-    def base(block: Block) -> str:
+    def static_fingerprint(block: Block) -> str:
         failures = [each.within(block, *((before, after) if p in kept else (0, 0))) for p, each in enumerate(broken)]
         of_bounds = [] if limits is None else [limits[block.index[1:]]]
         return fingerprint("invert", settled, block.index, block.region[1:], failures, *of_bounds)
 
-    by_day = DayFingerprints(marks, base)
-    listed = Job(workload(config), task, by_day.fingerprint, base, lambda _: BlockInputs())
+    by_day = DayFingerprints(marks, static_fingerprint)
+    listed = Job(workload(profiles), task, by_day.fingerprint, static_fingerprint, lambda _: BlockInputs())
     return StagePlan("invert", STORE, version, made, listed, task.url, inputs, marks=by_day)
 
 
@@ -414,14 +430,14 @@ class _Broken:
     places: tuple[tuple[tuple[tuple[int, int], ...], tuple[int, ...]], ...]
 
     @classmethod
-    def of(cls, config: Config, root: Root, source: Source, version: str) -> _Broken:
+    def of(cls, target: Grid, root: Root, source: Source, version: str) -> _Broken:
         records = Ledger(ledger_url(root, ingest.stage_name(source.name), version)).read()
         found = [
             (record.region, tuple(record.region[0][0] + k for k in record.details["broken"]))
             for _, record in sorted(records.items())
             if record.details.get("broken") and record.region
         ]
-        return cls(source, config.grid.grid(), tuple(found))
+        return cls(source, target, tuple(found))
 
     def within(self, block: Block, before: int = 0, after: int = 0) -> list[int]:
         """Such days among those that a block of the target reads, with so many before and after its own."""
@@ -437,18 +453,10 @@ class _Broken:
         return sorted(found)
 
 
-def check_matches(url: str, attrs: Mapping[str, Any], grid: Grid, stage: str) -> None:
-    """Refuse a store that was made on another grid than the one expected.
-
-    Raises
-    ------
-    PlanError
-        With both grids.
-    """
-    expected = grid_attributes(grid)
-    for key in ("grid", "grid_window"):
-        if attrs.get(key) != expected[key]:
-            raise PlanError(
-                f"{url} was made for the {key.replace('_', ' ')} {attrs.get(key)}, the configuration asks for {expected[key]}: "
-                f"run 'deepprofile {stage}' again, or use another root"
-            )
+def steps(config: Config) -> list[Step]:
+    """The profiles."""
+    profiles = Profiles.of(config)
+    gridded = (bounds.STORE,) if bounds.are_gridded(config.inversion) else ()
+    reads = (*collocate.ard_stores(profiles.model.products), collocate.STORE, *gridded)
+    expected = Expected(profiles.domain.grid, profiles.layout.products)
+    return [Step("invert", STORE, reads, partial(workload, profiles), partial(plan, profiles), expected)]

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Mapping
-from importlib.metadata import version as package_version
 from typing import Any, Final
 
-from deepprofile.config import Config
-from deepprofile.stages.plan import StagePlan
 from deepprofile.storage.documents import Kinds, read_sound
 from deepprofile.storage.filesystems import join
-from deepprofile.storage.stores import (
-    Root,
-)
+from deepprofile.storage.stores import Root
 
 MANIFEST: Final = "manifest.json"
 
@@ -57,16 +51,3 @@ def days_document(root: Root, stage: str, version: str) -> dict[str, Any] | None
         Where a newer version of this software has written it.
     """
     return read_sound(join(run_url(root, stage, version), DAYS), _DAYS)
-
-
-def _manifest(plan: StagePlan, config: Config) -> dict[str, Any]:
-    return {
-        "stage": plan.stage,
-        "store": plan.store,
-        "version": plan.version,
-        "configuration": config.model_dump(mode="json"),
-        "inputs": dict(plan.inputs),
-        "packages": {name: package_version(name) for name in PACKAGES},
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-    }

@@ -5,8 +5,8 @@ A block has some sensors and the days of one block of the profiles. It goes once
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
@@ -21,17 +21,17 @@ from deepprofile.config import Config
 from deepprofile.core.basis import MAX_DEPTH_M, basis_mean
 from deepprofile.core.collocation import MOMENTS
 from deepprofile.core.error_model import errors_from_moments, plan_comparisons
-from deepprofile.core.layers import Layout
 from deepprofile.evaluation.comparison import step_function_weights
 from deepprofile.execution.blocks import Block, Job, Outcome, Workload, grid_blocks
 from deepprofile.execution.ledger import Ledger
-from deepprofile.grids.grids import Grid
-from deepprofile.stages import bounds, collocate, ingest, invert, observations
+from deepprofile.sources.products import Product
+from deepprofile.stages import bounds, collocate, invert, observations
 from deepprofile.stages.analysis_ready import Source
 from deepprofile.stages.attributes import grid_attributes, space_time_coordinates
-from deepprofile.stages.collocate import Comparison, layout_of
-from deepprofile.stages.domain import days_of
+from deepprofile.stages.collocate import ErrorModel, layout_of
+from deepprofile.stages.domain import Domain
 from deepprofile.stages.increments import BlockInputs, DayFingerprints, day_fingerprints_of
+from deepprofile.stages.invert import Profiles
 from deepprofile.stages.manifest import ledger_url
 from deepprofile.stages.observations import (
     SENSORS_PER_CHUNK,
@@ -49,8 +49,7 @@ from deepprofile.storage.stores import Root, Template, Variable, read_region, wr
 # The version of what turns profiles and products into matchups.
 ALGORITHM: Final = 2
 STORE: Final = "matchups"
-NEAR_SURFACE: Final = "smap_l3"
-FUSED, WITHOUT, AVERAGE = "fused", "fused, no SMAP L3", "plain average"
+FUSED, AVERAGE = "fused", "plain average"
 # Sensors whose ends lie nearer than this are points.
 _POINT_M: Final = 1e-6
 _LAYER_M: Final = 1e-6
@@ -58,27 +57,72 @@ _LAYER_M: Final = 1e-6
 Values = NDArray[np.float32]
 
 
-def parents_of(config: Config) -> list[str]:
-    """The models among the products: retrievals come on some days only, and to judge all on those would leave few samples."""
-    return [name for name in config.products if name != NEAR_SURFACE]
+@dataclass(frozen=True)
+class Estimates:
+    """The estimates that are compared with sensors.
+
+    Attributes
+    ----------
+    parents
+        Names of the models among the products, in their order. Retrievals come on some days only, and to judge all estimates on
+        those would leave few samples.
+    without
+        Name of the fusion of the models alone; None where no retrieval goes into the fusion, or fewer than two models do.
+    """
+
+    parents: tuple[str, ...]
+    without: str | None
+
+    @classmethod
+    def of(cls, products: Iterable[Product]) -> Estimates:
+        """Of these products."""
+        chosen = list(products)
+        parents = tuple(product.name for product in chosen if product.spatially_complete)
+        retrievals = [product.short_title for product in chosen if not product.spatially_complete]
+        fused = bool(retrievals) and len(parents) >= 2
+        return cls(parents, f"fused, no {' and '.join(retrievals)}" if fused else None)
+
+    @property
+    def stored(self) -> list[str]:
+        """Names of the estimates in the store; the average follows from them."""
+        return [FUSED, *([self.without] if self.without is not None else []), *self.parents]
+
+    @property
+    def names(self) -> list[str]:
+        """Names of all estimates; the average, where there is one, is the last."""
+        return [*self.stored, *([AVERAGE] if len(self.parents) > 1 else [])]
 
 
-def matched(config: Config) -> list[str]:
-    """Names of the estimates in the store; the average follows from them."""
-    parents = parents_of(config)
-    without = [WITHOUT] if NEAR_SURFACE in config.products and len(parents) >= 2 else []
-    return [FUSED, *without, *parents]
+@dataclass(frozen=True)
+class Matchups:
+    """What the matchups depend on: the profiles that are compared, and the estimates beside them."""
+
+    profiles: Profiles
+    estimates: Estimates
+
+    @classmethod
+    def of(cls, config: Config) -> Matchups:
+        """As configured."""
+        profiles = Profiles.of(config)
+        return cls(profiles, Estimates.of(profiles.model.products))
+
+    @property
+    def domain(self) -> Domain:
+        """The target grid and the days."""
+        return self.profiles.domain
+
+    @property
+    def models_alone(self) -> ErrorModel:
+        """The error model of the models without the retrievals."""
+        model = self.profiles.model
+        parents = tuple(product for product in model.products if product.name in self.estimates.parents)
+        return replace(model, products=parents)
 
 
-def estimates_of(config: Config) -> list[str]:
-    """Names of all estimates; the average, where there is one, is the last."""
-    return [*matched(config), *([AVERAGE] if len(parents_of(config)) > 1 else [])]
-
-
-def template(config: Config, stations: xr.Dataset) -> Template:
+def template(task: Matchups, stations: xr.Dataset) -> Template:
     """The store before anything is computed."""
-    names, count, days, blocks = matched(config), stations.sizes["sensor"], days_of(config), config.blocks
-    times = {name: v for name, v in space_time_coordinates(config.grid.grid(), days).items() if name == "time"}
+    names, count, days, blocks = task.estimates.stored, stations.sizes["sensor"], task.domain.days, task.domain.blocks
+    times = {name: v for name, v in space_time_coordinates(task.domain.grid, days).items() if name == "time"}
     return Template(
         sizes={"time": days.size, "estimate": len(names), "sensor": count},
         variables={
@@ -102,7 +146,7 @@ def template(config: Config, stations: xr.Dataset) -> Template:
             ),
         },
         attrs={
-            **sensor_attributes(config, stations),
+            **sensor_attributes(task.domain.grid, stations),
             "title": "Matchups: estimates at stations",
             "estimates": names,
             "block_dims": ["time", "sensor"],
@@ -113,8 +157,9 @@ def template(config: Config, stations: xr.Dataset) -> Template:
 class _Still(NamedTuple):
     """What does not change from day to day at the sensors of a block.
 
-    ``variance``: that of the fused estimate, m6 m-6, (availability, sensor). ``errors``: the error model without SMAP L3 of the
-    block's cells, along x; None where it is not needed. ``bounds``: of these cells, (1, cell), where they are no numbers.
+    ``variance``: that of the fused estimate, m6 m-6, (availability, sensor). ``errors``: the error model without retrievals
+    of the block's cells, along x; None where it is not needed. ``bounds``: of these cells, (1, cell), where
+    they are no numbers.
     """
 
     variance: NDArray[np.float64]
@@ -126,12 +171,10 @@ class _Still(NamedTuple):
 class MatchupBlock:
     """What every estimate says at some sensors on some days; two that write the same version of the store are equal."""
 
-    target: Grid
+    task: Matchups
     sources: tuple[Source, ...]
     profile_url: str
     moments_url: str
-    comparison: Comparison
-    config: Config
     url: str
 
     def __eq__(self, other: object) -> bool:
@@ -144,7 +187,7 @@ class MatchupBlock:
         """See ``deepprofile.execution.blocks.Job``."""
         days, sensors = block.region
         places: tuple[Place, ...] = given.inputs
-        count, names = days[1] - days[0], matched(self.config)
+        count, names = days[1] - days[0], self.task.estimates.stored
         values = np.full((count, len(names), len(places)), np.nan, np.float32)
         deviation = np.full((count, len(places)), np.nan, np.float32)
         read = 0
@@ -166,11 +209,11 @@ class MatchupBlock:
         """All estimates on some days (day, estimate, sensor), the standard deviation (day, sensor), and the bytes read."""
         cells, of_sensor = _cells_of(places)
         hull, within = (int(days[0]), int(days[-1]) + 1), days - days[0]
-        order = invert.degrees_of(self.config) - 1
+        order, target, shard = self.task.profiles.degrees - 1, self.task.domain.grid, self.task.domain.blocks.cells
         coefficients = np.empty((days.size, order + 1, len(cells)), np.float32)
         pattern = np.empty((days.size, len(cells)), np.int64)
         series, read = {}, 0
-        for some, rows, columns in _tiles(cells, self.config.blocks.cells):
+        for some, rows, columns in _tiles(cells, shard):
             region, near = (slice(*hull), rows, columns), cells[some] - (rows.start, columns.start)
             whole = read_region(self.profile_url, "coefficients", (region[0], slice(None), *region[1:]))
             coefficients[:, :, some] = whole[:, :, near[:, 0], near[:, 1]][within]
@@ -179,16 +222,17 @@ class MatchupBlock:
             pattern[:, some] = whole[:, near[:, 0], near[:, 1]][within]
             read += whole.nbytes
         for source in self.sources:
-            found, volume = source.read_cells(self.target, hull, cells, self.config.blocks.cells)
+            found, volume = source.read_cells(target, hull, cells, shard)
             series[source.name] = found[within]
             read += volume
         still = _still(self, tuple(places))
-        values = np.full((days.size, len(matched(self.config)), len(places)), np.nan, np.float32)
-        for e, name in enumerate(matched(self.config)):
+        estimates = self.task.estimates
+        values = np.full((days.size, len(estimates.stored), len(places)), np.nan, np.float32)
+        for e, name in enumerate(estimates.stored):
             if name == FUSED:
                 values[:, e] = _at_sensors(coefficients, of_sensor, places, order)
-            elif name == WITHOUT:
-                profile = self._without(series, still, pd.DatetimeIndex(days_of(self.config)[days]))
+            elif name == estimates.without:
+                profile = self._without(series, still, pd.DatetimeIndex(self.task.domain.days[days]))
                 values[:, e] = _at_sensors(profile, of_sensor, places, order)
             else:
                 layers = next(source.layers for source in self.sources if source.name == name)
@@ -198,16 +242,12 @@ class MatchupBlock:
         return values, deviation, read
 
     def _without(self, series: Mapping[str, Values], still: _Still, times: pd.DatetimeIndex) -> Values:
-        """Coefficients (day, degree, cell) of the fusion as it would be without SMAP near-surface soil moisture."""
+        """Coefficients (day, degree, cell) of the fusion as it would be without retrievals."""
         assert still.errors is not None
-        kept = {name: values[:, :, None] for name, values in series.items() if name != NEAR_SURFACE}
-        layout, settings = _layout_without(self.config), self.config.inversion
+        kept = {name: values[:, :, None] for name, values in series.items() if name in self.task.estimates.parents}
+        layout, settings = layout_of(self.task.models_alone.products), self.task.profiles.settings
         profile = invert.profile_of(kept, still.errors, layout, times, settings, still.bounds, covariances=False)
         return np.asarray(profile["coefficients"].transpose("time", "degree", "y", "x").values[:, :, 0])
-
-
-def _layout_without(config: Config) -> Layout:
-    return layout_of(config, tuple(name for name in config.products if name != NEAR_SURFACE))
 
 
 def _cells_of(places: Sequence[Place]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -276,12 +316,13 @@ def _of_product(
 def _still(block: MatchupBlock, places: tuple[Place, ...]) -> _Still:
     """What the days of a block have in common; a worker remembers it while it goes from one stretch of days to the next."""
     cells, of_sensor = _cells_of(places)
-    order = invert.degrees_of(block.config) - 1
+    task = block.task
+    order, shard = task.profiles.degrees - 1, task.domain.blocks.cells
     attrs = zarr.open_group(zarr_store(block.profile_url), mode="r").attrs.asdict()
     covariance: NDArray[np.float64] | None = None
     limits = np.empty((2, 1, len(cells)), np.float32)
-    gridded = block.config.inversion.constant_bounds is None
-    for some, rows, columns in _tiles(cells, block.config.blocks.cells):
+    gridded = task.profiles.settings.constant_bounds is None
+    for some, rows, columns in _tiles(cells, shard):
         near = cells[some] - (rows.start, columns.start)
         whole = read_region(block.profile_url, "posterior_covariance", (rows, columns))
         if covariance is None:
@@ -297,7 +338,7 @@ def _still(block: MatchupBlock, places: tuple[Place, ...]) -> _Still:
             variance += covariance[of_sensor, :, one, other].T * (basis[:, one] * basis[:, other])
     rest = {depths: _unexpressed(attrs, *_interval(*depths), order) for depths in {place[2:] for place in places}}
     variance += np.array([rest[place[2:]] for place in places])
-    errors = _errors_without(block, cells) if WITHOUT in matched(block.config) else None
+    errors = _errors_without(block, cells) if task.estimates.without is not None else None
     return _Still(variance, errors, (limits[0], limits[1]) if gridded else None)
 
 
@@ -306,9 +347,10 @@ def _unexpressed(attrs: Mapping[str, Any], top: float, bottom: float, order: int
 
 
 def _errors_without(block: MatchupBlock, cells: NDArray[np.int64]) -> xr.Dataset:
-    """The error model of some cells, along x, from those of the moments that concern the products other than SMAP L3 alone."""
-    config, layout, target = block.config, _layout_without(block.config), block.target
-    whole_layout, whole = block.comparison.design()
+    """The error model of some cells, along x, from those of the moments that concern the models alone."""
+    task, target = block.task, block.task.domain.grid
+    layout = layout_of(task.models_alone.products)
+    whole_layout, whole = task.profiles.model.comparison.design()
     design = plan_comparisons(layout, ())
     kept = [whole_layout.products.index(name) for name in layout.products]
     place = np.flatnonzero(np.isin(whole_layout.product_index, kept))
@@ -321,10 +363,10 @@ def _errors_without(block: MatchupBlock, cells: NDArray[np.int64]) -> xr.Dataset
         series.append(known[tuple(np.round(wide, 12))])
     positions = {tuple(group): k for k, group in enumerate(whole.groups.tolist())}
     groups = [positions[tuple(series[s] for s in group)] for group in design.groups.tolist()]
-    settings = config.collocation
+    settings = task.profiles.model.settings
     reach = settings.window // 2
     found: dict[int, xr.Dataset] = {}
-    for some, rows, columns in _tiles(cells, config.blocks.cells):
+    for some, rows, columns in _tiles(cells, task.domain.blocks.cells):
         region = (_widened(rows, reach, target.rows), _widened(columns, reach, target.columns))
         moments = read_region(block.moments_url, "moments", region)
         for k in some.tolist():
@@ -368,13 +410,13 @@ class SensorSeries:
         return read_region(self.matchups_url, "standard_deviation", (slice(None), slice(first, after))).T
 
 
-def estimates(url: str, sensors: slice | list[int], config: Config) -> dict[str, xr.DataArray]:
+def estimates(url: str, sensors: slice | list[int], names: Estimates) -> dict[str, xr.DataArray]:
     """The estimates at some sensors over the whole record, each (sensor, time), m3 m-3; NaN where there is none."""
     with xr.open_zarr(zarr_store(url), consolidated=False, chunks=None) as store:
         part = store["soil_moisture"].isel(sensor=sensors).load().transpose("estimate", "sensor", "time")
-    values = dict(zip(matched(config), part.values, strict=True))
-    if AVERAGE in estimates_of(config):
-        values[AVERAGE] = average([values[name] for name in parents_of(config)])
+    values = dict(zip(names.stored, part.values, strict=True))
+    if AVERAGE in names.names:
+        values[AVERAGE] = average([values[name] for name in names.parents])
     time = {"time": part["time"].values}
     return {name: xr.DataArray(array, dims=("sensor", "time"), coords=time) for name, array in values.items()}
 
@@ -389,73 +431,73 @@ def average(parents: Sequence[Values]) -> Values:
     return np.asarray(np.where(count > 0, total / np.maximum(count, 1), np.nan), np.float32)
 
 
-def workload(config: Config, count: int) -> Workload:
+def workload(task: Matchups, count: int) -> Workload:
     """Blocks of days and sensors, all days of some sensors after one another."""
-    blocks, n = config.blocks, layout_of(config).size
-    days, tile, sensors = min(blocks.days, days_of(config).size), blocks.cells**2, min(count, SENSORS_PER_STRETCH)
-    degrees, names = invert.degrees_of(config), matched(config)
-    without = _moments_bytes(config) + collocate.errors_memory(config, 1) if WITHOUT in names else 0
-    made = grid_blocks((days_of(config).size, count), (blocks.days, SENSORS_PER_STRETCH))
+    profiles, model, blocks, whole = task.profiles, task.profiles.model, task.domain.blocks, task.domain.days.size
+    n = layout_of(model.products).size
+    days, tile, sensors = task.domain.days_in_block, blocks.cells**2, min(count, SENSORS_PER_STRETCH)
+    degrees, names = profiles.degrees, task.estimates.stored
+    without = _moments_bytes(model) + collocate.errors_memory(model, 1) if task.estimates.without is not None else 0
+    made = grid_blocks((whole, count), (blocks.days, SENSORS_PER_STRETCH))
     return Workload(
         name="validate: matchups",
         blocks=sorted(made, key=lambda block: block.index[::-1]),
         # Of one shard after the other, the largest array that is read of it, and as much while it is unpacked: coefficients or
-        # layers on these days, covariances, or the moments about it for the error models without SMAP L3. Of the cells and
+        # layers on these days, covariances, or the moments about it for the error models without retrievals. Of the cells and
         # sensors, their series, and those of one estimate in doubles.
-        memory_per_block=2 * max(tile * days * max(degrees, n) * 4, tile * invert.patterns_of(config) * degrees**2 * 4, without)
+        memory_per_block=2 * max(tile * days * max(degrees, n) * 4, tile * profiles.patterns * degrees**2 * 4, without)
         + days * sensors * (2 * (degrees + n) + 2 * len(names) + 6) * 4,
-        bytes_in=count * days_of(config).size * (degrees + n) * 4,
-        bytes_out=count * days_of(config).size * (len(names) + 1) * 4,
+        bytes_in=count * whole * (degrees + n) * 4,
+        bytes_out=count * whole * (len(names) + 1) * 4,
     )
 
 
-def _moments_bytes(config: Config) -> int:
+def _moments_bytes(model: ErrorModel) -> int:
     """Bytes of the moments of a shard's cells and of half a window around them."""
-    edge, reach = config.blocks.cells, 2 * (config.collocation.window // 2)
-    rows, columns = (min(edge + reach, size) for size in config.grid.grid().shape)
-    _, design = Comparison.of(config).design()
+    edge, reach = model.domain.blocks.cells, 2 * (model.settings.window // 2)
+    rows, columns = (min(edge + reach, size) for size in model.domain.grid.shape)
+    _, design = model.comparison.design()
     return rows * columns * len(design.groups) * MOMENTS * 8
 
 
-def plan(config: Config, root: Root, versions: Mapping[str, str], found: Found) -> StagePlan:
+def plan(task: Matchups, root: Root, versions: Mapping[str, str], found: Found) -> StagePlan:
     """Plan the matchups of the sensors that ``observations.sensors_of`` has found."""
-    made, count, places = template(config, found.stations), found.stations.sizes["sensor"], found.places
-    stores = (*map(ingest.store_name, config.products), collocate.MOMENTS_STORE, invert.STORE)
+    made, count, places = template(task, found.stations), found.stations.sizes["sensor"], found.places
+    products, target, days = task.profiles.model.products, task.domain.grid, task.domain.days
+    stores = (*collocate.ard_stores(products), collocate.MOMENTS_STORE, invert.STORE)
     inputs = {name: versions[name] for name in stores}
     setting = fingerprint(
         "matchups",
         [ALGORITHM, invert.ALGORITHM],
-        grid_attributes(config.grid.grid()),
+        grid_attributes(target),
         made.shard_shape("soil_moisture"),
-        matched(config),
-        str(days_of(config)[0]),
+        task.estimates.stored,
+        str(days[0]),
         versions[collocate.MOMENTS_STORE],
     )
     version = fingerprint(setting, inputs, dict(made.attrs), places)
     compute = MatchupBlock(
-        config.grid.grid(),
-        collocate.sources(config, root, versions),
+        task,
+        collocate.sources(products, target, root, versions),
         root.version(invert.STORE, versions[invert.STORE]),
         root.version(collocate.MOMENTS_STORE, versions[collocate.MOMENTS_STORE]),
-        Comparison.of(config),
-        config,
         root.version(STORE, version),
     )
-    marks = day_fingerprints_of(root, "invert", versions[invert.STORE]) or (version,) * days_of(config).size
+    marks = day_fingerprints_of(root, "invert", versions[invert.STORE]) or (version,) * days.size
     records = Ledger(ledger_url(root, "invert", versions[invert.STORE])).read().values()
     of_profiles = {record.index: record.static_fingerprint for record in records}
-    size = config.blocks.cells
+    size = task.domain.blocks.cells
 
     def some(block: Block) -> tuple[Place, ...]:
         return tuple(places[slice(*block.region[1])])
 
-    def base(block: Block) -> str:
+    def static_fingerprint(block: Block) -> str:
         tiles = dict.fromkeys((row // size, column // size) for row, column, _, _ in some(block))
         profiles = [of_profiles.get((block.index[0], row, column)) for row, column in tiles]
         return fingerprint(setting, block.index, some(block), profiles)
 
-    by_day = DayFingerprints(marks, base)
-    listed = Job(workload(config, count), compute, by_day.fingerprint, base, lambda block: BlockInputs(some(block)))
+    by_day = DayFingerprints(marks, static_fingerprint)
+    listed = Job(workload(task, count), compute, by_day.fingerprint, static_fingerprint, lambda block: BlockInputs(some(block)))
     return StagePlan(
         "validate/matchups",
         STORE,

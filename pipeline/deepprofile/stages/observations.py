@@ -18,7 +18,7 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
-from deepprofile.config import Config, Stations
+from deepprofile.config import Stations
 from deepprofile.evaluation.stations import (
     MIN_DAY_FRACTION,
     MissingStationsError,
@@ -34,7 +34,7 @@ from deepprofile.evaluation.stations import (
 from deepprofile.execution.blocks import Block, Job, Outcome, Workload, grid_blocks
 from deepprofile.grids.grids import Grid
 from deepprofile.stages.attributes import grid_attributes, space_time_coordinates
-from deepprofile.stages.domain import days_of
+from deepprofile.stages.domain import Domain
 from deepprofile.stages.plan import StagePlan
 from deepprofile.storage.filesystems import zarr_store
 from deepprofile.storage.fingerprints import fingerprint
@@ -77,7 +77,7 @@ class Found(NamedTuple):
     """The sensors that can be compared, and what is to be said of the station files.
 
     ``stations``: as ``deepprofile.evaluation.stations`` gives them, float32, on the days of the configuration, with the
-    ``row`` and     ``column`` of each sensor's cell, in the order of the stores.
+    ``row`` and ``column`` of each sensor's cell, in the order of the stores.
     """
 
     stations: xr.Dataset
@@ -149,17 +149,17 @@ def read_records(
     return records
 
 
-def sensors_of(config: Config) -> Found:
+def sensors_of(stations: Sequence[Stations], domain: Domain) -> Found:
     """The sensors that can be compared; station files that cannot be used are in the report.
 
-    They lie within the target window and the profile, and have a value on a configured day.
+    They lie within the grid and the profile, and have a value on a day of the domain.
 
     Raises
     ------
     deepprofile.storage.objects.MissingPathError
         If there is nothing at the path of some stations.
     """
-    report, placing, days = Report(), _Placing.of(config.grid.grid()), pd.DatetimeIndex(days_of(config))
+    report, placing, days = Report(), _Placing.of(domain.grid), pd.DatetimeIndex(domain.days)
     read = 0
 
     def keep(record: SensorRecord) -> SensorRecord | None:
@@ -172,13 +172,13 @@ def sensors_of(config: Config) -> Found:
         values = record.values.reindex(days).to_numpy(np.float32)
         return replace(record, values=pd.Series(values, index=days)) if np.isfinite(values).any() else None
 
-    stations = to_dataset(read_records(config.stations, report, keep))
-    if not stations.sizes["sensor"]:
-        where = ", ".join(source.path for source in config.stations)
+    sensors = to_dataset(read_records(stations, report, keep))
+    if not sensors.sizes["sensor"]:
+        where = ", ".join(source.path for source in stations)
         why = "lies within the grid, the depths and the period" if read else "could be read"
         report.problems.append(f"no sensor of {where} {why}: there is nothing to validate against")
-        stations = stations.reindex(time=days)
-    return Found(placed(stations, config.grid.grid()), report)
+        sensors = sensors.reindex(time=days)
+    return Found(placed(sensors, domain.grid), report)
 
 
 def placed(stations: xr.Dataset, grid: Grid) -> xr.Dataset:
@@ -213,10 +213,10 @@ def sensor_coordinates(stations: xr.Dataset) -> dict[str, Variable]:
     }
 
 
-def sensor_attributes(config: Config, stations: xr.Dataset) -> dict[str, Any]:
+def sensor_attributes(grid: Grid, stations: xr.Dataset) -> dict[str, Any]:
     """Attributes that every store along sensors has: the grid, and the names of each sensor."""
     return {
-        **grid_attributes(config.grid.grid()),
+        **grid_attributes(grid),
         **{plural: stations[name].values.astype(str).tolist() for name, plural in _NAMES.items()},
         "coordinates": " ".join(_COORDINATES),
     }
@@ -228,10 +228,10 @@ def few_at_a_time(block: Block) -> list[tuple[int, int]]:
     return [(start, min(start + SENSORS_PER_CHUNK, after)) for start in range(first, after, SENSORS_PER_CHUNK)]
 
 
-def template(config: Config, stations: xr.Dataset) -> Template:
+def template(domain: Domain, stations: xr.Dataset) -> Template:
     """The store before anything is written."""
-    days, blocks = days_of(config), config.blocks
-    times = {name: v for name, v in space_time_coordinates(config.grid.grid(), days).items() if name == "time"}
+    days, blocks = domain.days, domain.blocks
+    times = {name: v for name, v in space_time_coordinates(domain.grid, days).items() if name == "time"}
     return Template(
         sizes={"time": days.size, "sensor": stations.sizes["sensor"]},
         variables={
@@ -247,7 +247,7 @@ def template(config: Config, stations: xr.Dataset) -> Template:
             ),
         },
         attrs={
-            **sensor_attributes(config, stations),
+            **sensor_attributes(domain.grid, stations),
             "title": "Observations: daily series of sensors",
             "block_dims": ["time", "sensor"],
         },
@@ -268,21 +268,21 @@ class WriteBlock:
         return Outcome(0, written, details={"values": int(np.isfinite(part).sum())})
 
 
-def workload(config: Config, count: int) -> Workload:
+def workload(domain: Domain, count: int) -> Workload:
     """Blocks of days and sensors."""
-    days, blocks = days_of(config).size, config.blocks
+    days, blocks = domain.days.size, domain.blocks
     return Workload(
         name="validate: observations",
         blocks=grid_blocks((days, count), (blocks.days, SENSORS_PER_STRETCH)),
-        memory_per_block=2 * min(blocks.days, days) * SENSORS_PER_STRETCH * 4,
+        memory_per_block=2 * domain.days_in_block * SENSORS_PER_STRETCH * 4,
         bytes_out=days * count * 4,
     )
 
 
-def plan(config: Config, root: Root, found: Found) -> StagePlan:
+def plan(domain: Domain, root: Root, found: Found) -> StagePlan:
     """Plan the writing of what ``sensors_of`` has found; a block whose values are as they were is taken over."""
     stations, report = found
-    made = template(config, stations)
+    made = template(domain, stations)
     values = np.ascontiguousarray(stations.soil_moisture.transpose("time", "sensor").values, np.float32)
     content = hashlib.sha256(values.data).hexdigest()
     places = [variable.values.tolist() for variable in made.variables.values() if variable.values is not None]
@@ -299,7 +299,7 @@ def plan(config: Config, root: Root, found: Found) -> StagePlan:
         STORE,
         version,
         made,
-        Job(workload(config, stations.sizes["sensor"]), compute, mark),
+        Job(workload(domain, stations.sizes["sensor"]), compute, mark),
         compute.url,
         {"sensors": stations.sizes["sensor"]},
         lambda _: list(dict.fromkeys(report.problems)),

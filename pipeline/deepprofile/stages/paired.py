@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -11,16 +11,16 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
-from deepprofile.config import Config
+from deepprofile.config import Rival
 from deepprofile.evaluation.metrics import COMPARED, RESAMPLES, score_differences
 from deepprofile.execution.blocks import Block, Job, Outcome, Workload, grid_blocks
+from deepprofile.grids.grids import Grid
 from deepprofile.stages import matchups, observations, rivals
-from deepprofile.stages.domain import days_of
+from deepprofile.stages.domain import Domain
 from deepprofile.stages.matchups import SensorSeries, layer_weights
 from deepprofile.stages.observations import (
     SENSORS_PER_BLOCK,
     SENSORS_PER_CHUNK,
-    SENSORS_PER_STRETCH,
     Found,
     few_at_a_time,
     sensor_attributes,
@@ -36,9 +36,9 @@ ALGORITHM: Final = 1
 STORE: Final = "comparison"
 
 
-def template(config: Config, stations: xr.Dataset) -> Template:
-    """The store of the paired differences before anything is computed."""
-    names, count = list(config.rivals), stations.sizes["sensor"]
+def template(grid: Grid, names: Sequence[str], stations: xr.Dataset) -> Template:
+    """The store of the paired differences from rivals of these names before anything is computed."""
+    count = stations.sizes["sensor"]
 
     def of_sensor(unit: str, text: str, *more: int) -> Variable:
         shape = (len(names), SENSORS_PER_BLOCK, *more)
@@ -66,9 +66,9 @@ def template(config: Config, stations: xr.Dataset) -> Template:
         sizes={"rival": len(names), "sensor": count, "bound": 3},
         variables=variables | sensor_coordinates(stations),
         attrs={
-            **sensor_attributes(config, stations),
+            **sensor_attributes(grid, stations),
             "title": "Scores of rivals beside the fused estimate, on identical days",
-            "rivals": names,
+            "rivals": list(names),
             "block_dims": ["sensor"],
         },
     )
@@ -128,44 +128,34 @@ def at_depths(
     return np.where(weights.any(), total, np.nan).astype(np.float32)
 
 
-def workload(config: Config, count: int) -> Workload:
+def workload(days: int, compared: Sequence[Rival], count: int) -> Workload:
     """Blocks of sensors."""
-    days = days_of(config).size
-    layers = max((len(rivals.reading_of(rival).layers) for rival in config.rivals.values()), default=0)
+    layers = max((len(rivals.reading_of(rival).layers) for rival in compared), default=0)
     return Workload(
         name="validate: comparison",
         blocks=grid_blocks((count,), (SENSORS_PER_BLOCK,)),
         # Of some sensors three series and the layers of a rival, as read and in the order of the sensors, and on common days;
         # where the blocks of the bootstrap begin.
         memory_per_block=SENSORS_PER_CHUNK * days * (3 + layers) * 4 * 10 + RESAMPLES * days * 8,
-        bytes_in=count * days * (2 + layers * len(config.rivals)) * 4,
-        bytes_out=count * len(config.rivals) * (2 + 5 * len(COMPARED)) * 8,
+        bytes_in=count * days * (2 + layers * len(compared)) * 4,
+        bytes_out=count * len(compared) * (2 + 5 * len(COMPARED)) * 8,
     )
 
 
-def plan(config: Config, root: Root, versions: Mapping[str, str], found: Found) -> StagePlan:
+def plan(domain: Domain, compared: Mapping[str, Rival], root: Root, versions: Mapping[str, str], found: Found) -> StagePlan:
     """Plan the paired differences of the sensors that ``observations.sensors_of`` has found."""
-    made, count = template(config, found.stations), found.stations.sizes["sensor"]
-    stores = (observations.STORE, matchups.STORE, *map(rivals.store_name, config.rivals))
+    made, count = template(domain.grid, list(compared), found.stations), found.stations.sizes["sensor"]
+    stores = (observations.STORE, matchups.STORE, *map(rivals.store_name, compared))
     inputs = {name: versions[name] for name in stores}
     version = fingerprint("comparison", ALGORITHM, dict(made.attrs), made.shard_shape("n"), inputs)
 
     def mark(block: Block) -> str:
         return fingerprint("comparison", version, block.region)
 
-    urls = tuple(root.version(name, inputs[name]) for name in map(rivals.store_name, config.rivals))
-    compute = ComparisonBlock(days_of(config), SensorSeries.of(root, versions), urls, root.version(STORE, version))
-    listed = Job(workload(config, count), compute, mark)
+    urls = tuple(root.version(name, inputs[name]) for name in map(rivals.store_name, compared))
+    compute = ComparisonBlock(domain.days, SensorSeries.of(root, versions), urls, root.version(STORE, version))
+    listed = Job(workload(domain.days.size, list(compared.values()), count), compute, mark)
     return StagePlan("validate/comparison", STORE, version, made, listed, compute.url, inputs | {"sensors": count})
-
-
-def workloads_of_some(config: Config) -> list[Workload]:
-    """All workloads for one block of sensors: how many sensors there are is not known before all stations are read."""
-    if not config.rivals:
-        return []
-    made = [(rivals.workload(config, name, SENSORS_PER_STRETCH), SENSORS_PER_STRETCH) for name in config.rivals]
-    made.append((workload(config, SENSORS_PER_BLOCK), SENSORS_PER_BLOCK))
-    return [replace(each, name=f"{each.name}, for every {count} sensors") for each, count in made]
 
 
 def differences(url: str) -> xr.Dataset:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cache, partial
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from graphlib import TopologicalSorter
 from typing import Any, Final
 
 import numpy as np
@@ -24,17 +24,16 @@ from deepprofile.stages import (
     gate,
     ingest,
     invert,
-    matchups,
-    observations,
-    paired,
-    rivals,
     schedule,
     validate,
 )
-from deepprofile.stages.domain import days_of
-from deepprofile.stages.execute import execute
+from deepprofile.stages.attributes import grid_attributes
+from deepprofile.stages.collocate import ErrorModel
+from deepprofile.stages.download import ProductDownload
+from deepprofile.stages.execute import RunWith, execute
+from deepprofile.stages.ingest import ProductIngest
 from deepprofile.stages.manifest import MANIFEST, ledger_url, manifest_of, run_url
-from deepprofile.stages.plan import PlanError, StagePlan, StageResult
+from deepprofile.stages.plan import PlanError, StagePlan, StageResult, Step
 from deepprofile.stages.retention import PUBLISHED, record_publication
 from deepprofile.stages.schedule import AsOf
 from deepprofile.storage.documents import read_sound, write_document
@@ -46,16 +45,6 @@ from deepprofile.storage.stores import Root, exists, read_region
 log = logging.getLogger(__name__)
 
 STAGES: Final = ("ingest", "collocate", "invert", "validate")
-# Which store each step makes, and the stage that it belongs to.
-_STEPS: Final = {
-    collocate.MOMENTS_STORE: "collocate",
-    collocate.STORE: "collocate",
-    invert.STORE: "invert",
-    observations.STORE: "validate",
-    matchups.STORE: "validate",
-    validate.DIFFERENCES_STORE: "validate",
-    validate.STORE: "validate",
-}
 
 
 @dataclass(frozen=True)
@@ -64,7 +53,7 @@ class Request:
 
     Attributes
     ----------
-    moment
+    as_of
         When it takes place, and up to which day it goes; the period of the configuration holds where that is not given.
     collocate
         Whether to bring the error model up to date: None leaves that to ``collocation.every_days``.
@@ -76,66 +65,40 @@ class Request:
         Who wants the result published whatever the checks say.
     """
 
-    moment: AsOf = field(default_factory=AsOf.now)
+    as_of: AsOf = field(default_factory=AsOf.now)
     collocate: bool | None = True
     remake: bool = False
     redo: tuple[tuple[str, ...], np.datetime64, np.datetime64] | None = None
     accepted_by: str | None = None
 
 
-def steps(
-    config: Config, stages: Sequence[str], moment: AsOf, limits: Callable[[], StagePlan]
-) -> Iterator[tuple[str, Callable[[Root, Mapping[str, str]], StagePlan]]]:
-    """The steps of these stages: the store that each makes, and how it is planned from the versions before it.
-
-    ``limits``: the plan of the bounds, where these are grids.
-    """
-    if "ingest" in stages:
-        for name in config.products:
-            yield ingest.store_name(name), partial(_plan_ingest, config, name, moment)
-    if "collocate" in stages:
-        yield collocate.MOMENTS_STORE, lambda root, versions: collocate.plan_moments(config, root, versions)
-        yield collocate.STORE, lambda root, versions: collocate.plan_weights(config, root, versions)
-    if "invert" in stages:
-        if bounds.are_gridded(config):
-            yield bounds.STORE, lambda *_: limits()
-        yield invert.STORE, lambda root, versions: invert.plan(config, root, versions)
-    if "validate" in stages and config.stations:
-        # The stations are read once, and only when it comes to them.
-        found = cache(lambda: observations.sensors_of(config))
-        yield observations.STORE, lambda root, versions: observations.plan(config, root, found())
-        yield matchups.STORE, lambda root, versions: matchups.plan(config, root, versions, found())
-        yield validate.DIFFERENCES_STORE, lambda root, versions: validate.plan_differences(config, root, versions, found())
-        yield validate.STORE, lambda root, versions: validate.plan(config, root, versions, found())
-        for name in config.rivals:
-            yield rivals.store_name(name), partial(_plan_rival, config, name, found)
-        if config.rivals:
-            yield paired.STORE, lambda root, versions: paired.plan(config, root, versions, found())
-
-
-def _plan_ingest(config: Config, name: str, moment: AsOf | None, root: Root, _: Mapping[str, str]) -> StagePlan:
-    return ingest.plan(config, root, name, moment)
-
-
-def _plan_rival(
-    config: Config, name: str, found: Callable[[], observations.Found], root: Root, _: Mapping[str, str]
-) -> StagePlan:
-    return rivals.plan(config, root, name, found())
+def steps(config: Config, as_of: AsOf | None = None) -> list[Step]:
+    """Every step of the pipeline, each after those whose stores it reads."""
+    declared = [
+        *ingest.steps(config, as_of or AsOf.now()),
+        *collocate.steps(config),
+        *bounds.steps(config),
+        *invert.steps(config),
+        *validate.steps(config),
+    ]
+    by_store = {step.store: step for step in declared}
+    order, places = TopologicalSorter({step.store: step.reads for step in declared}), list(by_store)
+    order.prepare()
+    ready: set[str] = set()
+    found: list[Step] = []
+    while order.is_active():
+        ready.update(order.get_ready())
+        # As declared, where the stores that are read leave it open.
+        store = min(ready, key=places.index)
+        ready.remove(store)
+        order.done(store)
+        found.append(by_store[store])
+    return found
 
 
 def workloads(config: Config, stages: Sequence[str] = STAGES) -> list[Workload]:
     """Every workload with its blocks and cost, without looking at any data: those of validation for one block of sensors."""
-    found: list[Workload] = []
-    if "ingest" in stages:
-        found += [ingest.workload(config, name) for name in config.products]
-    if "collocate" in stages:
-        found += [collocate.moments_workload(config), collocate.weights_workload(config)]
-    if "invert" in stages:
-        found += [bounds.workload(config)] if bounds.are_gridded(config) else []
-        found.append(invert.workload(config))
-    if "validate" in stages and config.stations:
-        found += validate.workloads_of_some(config) + paired.workloads_of_some(config)
-    return found
+    return [step.workload() for step in steps(config) if step.stage in stages]
 
 
 def already_there(config: Config) -> dict[str, int]:
@@ -145,9 +108,9 @@ def already_there(config: Config) -> dict[str, int]:
     """
     root, found = Root(config.root), {}
     current = root.current()
-    for name in config.products:
+    for step in ingest.steps(config, AsOf.now()):
         try:
-            plan = ingest.plan(config, root, name)
+            plan = step.plan(root, current)
         except MissingPathError:
             continue
         known = Ledger(ledger_url(root, plan.stage, plan.version)).read()
@@ -207,28 +170,34 @@ def run_stages(
         schedule.redo(root, products, first, last, lease.holder.run)
     if request.remake:
         schedule.remake(root, lease.holder.run)
-    limits = cache(partial(bounds.plan, config, root))
-    if "invert" in stages and bounds.are_gridded(config):
-        # What is wrong with them is said before anything is fetched or computed.
-        limits()
-    results = _downloaded(config, root, stages, pool, on_stage, lease, request.moment)
-    if request.moment.until is not None:
+    # What is wrong with the bounds is said before anything is fetched or computed.
+    planned = {step.store: step.plan(root, {}) for step in bounds.steps(config)} if "invert" in stages else {}
+    run_with = RunWith(pool, config.compute, config.model_dump(mode="json"), on_stage, lease.check)
+    tasks = ProductDownload.all_of(config) if "ingest" in stages else []
+    fetched = [download.run(task, root, request.as_of, run_with) for task in tasks]
+    results = [result for result in fetched if result is not None]
+    if request.as_of.until is not None:
         stores = (*map(ingest.store_name, config.products), invert.STORE)
-        config = schedule.extended(config, root, request.moment.until, stores)
+        config = schedule.extended(config, root, request.as_of.until, stores)
         log.info("the record goes to %s", config.period.end)
     asked = True if request.remake else request.collocate
-    if not (collocate.is_due(config, root) if asked is None else asked):
+    if not (collocate.is_due(ErrorModel.of(config), root) if asked is None else asked):
         log.info("the error model stays as it is")
         stages = [stage for stage in stages if stage != "collocate"]
     versions = root.current()
     made: dict[str, str] = {}
-    for store, planner in steps(config, stages, request.moment, limits):
-        _check_inputs(config, root, store, versions)
-        plan = planner(root, versions)
+    run_with = replace(run_with, configuration=config.model_dump(mode="json"))
+    by_store = {step.store: step for step in steps(config, request.as_of)}
+    for step in by_store.values():
+        if step.stage not in stages:
+            continue
+        for store in step.reads:
+            _check_input(root, step.stage, by_store[store], versions)
+        plan = planned[step.store] if step.store in planned else step.plan(root, versions)
         log.info("%s: %d blocks", plan.stage, len(plan.job.blocks), extra={"stage": plan.stage})
-        result = execute(plan, root, config, pool, on_stage(plan) if on_stage is not None else None, lease.check)
-        versions = versions | {store: plan.version}
-        made[store] = plan.version
+        result = execute(plan, root, run_with)
+        versions = versions | {step.store: plan.version}
+        made[step.store] = plan.version
         results.append(result)
     _check_result(config, root, results, request.accepted_by)
     if collocate.STORE in made:
@@ -237,23 +206,6 @@ def run_stages(
     log.info("published: %s", ", ".join(f"{store} {version}" for store, version in sorted(made.items())))
     record_publication(root, lease.holder.run, made, request.accepted_by)
     return results
-
-
-def _downloaded(
-    config: Config,
-    root: Root,
-    stages: Sequence[str],
-    pool: Pool,
-    on_stage: Callable[[StagePlan], Callable[[Progress], None] | None] | None,
-    lease: Lease,
-    moment: AsOf,
-) -> list[StageResult]:
-    """Fetch what is missing of the products that are downloaded."""
-    if "ingest" not in stages:
-        return []
-    names = [name for name, source in config.products.items() if source.download is not None]
-    found = [download.run(config, root, name, moment, pool, on_stage, lease.check) for name in names]
-    return [result for result in found if result is not None]
 
 
 def _check_result(config: Config, root: Root, results: Sequence[StageResult], accepted_by: str | None) -> None:
@@ -287,67 +239,57 @@ def _check_result(config: Config, root: Root, results: Sequence[StageResult], ac
         raise gate.ChecksFailedError(found)
 
 
-def _check_inputs(config: Config, root: Root, store: str, versions: Mapping[str, str]) -> None:
-    """The stores that a step reads have to be there, and to be on the configured grid."""
-    stage = _STEPS.get(store)
-    if stage is None:
-        return
-    needed = [ingest.store_name(name) for name in config.products]
-    # Stations are not read before there is something to compare them with.
-    compared = store in (observations.STORE, matchups.STORE)
-    if store == collocate.STORE or compared:
-        needed.append(collocate.MOMENTS_STORE)
-    if store == invert.STORE or compared:
-        needed.append(collocate.STORE)
-    if compared:
-        needed.append(invert.STORE)
-    if store in (validate.DIFFERENCES_STORE, validate.STORE):
-        needed = [observations.STORE, matchups.STORE]
-    for name in needed:
-        before = "ingest" if name.startswith("ard/") else _STEPS[name]
-        if name not in versions or not exists(root.version(name, versions[name])):
-            raise PlanError(f"{stage} needs {name}, which is not in {root.url}: run 'deepprofile {before}' first")
-        url = root.version(name, versions[name])
-        attrs = zarr.open_group(zarr_store(url), mode="r").attrs.asdict()
-        grid = ingest.window(config, name.removeprefix("ard/")) if name.startswith("ard/") else config.grid.grid()
-        invert.check_matches(url, attrs, grid, before)
-        if name.startswith("ard/"):
-            _check_period(config, url, before)
-        expected = (invert.layout_of(config) if name == invert.STORE else collocate.layout_of(config)).products
-        if not name.startswith("ard/") and attrs.get("products", list(expected)) != list(expected):
+def _check_input(root: Root, stage: str, step: Step, versions: Mapping[str, str]) -> None:
+    """A store that a stage reads has to be there, and to be what the configuration asks for.
+
+    Raises
+    ------
+    PlanError
+        With what was found, what is expected, and the command that makes it.
+    """
+    store, before, expected = step.store, step.stage, step.expected
+    if store not in versions or not exists(root.version(store, versions[store])):
+        raise PlanError(f"{stage} needs {store}, which is not in {root.url}: run 'deepprofile {before}' first")
+    url = root.version(store, versions[store])
+    attrs = zarr.open_group(zarr_store(url), mode="r").attrs.asdict()
+    placed = {} if expected.grid is None else grid_attributes(expected.grid)
+    for key in ("grid", "grid_window"):
+        if placed and attrs.get(key) != placed[key]:
             raise PlanError(
-                f"{url} was made for the products {attrs['products']}, the configuration names {list(expected)}: "
-                f"run 'deepprofile {before}' again"
+                f"{url} was made for the {key.replace('_', ' ')} {attrs.get(key)}, the configuration asks for {placed[key]}: "
+                f"run 'deepprofile {before}' again, or use another root"
             )
-
-
-def _check_period(config: Config, url: str, before: str) -> None:
-    expected = days_of(config)
-    found = read_region(url, "time", (slice(None),)).astype("datetime64[D]")
-    if found.size != expected.size or found[0] != expected[0]:
+    if expected.days is not None:
+        found = read_region(url, "time", (slice(None),)).astype("datetime64[D]")
+        if found.size != expected.days.size or found[0] != expected.days[0]:
+            raise PlanError(
+                f"{url} holds {found.size} days from {found[0]}, the configuration asks for {expected.days.size} from "
+                f"{expected.days[0]}: run 'deepprofile {before}' again"
+            )
+    if expected.products is not None and attrs.get("products", list(expected.products)) != list(expected.products):
         raise PlanError(
-            f"{url} holds {found.size} days from {found[0]}, the configuration asks for {expected.size} from {expected[0]}: "
+            f"{url} was made for the products {attrs['products']}, the configuration names {list(expected.products)}: "
             f"run 'deepprofile {before}' again"
         )
 
 
-def passed_over(config: Config, root: Root, name: str) -> list[dict[str, str]]:
+def passed_over(root: Root, name: str) -> list[dict[str, str]]:
     """Files that the published ingest of a product did not use, each with its name and the reason."""
     version = root.current().get(ingest.store_name(name))
     manifest = manifest_of(run_url(root, ingest.stage_name(name), version)) if version is not None else None
     return list(((manifest or {}).get("inputs") or {}).get("files_passed_over", ()))
 
 
-def status_of(config: Config, moment: AsOf | None = None) -> dict[str, Any]:
+def status_of(config: Config, as_of: AsOf | None = None) -> dict[str, Any]:
     """What is published, what is there of each product and day, who is at work, and the manifests of all runs in order."""
-    root, runs, moment = Root(config.root), join(config.root, "runs"), moment or AsOf.now()
+    root, runs, as_of = Root(config.root), join(config.root, "runs"), as_of or AsOf.now()
     manifests = [manifest_of(join(runs, name)) for name in list_children(runs)]
     return {
         "root": config.root,
         "current": root.current(),
-        "days": {name: ingest.day_states(config, root, name, moment) for name in config.products},
+        "days": {name: ingest.day_states(ProductIngest.of(config, name), root, as_of) for name in config.products},
         "lease": live_holder(config.root),
         "published": read_sound(join(config.root, PUBLISHED)),
-        "passed_over": {name: passed_over(config, root, name) for name in config.products},
+        "passed_over": {name: passed_over(root, name) for name in config.products},
         "runs": sorted((m for m in manifests if m), key=lambda m: str(m["started"])),
     }

@@ -6,16 +6,65 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from deepprofile.execution.blocks import Job, Record
+import numpy as np
+from numpy.typing import NDArray
+
+from deepprofile.execution.blocks import Job, Record, Workload
 from deepprofile.execution.engine import Progress
+from deepprofile.grids.grids import Grid
 from deepprofile.stages.increments import DayFingerprints
-from deepprofile.storage.stores import (
-    Template,
-)
+from deepprofile.storage.stores import Root, Template
 
 
 class PlanError(Exception):
     """A plan that cannot be carried out; the message says what to change."""
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What the stages that read a store ask of it.
+
+    Attributes
+    ----------
+    grid
+        On which it has to lie; None where it lies on none.
+    products
+        Of which it has to be made, in their order; None where that is no matter.
+    days
+        ``datetime64[D]``, which it has to hold; None where it has no days.
+    """
+
+    grid: Grid | None = None
+    products: tuple[str, ...] | None = None
+    days: NDArray[np.datetime64] | None = None
+
+
+@dataclass(frozen=True)
+class Step:
+    """One store of the pipeline: what it is made from, what that costs, and how it is planned.
+
+    Attributes
+    ----------
+    stage
+        The command that makes it.
+    store
+        Its name below the root.
+    reads
+        Names of the stores that have to be there; the order of the pipeline follows from this.
+    workload
+        Its blocks and their cost, without looking at any data.
+    plan
+        Makes a plan, given the root and the version of every store that is there.
+    expected
+        What those who read the store ask of it.
+    """
+
+    stage: str
+    store: str
+    reads: tuple[str, ...]
+    workload: Callable[[], Workload]
+    plan: Callable[[Root, Mapping[str, str]], StagePlan]
+    expected: Expected = field(default_factory=Expected)
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ from deepprofile.sources.products.files import GranuleFile, opened, opened_zarr,
 from deepprofile.sources.products.granule import Layer
 from deepprofile.sources.products.samples import BYTES_A_VALUE, VALUES_AT_ONCE, Places, Reading, days_held, sample
 from deepprofile.stages.attributes import grid_attributes, space_time_coordinates
-from deepprofile.stages.domain import days_of
+from deepprofile.stages.domain import Domain
 from deepprofile.stages.increments import BlockInputs, DayFingerprints
 from deepprofile.stages.observations import SENSORS_PER_CHUNK, SENSORS_PER_STRETCH, Found, sensor_attributes, sensor_coordinates
 from deepprofile.stages.plan import StagePlan
@@ -202,15 +202,40 @@ def _own_name(file: GranuleFile) -> str:
 # --- daily means at the sensors -------------------------------------------------------------------------------------
 
 
-def template(config: Config, name: str, stations: xr.Dataset) -> Template:
+@dataclass(frozen=True)
+class RivalSettings:
+    """What the daily means of a rival depend on.
+
+    Attributes
+    ----------
+    name, rival
+        As configured.
+    domain
+        The target grid and the days.
+    min_day_fraction
+        Share of a day's time steps that its mean needs.
+    cache
+        For files of object storage.
+    """
+
+    name: str
+    rival: Rival
+    domain: Domain
+    min_day_fraction: float
+    cache: Cache
+
+    @classmethod
+    def of(cls, config: Config, name: str) -> RivalSettings:
+        """Of a configured rival."""
+        cache = Cache(config.ingest.cache, config.ingest.cache_limit_bytes)
+        return cls(name, config.rivals[name], Domain.of(config), config.ingest.min_day_fraction, cache)
+
+
+def template(settings: RivalSettings, stations: xr.Dataset) -> Template:
     """The store of a rival before anything is computed."""
-    layers, days, blocks, count = (
-        reading_of(config.rivals[name]).layers,
-        days_of(config),
-        config.blocks,
-        stations.sizes["sensor"],
-    )
-    times = {key: v for key, v in space_time_coordinates(config.grid.grid(), days).items() if key == "time"}
+    domain, layers, count = settings.domain, reading_of(settings.rival).layers, stations.sizes["sensor"]
+    days, blocks = domain.days, domain.blocks
+    times = {key: v for key, v in space_time_coordinates(domain.grid, days).items() if key == "time"}
     return Template(
         sizes={"time": days.size, "layer": len(layers), "sensor": count},
         variables={
@@ -242,9 +267,9 @@ def template(config: Config, name: str, stations: xr.Dataset) -> Template:
             ),
         },
         attrs={
-            **sensor_attributes(config, stations),
-            "title": f"{name} at stations: daily means",
-            "rival": name,
+            **sensor_attributes(domain.grid, stations),
+            "title": f"{settings.name} at stations: daily means",
+            "rival": settings.name,
             "block_dims": ["time"],
         },
     )
@@ -329,38 +354,37 @@ class _Steps(NamedTuple):
     broken: set[np.datetime64]
 
 
-def workload(config: Config, name: str, count: int) -> Workload:
+def workload(settings: RivalSettings, count: int) -> Workload:
     """Blocks of days, each with all sensors."""
-    days, layers = days_of(config).size, len(reading_of(config.rivals[name]).layers)
-    block = min(config.blocks.days, days) * count * layers * 4
+    days, layers, steps = settings.domain.days.size, len(reading_of(settings.rival).layers), settings.rival.steps_per_day
+    block = settings.domain.days_in_block * count * layers * 4
     return Workload(
-        name=f"validate: rival {name}",
-        blocks=grid_blocks((days if count else 0,), (config.blocks.days,)),
+        name=f"validate: rival {settings.name}",
+        blocks=grid_blocks((days if count else 0,), (settings.domain.blocks.days,)),
         # Values as they are unpacked and decoded; the steps of all days, their means, and as a shard.
-        memory_per_block=BYTES_A_VALUE * VALUES_AT_ONCE + (config.rivals[name].steps_per_day + 3) * block,
-        bytes_in=days * count * layers * config.rivals[name].steps_per_day * 4,
+        memory_per_block=BYTES_A_VALUE * VALUES_AT_ONCE + (steps + 3) * block,
+        bytes_in=days * count * layers * steps * 4,
         bytes_out=days * count * layers * 4,
     )
 
 
-def plan(config: Config, root: Root, name: str, found: Found) -> StagePlan:
+def plan(settings: RivalSettings, root: Root, found: Found) -> StagePlan:
     """Plan the reading of one rival at the sensors that ``observations.sensors_of`` has found."""
-    rival, days, stations = config.rivals[name], days_of(config), found.stations
-    made, how = template(config, name, stations), reading_of(rival)
-    cache = Cache(config.ingest.cache, config.ingest.cache_limit_bytes)
+    name, rival, days, stations, cache = settings.name, settings.rival, settings.domain.days, found.stations, settings.cache
+    made, how = template(settings, stations), reading_of(rival)
     try:
         files = find_files(name, rival, days, cache) if stations.sizes["sensor"] else Files({}, ())
     except MissingPathError as error:
         # The profiles do not wait for what they are compared with.
         files = Files({}, (str(error),))
-    needed = steps_needed(config.ingest.min_day_fraction, rival.steps_per_day)
+    needed = steps_needed(settings.min_day_fraction, rival.steps_per_day)
     places = [stations[coordinate].values.tolist() for coordinate in ("latitude", "longitude")]
     setting = fingerprint(
         "rival",
         ALGORITHM,
         how,
         needed,
-        grid_attributes(config.grid.grid()),
+        grid_attributes(settings.domain.grid),
         made.shard_shape("soil_moisture"),
         str(days[0]),
         places,
@@ -369,14 +393,14 @@ def plan(config: Config, root: Root, name: str, found: Found) -> StagePlan:
     version = fingerprint(setting, dict(made.attrs), str(days[-1]), marks)
     compute = RivalBlock(name, how, days[0], needed, cache, root.version(store_name(name), version))
 
-    def base(block: Block) -> str:
+    def static_fingerprint(block: Block) -> str:
         return fingerprint(setting, block.index)
 
     def given(block: Block) -> BlockInputs:
         return BlockInputs(files.of(days[slice(*block.region[0])]))
 
-    by_day = DayFingerprints(marks, base)
-    listed = Job(workload(config, name, stations.sizes["sensor"]), compute, by_day.fingerprint, base, given)
+    by_day = DayFingerprints(marks, static_fingerprint)
+    listed = Job(workload(settings, stations.sizes["sensor"]), compute, by_day.fingerprint, static_fingerprint, given)
     return StagePlan(
         f"validate/{store_name(name)}",
         store_name(name),

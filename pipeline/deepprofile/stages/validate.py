@@ -6,8 +6,9 @@ are estimated; then the scores of all estimates, and how often the intervals of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from typing import Any, Final
 
 import numpy as np
@@ -31,9 +32,10 @@ from deepprofile.evaluation.representativeness import (
     halves,
 )
 from deepprofile.execution.blocks import Block, Job, Outcome, Workload, grid_blocks
-from deepprofile.stages import matchups, observations
-from deepprofile.stages.domain import days_of
-from deepprofile.stages.matchups import FUSED, SensorSeries, estimates_of
+from deepprofile.grids.grids import Grid
+from deepprofile.stages import collocate, invert, matchups, observations, paired, rivals
+from deepprofile.stages.domain import Domain
+from deepprofile.stages.matchups import FUSED, Estimates, Matchups, SensorSeries
 from deepprofile.stages.observations import (
     SENSORS_PER_BLOCK,
     SENSORS_PER_CHUNK,
@@ -43,7 +45,7 @@ from deepprofile.stages.observations import (
     sensor_attributes,
     sensor_coordinates,
 )
-from deepprofile.stages.plan import StagePlan
+from deepprofile.stages.plan import Expected, StagePlan, Step
 from deepprofile.storage.fingerprints import fingerprint
 from deepprofile.storage.stores import Root, Template, Variable, read_region, write_shards
 
@@ -64,7 +66,7 @@ _MOMENTS: Final = {
 }
 
 
-def differences_template(config: Config, stations: xr.Dataset) -> Template:
+def differences_template(grid: Grid, stations: xr.Dataset) -> Template:
     """The store of the moments of differences before anything is computed."""
     return Template(
         sizes={"sensor": stations.sizes["sensor"]},
@@ -73,16 +75,19 @@ def differences_template(config: Config, stations: xr.Dataset) -> Template:
             **{name: _of_sensor((), (), unit, text) for name, (unit, text) in _MOMENTS.items()},
         },
         attrs={
-            **sensor_attributes(config, stations),
+            **sensor_attributes(grid, stations),
             "title": "Differences between the fused estimate and sensors",
             "block_dims": ["sensor"],
         },
     )
 
 
-def template(config: Config, stations: xr.Dataset, variances: Variances | None = None) -> Template:
-    """The store before anything is computed; ``variances``: of representativeness, of each sensor."""
-    names, count = estimates_of(config), stations.sizes["sensor"]
+def template(grid: Grid, names: Sequence[str], stations: xr.Dataset, variances: Variances | None = None) -> Template:
+    """The store before anything is computed.
+
+    ``names``: of the estimates; ``variances``: of representativeness, of each sensor.
+    """
+    count = stations.sizes["sensor"]
     metrics = {
         metric: Variable(
             ("estimate", "sensor", "bound"),
@@ -119,9 +124,9 @@ def template(config: Config, stations: xr.Dataset, variances: Variances | None =
             },
         },
         attrs={
-            **sensor_attributes(config, stations),
+            **sensor_attributes(grid, stations),
             "title": "Scores at stations",
-            "estimates": names,
+            "estimates": list(names),
             "intervals": list(INTERVALS),
             "block_dims": ["sensor"],
         },
@@ -139,7 +144,6 @@ def _of_sensor(dims: tuple[str, ...], sizes: tuple[int, ...], unit: str, text: s
 class DifferenceBlock:
     """Moments of the differences between the fused estimate and some sensors."""
 
-    config: Config
     series: SensorSeries
     url: str
 
@@ -156,7 +160,8 @@ class DifferenceBlock:
 class ScoreBlock:
     """Scores the estimates at some sensors, a few at a time; its input are the variances of representativeness of these."""
 
-    config: Config
+    estimates: Estimates
+    domain: Domain
     series: SensorSeries
     url: str
 
@@ -177,9 +182,9 @@ class ScoreBlock:
 
     def _scores(self, first: int, after: int, variances: Variances) -> tuple[dict[str, Any], int]:
         """Every array of the store for some sensors, and the bytes that were read."""
-        estimates = matchups.estimates(self.series.matchups_url, slice(first, after), self.config)
+        estimates = matchups.estimates(self.series.matchups_url, slice(first, after), self.estimates)
         measured, deviation = self.series.measured(first, after), self.series.deviation(first, after)
-        times = pd.DatetimeIndex(days_of(self.config))
+        times = pd.DatetimeIndex(self.domain.days)
         scores = score_all(estimates, xr.DataArray(measured, dims=("sensor", "time"), coords={"time": times}))
         found = {"n_effective": scores["n_effective"].transpose("estimate", "sensor").values}
         for metric in METRICS:
@@ -191,9 +196,8 @@ class ScoreBlock:
         return found, read
 
 
-def differences_workload(config: Config, count: int) -> Workload:
+def differences_workload(days: int, count: int) -> Workload:
     """Blocks of sensors."""
-    days = days_of(config).size
     return Workload(
         name="validate: differences",
         blocks=grid_blocks((count,), (SENSORS_PER_BLOCK,)),
@@ -204,9 +208,8 @@ def differences_workload(config: Config, count: int) -> Workload:
     )
 
 
-def workload(config: Config, count: int) -> Workload:
+def workload(days: int, estimates: int, count: int) -> Workload:
     """Blocks of sensors."""
-    days, estimates = days_of(config).size, len(estimates_of(config))
     return Workload(
         name="validate: scores",
         blocks=grid_blocks((count,), (SENSORS_PER_BLOCK,)),
@@ -218,33 +221,21 @@ def workload(config: Config, count: int) -> Workload:
     )
 
 
-def workloads_of_some(config: Config) -> list[Workload]:
-    """All workloads for one block of sensors: how many sensors there are is not known before all stations are read."""
-    counts = {
-        observations.workload: SENSORS_PER_STRETCH,
-        matchups.workload: SENSORS_PER_STRETCH,
-        differences_workload: SENSORS_PER_BLOCK,
-        workload: SENSORS_PER_BLOCK,
-    }
-    made = [(make(config, count), count) for make, count in counts.items()]
-    return [replace(each, name=f"{each.name}, for every {count} sensors") for each, count in made]
-
-
-def plan_differences(config: Config, root: Root, versions: Mapping[str, str], found: Found) -> StagePlan:
+def plan_differences(domain: Domain, root: Root, versions: Mapping[str, str], found: Found) -> StagePlan:
     """Plan the moments of the differences at the sensors that ``observations.sensors_of`` has found."""
-    made, count = differences_template(config, found.stations), found.stations.sizes["sensor"]
+    made, count = differences_template(domain.grid, found.stations), found.stations.sizes["sensor"]
     inputs = {name: versions[name] for name in (observations.STORE, matchups.STORE)}
     version = fingerprint("differences", DIFFERENCES_ALGORITHM, dict(made.attrs), made.shard_shape("mean"), inputs)
 
     def mark(block: Block) -> str:
         return fingerprint("differences", version, block.region)
 
-    compute = DifferenceBlock(config, SensorSeries.of(root, versions), root.version(DIFFERENCES_STORE, version))
-    listed = Job(differences_workload(config, count), compute, mark)
+    compute = DifferenceBlock(SensorSeries.of(root, versions), root.version(DIFFERENCES_STORE, version))
+    listed = Job(differences_workload(domain.days.size, count), compute, mark)
     return StagePlan("validate/differences", DIFFERENCES_STORE, version, made, listed, compute.url, inputs | {"sensors": count})
 
 
-def plan(config: Config, root: Root, versions: Mapping[str, str], found: Found) -> StagePlan:
+def plan(domain: Domain, estimates: Estimates, root: Root, versions: Mapping[str, str], found: Found) -> StagePlan:
     """Plan the scores of the same sensors; their variances of representativeness are estimated here, from the differences."""
     stations, count = found.stations, found.stations.sizes["sensor"]
     inputs = {name: versions[name] for name in (observations.STORE, matchups.STORE, DIFFERENCES_STORE)}
@@ -252,7 +243,7 @@ def plan(config: Config, root: Root, versions: Mapping[str, str], found: Found) 
     moments = Differences(*(read_region(url, name, (slice(None),)) for name in Differences._fields))
     band, names = bands(stations.depth_top.values, stations.depth_bottom.values), station_names(stations)
     variances = crosswise(moments, band, names)
-    made = template(config, stations, variances)
+    made = template(domain.grid, estimates.names, stations, variances)
     version = fingerprint("validate", ALGORITHM, dict(made.attrs), made.shard_shape("n"), inputs)
 
     def mark(block: Block) -> str:
@@ -261,8 +252,8 @@ def plan(config: Config, root: Root, versions: Mapping[str, str], found: Found) 
     def of_block(block: Block) -> Variances:
         return Variances(*(values[slice(*block.region[0])] for values in variances))
 
-    compute = ScoreBlock(config, SensorSeries.of(root, versions), root.version(STORE, version))
-    listed = Job(workload(config, count), compute, mark, inputs=of_block)
+    compute = ScoreBlock(estimates, domain, SensorSeries.of(root, versions), root.version(STORE, version))
+    listed = Job(workload(domain.days.size, len(estimates.names), count), compute, mark, inputs=of_block)
     sentences = _too_few(band, names, variances, moments)
     return StagePlan(
         "validate", STORE, version, made, listed, compute.url, inputs | {"sensors": count}, notes=lambda _: sentences
@@ -281,3 +272,94 @@ def _too_few(band: NDArray[np.int64], names: list[str], variances: Variances, mo
                 f"representativeness needs {MIN_STATIONS}: coverage is told without it"
             )
     return told
+
+
+def steps(config: Config) -> list[Step]:
+    """Observations, matchups, differences and scores, and rivals and their comparison, as far as these are configured.
+
+    The stations are read once, and only when it comes to them. How many sensors there are is not known before that: workloads
+    are those of one block of sensors.
+    """
+    if not config.stations:
+        return []
+    task, domain = Matchups.of(config), Domain.of(config)
+    days, estimates = domain.days.size, task.estimates
+    found = lru_cache(maxsize=1)(partial(observations.sensors_of, config.stations, domain))
+    # Stations are not read before there is something to compare them with.
+    made = (*collocate.ard_stores(task.profiles.model.products), collocate.MOMENTS_STORE, collocate.STORE, invert.STORE)
+    series = (observations.STORE, matchups.STORE)
+    expected = Expected(domain.grid)
+
+    def of_some(make: Callable[[int], Workload], count: int) -> Callable[[], Workload]:
+        def listed() -> Workload:
+            whole = make(count)
+            return replace(whole, name=f"{whole.name}, for every {count} sensors")
+
+        return listed
+
+    def step(
+        store: str,
+        reads: tuple[str, ...],
+        count: int,
+        make: Callable[[int], Workload],
+        plan: Callable[[Root, Mapping[str, str]], StagePlan],
+    ) -> Step:
+        return Step("validate", store, reads, of_some(make, count), plan, expected)
+
+    found_steps = [
+        step(
+            observations.STORE,
+            made,
+            SENSORS_PER_STRETCH,
+            partial(observations.workload, domain),
+            lambda root, _: observations.plan(domain, root, found()),
+        ),
+        step(
+            matchups.STORE,
+            (*made, observations.STORE),
+            SENSORS_PER_STRETCH,
+            partial(matchups.workload, task),
+            lambda root, versions: matchups.plan(task, root, versions, found()),
+        ),
+        step(
+            DIFFERENCES_STORE,
+            series,
+            SENSORS_PER_BLOCK,
+            partial(differences_workload, days),
+            lambda root, versions: plan_differences(domain, root, versions, found()),
+        ),
+        step(
+            STORE,
+            (*series, DIFFERENCES_STORE),
+            SENSORS_PER_BLOCK,
+            partial(workload, days, len(estimates.names)),
+            lambda root, versions: plan(domain, estimates, root, versions, found()),
+        ),
+    ]
+    for name in config.rivals:
+        settings = rivals.RivalSettings.of(config, name)
+        found_steps.append(
+            step(
+                rivals.store_name(name),
+                (observations.STORE,),
+                SENSORS_PER_STRETCH,
+                partial(rivals.workload, settings),
+                partial(_plan_rival, settings, found),
+            )
+        )
+    if config.rivals:
+        compared = dict(config.rivals)
+        found_steps.append(
+            step(
+                paired.STORE,
+                (*series, *map(rivals.store_name, compared)),
+                SENSORS_PER_BLOCK,
+                partial(paired.workload, days, list(compared.values())),
+                lambda root, versions: paired.plan(domain, compared, root, versions, found()),
+            )
+        )
+    return found_steps
+
+
+def _plan_rival(settings: rivals.RivalSettings, found: Callable[[], Found], root: Root, _: Mapping[str, str]) -> StagePlan:
+    return rivals.plan(settings, root, found())

@@ -40,6 +40,7 @@ class GldasNoah(Product):
     unit: ClassVar[str] = "kg m-2"
     temperature: ClassVar[tuple[str, ...]] = ("SoilTMP0_10cm_inst",)
     snow: ClassVar[tuple[str, ...]] = ("SWE_inst",)
+    fields_are_one_chunk: ClassVar[bool] = True
     steps_per_day: ClassVar[int] = 8
     latency_days: ClassVar[int] = 45
     tolerance_minutes: ClassVar[int] = 60

@@ -208,8 +208,15 @@ class Product(ABC):
     outages: ClassVar[tuple[Outage, ...]] = ()
     # Whether no value is exactly 0: then zeros are holes in a file.
     never_zero: ClassVar[bool] = False
+    # Whether a field of the whole grid is one chunk of a file, which is unpacked to read any part of it.
+    fields_are_one_chunk: ClassVar[bool] = False
     # Raised whenever the reader makes other values of the same file.
     algorithm: ClassVar[int] = 1
+
+    @property
+    def short_title(self) -> str:
+        """The title without the names of collections in parentheses."""
+        return self.title.partition(" (")[0]
 
     @abstractmethod
     def parse(self, name: str) -> GranuleName | None:
