@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 from deepprofile.core.basis import basis_mean
-from deepprofile.core.prior import Kernel, prior_model
+from deepprofile.core.prior import Kernel, prior_moments
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
@@ -88,7 +88,7 @@ def error_variances() -> xr.DataArray:
 def peer_inversion(products: dict[str, xr.DataArray], profiles: int) -> float:
     """Profiles per second of lsq_linear with prior rows, order 5, vectorised by xarray."""
     design = basis_mean(TOP, BOTTOM, 5)
-    prior = PRIOR.std**2 * prior_model(Kernel(PRIOR.correlation_length), TOP, BOTTOM, 5).coefficients
+    prior = PRIOR.std**2 * prior_moments(Kernel(PRIOR.correlation_length), TOP, BOTTOM, 5).coefficient_covariance
     rows = np.linalg.inv(np.linalg.cholesky(prior))
     centre = rows @ np.array([0.25, 0, 0, 0, 0, 0])
 

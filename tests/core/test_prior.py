@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from deepprofile import Prior
 from deepprofile.core.basis import basis_at, basis_mean
-from deepprofile.core.prior import Kernel, end_correction, prior_model, remainder_variance
+from deepprofile.core.prior import Kernel, end_correction, prior_moments, remainder_variance
 from scipy.linalg import null_space
 
 from tests.conftest import exact_projection
@@ -51,10 +51,10 @@ def test_the_covariance_is_what_its_parameters_say():
 @pytest.mark.parametrize("order", [1, 5])
 def test_moments_agree_with_a_dense_covariance(kernel, order):
     _, cov, layers, project = dense(kernel, order)
-    model = prior_model(kernel, TOP, BOTTOM, order)
-    np.testing.assert_allclose(model.layers, layers @ cov @ layers.T, atol=2e-4)
-    np.testing.assert_allclose(model.coefficients_layers, project @ cov @ layers.T, atol=1e-3)
-    np.testing.assert_allclose(model.coefficients, project @ cov @ project.T, atol=2e-3)
+    model = prior_moments(kernel, TOP, BOTTOM, order)
+    np.testing.assert_allclose(model.layer_covariance, layers @ cov @ layers.T, atol=2e-4)
+    np.testing.assert_allclose(model.cross_covariance, project @ cov @ layers.T, atol=1e-3)
+    np.testing.assert_allclose(model.coefficient_covariance, project @ cov @ project.T, atol=2e-3)
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
@@ -88,18 +88,18 @@ def test_a_posterior_does_not_ring_at_one_metre():
     """The gains of the layers at 1 m are those of the posterior before it is projected."""
     top, bottom = np.array([0.0, 0.1, 0.4, 1.0]), np.array([0.1, 0.4, 1.0, 1.0])
     prior = Prior()
-    model = prior_model(prior.kernel, top, bottom, 5).scaled(prior.std**2)
-    observed = model.layers[:3, :3] + 0.02**2 * np.eye(3)
-    at_depth = model.layers[3, :3] @ np.linalg.inv(observed)
-    projected = basis_at(np.array([1.0]), 5)[0] @ model.coefficients_layers[:, :3] @ np.linalg.inv(observed)
+    model = prior_moments(prior.kernel, top, bottom, 5).scaled(prior.std**2)
+    observed = model.layer_covariance[:3, :3] + 0.02**2 * np.eye(3)
+    at_depth = model.layer_covariance[3, :3] @ np.linalg.inv(observed)
+    projected = basis_at(np.array([1.0]), 5)[0] @ model.cross_covariance[:, :3] @ np.linalg.inv(observed)
     np.testing.assert_allclose(projected, at_depth, atol=1e-9)
     assert at_depth[2] > 0.0
 
 
 def test_two_layers_far_apart_share_what_the_distance_leaves():
     # Points 0.2 m apart under a length of 0.1 m: exp(-2).
-    model = prior_model(Kernel(0.1), np.array([0.1, 0.3]), np.array([0.1, 0.3]), 3)
-    np.testing.assert_allclose(model.layers, [[1.0, np.exp(-2.0)], [np.exp(-2.0), 1.0]], rtol=1e-12)
+    model = prior_moments(Kernel(0.1), np.array([0.1, 0.3]), np.array([0.1, 0.3]), 3)
+    np.testing.assert_allclose(model.layer_covariance, [[1.0, np.exp(-2.0)], [np.exp(-2.0), 1.0]], rtol=1e-12)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from deepprofile.core.biases import MEAN_KERNEL, bias_correlation, error_correla
 from deepprofile.core.error_model import DEPENDENT, OWN, TYPICAL_NOISE, WINDOW, check_collocatable, estimate_from_stack
 from deepprofile.core.layers import OBSERVATION, Layout, Stack, stack_products
 from deepprofile.core.memory import Direction, correlate_past, remember
-from deepprofile.core.prior import Prior, PriorModel, prior_model
+from deepprofile.core.prior import GaussianMoments, Prior, prior_moments
 
 Array = NDArray[np.float64]
 Method = Literal["map", "wls"]
@@ -64,20 +64,31 @@ GENERAL_FLAGS: Final = {
 
 @dataclass(frozen=True)
 class Model:
-    """Everything of an inversion that is the same in every cell."""
+    """Everything of an inversion that is the same in every cell, for n observations and d coefficients.
+
+    Attributes
+    ----------
+    layout
+        The observations.
+    method, order
+        ``kernels.MAP`` or ``kernels.WLS``; degree of the polynomial, d - 1.
+    prior
+        What is expected before any data.
+    two_scales
+        Whether time means and anomalies are inverted apart.
+    anomalies
+        Prior moments of a day's anomaly, m6 m-6: one for each step of damping.
+    setting
+        The same and all else as the compiled loops take it.
+    """
 
     layout: Layout
     method: int
     order: int
     prior: Prior
     two_scales: bool
-    design: Array
-    # One for each step of damping.
-    anomalies: tuple[PriorModel, ...]
-    means: PriorModel
-    correlation: Array
-    bias_correlation: Array
-    control: Array
+    anomalies: tuple[GaussianMoments, ...]
+    setting: kernels.Setting
 
     @classmethod
     def build(cls, layout: Layout, method: str, order: int, prior: Prior, two_scales: bool) -> Model:
@@ -89,35 +100,26 @@ class Model:
         independent = np.stack([np.eye(layout.size)] * 2)
         if method == "wls":
             random[0] = np.eye(layout.size)
-        return cls(
-            layout=layout,
+        kernel, steps = prior.kernel, DAMPINGS if two_scales and method == "map" else 1
+        damped = [replace(kernel, damping=DAMPING_STEP * k) for k in range(steps)]
+        anomalies = tuple(prior_moments(each, layout.top, layout.bottom, order).scaled(prior.std**2) for each in damped)
+        setting = kernels.Setting(
             method=METHODS[method],
-            order=order,
-            prior=prior,
             two_scales=two_scales,
             design=basis_mean(layout.top, layout.bottom, order),
-            anomalies=tuple(
-                prior_model(replace(prior.kernel, damping=DAMPING_STEP * k), layout.top, layout.bottom, order).scaled(
-                    prior.std**2
-                )
-                for k in range(DAMPINGS if two_scales and method == "map" else 1)
-            ),
-            means=prior_model(MEAN_KERNEL, layout.top, layout.bottom, order).scaled(mean_variance(prior.std)),
+            anomalies=GaussianMoments(*(np.stack(part) for part in zip(*anomalies, strict=True))),
+            means=prior_moments(MEAN_KERNEL, layout.top, layout.bottom, order).scaled(mean_variance(prior.std)),
             correlation=random if two_scales else independent,
             bias_correlation=lasting if two_scales else independent,
             control=bernstein_from_legendre(order),
+            product=layout.product_index,
         )
-
-    @property
-    def moments(self) -> tuple[Array, Array, Array]:
-        """Those of all priors of anomalies, (damping, ...), as the compiled loops take them."""
-        layers, cross, coefficients = (np.stack(part) for part in zip(*(each.moments for each in self.anomalies), strict=True))
-        return layers, cross, coefficients
+        return cls(layout, setting.method, order, prior, two_scales, anomalies, setting)
 
     def damping(self, variance: xr.DataArray) -> xr.DataArray:
         """Which of ``anomalies`` suits each cell, from the variances of the observations in time; NaN where not known."""
         deep = 0.5 * (self.layout.top + self.layout.bottom) >= DEEP_M
-        expected = xr.DataArray(np.diag(self.anomalies[0].layers), dims=OBSERVATION) * (1.0 + TYPICAL_NOISE)
+        expected = xr.DataArray(np.diag(self.anomalies[0].layer_covariance), dims=OBSERVATION) * (1.0 + TYPICAL_NOISE)
         known = (variance > 0.0) & xr.DataArray(deep, dims=OBSERVATION)
         excess = (0.5 * np.log(xr.where(known, variance, 1.0) / expected)).where(known)
         damping: xr.DataArray = (-excess.mean(OBSERVATION) - TOLERATED) / DAMPING_STEP
@@ -128,10 +130,10 @@ class Model:
 class PatternRegistry:
     """The patterns of available observations that have been met, as bit masks, in the order of their first appearance.
 
-    ``overflowed``: there were more than it holds, and what is listed has no use.
+    ``overflowed``: there were more than it holds, and what is known has no use.
     """
 
-    listed: NDArray[np.int64] = field(default_factory=lambda: np.zeros(MOST_PATTERNS, np.int64))
+    known: NDArray[np.int64] = field(default_factory=lambda: np.zeros(MOST_PATTERNS, np.int64))
     count: int = 0
     overflowed: bool = False
 
@@ -165,32 +167,52 @@ def product_patterns(layout: Layout) -> NDArray[np.int64]:
     return np.array(possible, dtype=np.int64)
 
 
-# Axes of a parameter beside those of the cells: error, bias, mean, damping, prior mean, bounds, fallback.
-_OWN_AXES: Final = (1, 1, 1, 0, 0, 0, 0, 1)
+# Parameters of the cells that have an axis of their own, along the observations.
+_ALONG_OBSERVATION: Final = frozenset({"error_variance", "bias_variance", "mean", "fallback"})
+_PER_CELL: Final = (*kernels.CellErrors._fields, *kernels.CellLimits._fields)
 
 
-def _rows(array: NDArray[Any], own_axes: int, shape: tuple[int, ...], part: slice, dtype: Any = np.float64) -> NDArray[Any]:
-    """A parameter of some of the cells as a contiguous array (cell, k) or (cell,); cells without it share what there is."""
-    whole = np.broadcast_to(array, (*shape, *array.shape[array.ndim - own_axes :]))
+def _own_axes(name: str) -> int:
+    """Axes of a parameter beside those of the cells."""
+    return int(name in _ALONG_OBSERVATION)
+
+
+def _rows(name: str, array: NDArray[Any], shape: tuple[int, ...], part: slice) -> NDArray[Any]:
+    """A parameter of some of the cells as a contiguous array (cell, n) or (cell,); cells without it share what there is."""
+    whole = np.broadcast_to(array, (*shape, *array.shape[array.ndim - _own_axes(name) :]))
     index = np.unravel_index(np.arange(part.start, part.stop), shape) if shape else (None,)
-    return np.ascontiguousarray(whole[index], dtype=dtype)
+    return np.ascontiguousarray(whole[index], dtype=array.dtype)
 
 
-def _invert_block(*arrays: NDArray[Any], model: Model, dtype: Any, listed: Array | None, book: PatternRegistry | None) -> Any:
-    """Invert arrays of one block: one of (*cells, time, layer) for each product, then the parameters of the cells."""
+def _errors_of(parameters: Mapping[str, NDArray[Any]], shape: tuple[int, ...], part: slice) -> kernels.CellErrors:
+    return kernels.CellErrors(*(_rows(name, parameters[name], shape, part) for name in kernels.CellErrors._fields))
+
+
+def _limits_of(parameters: Mapping[str, NDArray[Any]], shape: tuple[int, ...], part: slice) -> kernels.CellLimits:
+    return kernels.CellLimits(*(_rows(name, parameters[name], shape, part) for name in kernels.CellLimits._fields))
+
+
+def _invert_block(
+    *arrays: NDArray[Any], model: Model, dtype: Any, known_patterns: Array | None, registry: PatternRegistry | None
+) -> tuple[NDArray[Any], NDArray[np.uint32], NDArray[np.uint16]]:
+    """Invert arrays of one block: one of (*cells, time, layer) for each product, then the parameters named in ``_PER_CELL``.
+
+    Returns coefficients (*cells, time, degree), flags and pattern (*cells, time).
+    """
     count = len(model.layout.products)
-    series, parameters = arrays[:count], arrays[count:]
+    series, parameters = arrays[:count], dict(zip(_PER_CELL, arrays[count:], strict=True))
     shape, days = series[0].shape[:-2], series[0].shape[-2]
     cells, n, d = int(np.prod(shape)), model.layout.size, model.order + 1
     # Cells are merged into one axis without a copy wherever the layout in memory allows it.
     flat = [s.reshape(cells, days, s.shape[-1]) for s in series]
-    coefficients = np.empty((cells, days, d), dtype=dtype)
-    flags, pattern = np.empty((cells, days), np.uint32), np.empty((cells, days), np.uint16)
-    if book is None:
-        assert listed is not None
-        known, n_known, growing = listed.astype(np.int64), len(listed), False
+    out = kernels.Profiles(
+        np.empty((cells, days, d), dtype=dtype), np.empty((cells, days), np.uint32), np.empty((cells, days), np.uint16)
+    )
+    if registry is None:
+        assert known_patterns is not None
+        patterns = kernels.Patterns(known_patterns.astype(np.int64), len(known_patterns), False)
     else:
-        known, n_known, growing = book.listed, book.count, True
+        patterns = kernels.Patterns(registry.known, registry.count, True)
     step, start = max(1, _PROFILES // max(days, 1)), 0
     while start < cells:
         part = slice(start, min(start + step, cells))
@@ -199,84 +221,43 @@ def _invert_block(*arrays: NDArray[Any], model: Model, dtype: Any, listed: Array
         for product in flat:
             observed[:, :, at : at + product.shape[-1]] = product[part]
             at += product.shape[-1]
-        error, bias, mean, damping, prior_mean, low, high, fallback = (
-            _rows(p, axes, shape, part, p.dtype) for p, axes in zip(parameters, _OWN_AXES, strict=True)
-        )
-        n_known = kernels.invert_cells(
-            observed,
-            model.method,
-            model.design,
-            model.moments,
-            damping,
-            model.means.moments,
-            error,
-            bias,
-            model.correlation,
-            model.bias_correlation,
-            mean,
-            model.two_scales,
-            prior_mean,
-            low,
-            high,
-            model.control,
-            fallback,
-            model.layout.product_index,
-            known,
-            n_known,
-            growing,
-            coefficients[part],
-            flags[part],
-            pattern[part],
-        )
+        errors, limits = _errors_of(parameters, shape, part), _limits_of(parameters, shape, part)
+        here = kernels.Profiles(out.coefficients[part], out.flags[part], out.pattern[part])
+        n_known = kernels.invert_cells(observed, model.setting, errors, limits, patterns, here)
         start = part.stop
-        if n_known == kernels.NO_ROOM:
-            assert book is not None
-            # From the first cell again, so that a day's pattern does not depend on what was met before it.
-            book.overflowed = True
-            known, growing, start = product_patterns(model.layout), False, 0
-            n_known = len(known)
-    if book is not None and not book.overflowed:
-        book.count = n_known
-    return (
-        coefficients.reshape(*shape, days, d),
-        flags.reshape(*shape, days),
-        pattern.reshape(*shape, days),
-    )
+        if n_known != kernels.NO_ROOM:
+            patterns = patterns._replace(n_known=n_known)
+            continue
+        assert registry is not None
+        # From the first cell again, so that a day's pattern does not depend on what was met before it.
+        registry.overflowed = True
+        every = product_patterns(model.layout)
+        patterns, start = kernels.Patterns(every, len(every), False), 0
+    if registry is not None and not registry.overflowed:
+        registry.count = patterns.n_known
+    return out.coefficients.reshape(*shape, days, d), out.flags.reshape(*shape, days), out.pattern.reshape(*shape, days)
 
 
-def _covariance_block(*parameters: NDArray[Any], model: Model, dtype: Any, listed: NDArray[np.int64]) -> NDArray[Any]:
-    """Posterior covariance for each cell and listed pattern, from the parameters of the cells."""
-    axes = _OWN_AXES[: len(parameters)]
-    shape = np.broadcast_shapes(*(p.shape[: p.ndim - own] for p, own in zip(parameters, axes, strict=True)))
+def _covariance_block(*arrays: NDArray[Any], model: Model, dtype: Any, known_patterns: NDArray[np.int64]) -> NDArray[Any]:
+    """Posterior covariance for each cell and known pattern, from the parameters of the cells that are ``CellErrors``."""
+    parameters = dict(zip(kernels.CellErrors._fields, arrays, strict=True))
+    shape = np.broadcast_shapes(*(array.shape[: array.ndim - _own_axes(name)] for name, array in parameters.items()))
     cells, d = int(np.prod(shape)), model.order + 1
-    error, bias, mean, damping = (
-        _rows(p, own, shape, slice(0, cells), p.dtype) for p, own in zip(parameters, axes, strict=True)
-    )
-    out = np.empty((cells, len(listed), d, d), dtype=dtype)
-    kernels.cell_covariances(
-        model.method,
-        model.design,
-        model.moments,
-        damping,
-        model.means.moments,
-        error,
-        bias,
-        model.correlation,
-        model.bias_correlation,
-        mean,
-        model.two_scales,
-        listed,
-        out,
-    )
-    return out.reshape(*shape, len(listed), d, d)
+    out = np.empty((cells, len(known_patterns), d, d), dtype=dtype)
+    kernels.cell_covariances(model.setting, _errors_of(parameters, shape, slice(0, cells)), known_patterns, out)
+    return out.reshape(*shape, len(known_patterns), d, d)
 
 
 @dataclass(frozen=True)
 class Parameters:
-    """The error model in the order of the observations, with their own dimensions of the cells."""
+    """The error model in the order of the observations, with their own dimensions of the cells.
 
-    error: xr.DataArray
-    bias: xr.DataArray
+    ``error_variance``, ``bias_variance``, ``mean``, ``variance`` (in time) and ``fallback`` lie along ``observation``;
+    ``prior_mean``, ``low`` and ``high`` do not. Variances in m6 m-6, all else in m3 m-3.
+    """
+
+    error_variance: xr.DataArray
+    bias_variance: xr.DataArray
     mean: xr.DataArray
     variance: xr.DataArray
     prior_mean: xr.DataArray
@@ -500,10 +481,10 @@ def invert_stack(
     order: int | None,
     bounds: tuple[Bound, Bound],
     prior: Prior,
-    listed: NDArray[np.int64] | None = None,
+    known_patterns: NDArray[np.int64] | None = None,
     covariances: bool = True,
 ) -> xr.Dataset:
-    """``invert`` on products that are checked; ``listed`` fixes the patterns that have a covariance, whatever is met.
+    """``invert`` on products that are checked; ``known_patterns`` fixes those that have a covariance, whatever is met.
 
     Without ``covariances`` there is no ``posterior_covariance``: it does not depend on time, and need not be made again.
     """
@@ -513,39 +494,39 @@ def invert_stack(
     model = Model.build(layout, method, degree, prior, parameters.two_scales)
     dtype = np.result_type(np.float32, *(s.dtype for s in stack.series))
     lazy = stack.lazy or any(p.chunks is not None for p in vars(parameters).values() if isinstance(p, xr.DataArray))
-    if lazy and listed is None:
-        listed = product_patterns(layout)
-    book = PatternRegistry() if listed is None else None
+    if lazy and known_patterns is None:
+        known_patterns = product_patterns(layout)
+    registry = PatternRegistry() if known_patterns is None else None
     series = [
         _bare(s.chunk(layer=-1) if s.chunks is not None else s).rename(layer=f"layer_{p}")
         for p, s in enumerate(stack.aligned())
     ]
     # NaN bounds mark cells without soil.
-    error = parameters.error.where(np.isfinite(parameters.low) & np.isfinite(parameters.high))
+    error_variance = parameters.error_variance.where(np.isfinite(parameters.low) & np.isfinite(parameters.high))
     damping = xr.DataArray(np.int64(0))
     if model.two_scales and method == "map":
         spread = xr.where(parameters.fallback, FALLBACK_GAIN_SPREAD, GAIN_SPREAD)
         damping = model.damping(parameters.variance)
-        expected = np.stack([np.diag(each.layers) for each in model.anomalies])
-        error = error + spread**2 * xr.apply_ufunc(
+        expected = np.stack([np.diag(each.layer_covariance) for each in model.anomalies])
+        error_variance = error_variance + spread**2 * xr.apply_ufunc(
             lambda kind: expected[kind], damping, output_core_dims=[[OBSERVATION]], dask="parallelized",
             output_dtypes=[np.float64], dask_gufunc_kwargs={"output_sizes": {OBSERVATION: layout.size}},
         )  # fmt: skip
-    per_cell = (error, parameters.bias, parameters.mean, damping)
-    single = (parameters.prior_mean, parameters.low, parameters.high)
+    per_cell = {
+        "error_variance": error_variance,
+        "damping": damping,
+        **{name: getattr(parameters, name) for name in _PER_CELL if name not in ("error_variance", "damping")},
+    }
     core: list[list[Hashable]] = [[f"layer_{p}"] for p in range(len(series))]
     outputs: list[list[Hashable]] = [["degree"], [], []]
     if not lazy:
         core, outputs = [["time", *c] for c in core], [["time", *c] for c in outputs]
-    along: list[Hashable] = [OBSERVATION]
-    core += [along, along, along, [], [], [], [], along]
+    core += [[OBSERVATION] if _own_axes(name) else [] for name in _PER_CELL]
     coefficients, flags, pattern = xr.apply_ufunc(
         _invert_days if lazy else _invert_block,
         *series,
-        *per_cell,
-        *single,
-        parameters.fallback,
-        kwargs={"model": model, "dtype": dtype, "listed": listed, "book": book},
+        *(per_cell[name] for name in _PER_CELL),
+        kwargs={"model": model, "dtype": dtype, "known_patterns": known_patterns, "registry": registry},
         input_core_dims=core,
         output_core_dims=outputs,
         join="override",
@@ -553,26 +534,33 @@ def invert_stack(
         output_dtypes=[dtype, np.uint32, np.uint16],
         dask_gufunc_kwargs={"output_sizes": {"degree": degree + 1}},
     )
-    if book is not None:
-        listed, pattern = _settle(book, layout, pattern)
-    assert listed is not None
-    covariance = _covariances(per_cell, model, dtype, listed) if covariances else None
-    return _assemble(stack, model, parameters, prior, method, listed, coefficients, flags, pattern, covariance)
+    if registry is not None:
+        known_patterns, pattern = _sort_patterns(registry, layout, pattern)
+    assert known_patterns is not None
+    covariance = (
+        _covariances([per_cell[name] for name in kernels.CellErrors._fields], model, dtype, known_patterns)
+        if covariances
+        else None
+    )
+    found = xr.Dataset({"coefficients": coefficients, "flags": flags, "pattern": pattern})
+    return _assemble(found, covariance, known_patterns, stack, model, parameters)
 
 
-def _covariances(per_cell: Sequence[xr.DataArray], model: Model, dtype: Any, listed: NDArray[np.int64]) -> xr.DataArray:
-    """Posterior covariance for each cell and listed pattern, from error, bias, mean and damping of the cells."""
+def _covariances(
+    of_errors: Sequence[xr.DataArray], model: Model, dtype: Any, known_patterns: NDArray[np.int64]
+) -> xr.DataArray:
+    """Posterior covariance for each cell and known pattern, from the fields of ``CellErrors``."""
     degrees = model.order + 1
     covariance: xr.DataArray = xr.apply_ufunc(
         _covariance_block,
-        *per_cell,
-        kwargs={"model": model, "dtype": dtype, "listed": listed},
-        input_core_dims=[[OBSERVATION], [OBSERVATION], [OBSERVATION], []],
+        *of_errors,
+        kwargs={"model": model, "dtype": dtype, "known_patterns": known_patterns},
+        input_core_dims=[[OBSERVATION] if _own_axes(name) else [] for name in kernels.CellErrors._fields],
         output_core_dims=[["availability", "degree", "degree_2"]],
         join="override",
         dask="parallelized",
         output_dtypes=[dtype],
-        dask_gufunc_kwargs={"output_sizes": {"availability": len(listed), "degree": degrees, "degree_2": degrees}},
+        dask_gufunc_kwargs={"output_sizes": {"availability": len(known_patterns), "degree": degrees, "degree_2": degrees}},
     )
     return covariance
 
@@ -581,17 +569,17 @@ def _invert_days(*arrays: NDArray[Any], model: Model, **kwargs: Any) -> Any:
     """``_invert_block`` where time is an axis of the blocks: parameters of the cells have one of length one for it."""
     count = len(model.layout.products)
     parameters = []
-    for array, axes in zip(arrays[count:], _OWN_AXES, strict=True):
-        loop = array.ndim - axes
+    for name, array in zip(_PER_CELL, arrays[count:], strict=True):
+        loop = array.ndim - _own_axes(name)
         parameters.append(array.squeeze(axis=loop - 1) if loop else array)
     return _invert_block(*arrays[:count], *parameters, model=model, **kwargs)
 
 
-def _settle(book: PatternRegistry, layout: Layout, pattern: xr.DataArray) -> tuple[NDArray[np.int64], xr.DataArray]:
-    """Sort the patterns that were met, so that the result does not depend on who came first; what was listed, and positions."""
-    if book.overflowed:
+def _sort_patterns(registry: PatternRegistry, layout: Layout, pattern: xr.DataArray) -> tuple[NDArray[np.int64], xr.DataArray]:
+    """The known patterns sorted, so that the result does not depend on who came first, and the positions in that order."""
+    if registry.overflowed:
         return product_patterns(layout), pattern
-    met = book.listed[: book.count]
+    met = registry.known[: registry.count]
     order = np.argsort(met)
     if not np.array_equal(order, np.arange(met.size)):
         rank = np.empty(met.size, np.uint16)
@@ -604,29 +592,21 @@ def _settle(book: PatternRegistry, layout: Layout, pattern: xr.DataArray) -> tup
 
 
 def _assemble(
+    found: xr.Dataset,
+    covariance: xr.DataArray | None,
+    known_patterns: NDArray[np.int64],
     stack: Stack,
     model: Model,
     parameters: Parameters,
-    prior: Prior,
-    method: str,
-    listed: NDArray[np.int64],
-    coefficients: xr.DataArray,
-    flags: xr.DataArray,
-    pattern: xr.DataArray,
-    covariance: xr.DataArray | None,
 ) -> xr.Dataset:
-    layout = stack.layout
-    bits = np.array([[bool(code >> i & 1) for i in range(layout.size)] for code in listed.tolist()])
+    """The result with its attributes and coordinates; ``found`` has the coefficients, the flags and the pattern."""
+    layout, prior = stack.layout, model.prior
+    bits = np.array([[bool(code >> i & 1) for i in range(layout.size)] for code in known_patterns.tolist()])
     bits = bits.reshape(-1, layout.size)
-    dataset = xr.Dataset(
-        {
-            "coefficients": coefficients,
-            "flags": flags,
-            "pattern": pattern,
-            "prior_mean": parameters.prior_mean.astype(coefficients.dtype),
-            "lower_bound": parameters.low,
-            "upper_bound": parameters.high,
-        }
+    dataset = found.assign(
+        prior_mean=parameters.prior_mean.astype(found.coefficients.dtype),
+        lower_bound=parameters.low,
+        upper_bound=parameters.high,
     )
     if covariance is not None:
         # Where all cells share one error model they share one covariance: a view, not a copy for each of them.
@@ -652,7 +632,7 @@ def _assemble(
         layer_bottom=(OBSERVATION, layout.bottom, {"units": "m"}),
     )
     dataset.attrs = {
-        "method": method,
+        "method": next(name for name, code in METHODS.items() if code == model.method),
         "order": model.order,
         "products": list(layout.products),
         "prior_std": prior.std,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -114,39 +114,39 @@ def soil_kernel(correlation_length: float) -> Kernel:
     return Kernel(correlation_length, LENGTH_GROWTH, DEEP_SHARE, FADE_M)
 
 
-@dataclass(frozen=True)
-class PriorModel:
-    """Second moments of a zero-mean process for a basis and a set of layers.
+class GaussianMoments(NamedTuple):
+    """Second moments of a zero-mean Gaussian process for a basis of d functions and n layers, m6 m-6.
 
-    ``coefficients`` (d, d): covariance of the projection c; ``coefficients_layers`` (d, n): of c with the layer means;
-    ``layers`` (n, n): of the layer means, remainder included.
+    Attributes
+    ----------
+    layer_covariance
+        Of the layer means, remainder included; shape (n, n).
+    cross_covariance
+        Of the projection on the basis with the layer means; shape (d, n).
+    coefficient_covariance
+        Of the projection; shape (d, d).
     """
 
-    coefficients: Array
-    coefficients_layers: Array
-    layers: Array
+    layer_covariance: Array
+    cross_covariance: Array
+    coefficient_covariance: Array
 
-    def scaled(self, variance: float) -> PriorModel:
+    def scaled(self, variance: float) -> GaussianMoments:
         """The same for a process of this variance."""
-        return PriorModel(variance * self.coefficients, variance * self.coefficients_layers, variance * self.layers)
-
-    @property
-    def moments(self) -> tuple[Array, Array, Array]:
-        """``layers``, ``coefficients_layers`` and ``coefficients``, as the compiled loops take them."""
-        return self.layers, self.coefficients_layers, self.coefficients
+        return GaussianMoments(*(variance * part for part in self))
 
 
 def _key(values: Array) -> tuple[float, ...]:
     return tuple(float(v) for v in np.atleast_1d(values))
 
 
-def prior_model(kernel: Kernel, top: Array, bottom: Array, order: int) -> PriorModel:
+def prior_moments(kernel: Kernel, top: Array, bottom: Array, order: int) -> GaussianMoments:
     """Moments of a kernel for layer means (m; layers without thickness are points) and a basis of this order."""
-    return _prior_model(kernel, _key(top), _key(bottom), order)
+    return _prior_moments(kernel, _key(top), _key(bottom), order)
 
 
 @lru_cache(maxsize=256)
-def _prior_model(kernel: Kernel, top: tuple[float, ...], bottom: tuple[float, ...], order: int) -> PriorModel:
+def _prior_moments(kernel: Kernel, top: tuple[float, ...], bottom: tuple[float, ...], order: int) -> GaussianMoments:
     count = len(top)
     top, bottom = (*top, *EXACT_TOP), (*bottom, *EXACT_BOTTOM)
     edges = np.array(sorted({*top, *bottom}))
@@ -165,10 +165,11 @@ def _prior_model(kernel: Kernel, top: tuple[float, ...], bottom: tuple[float, ..
     kept, moved = end_correction(order)
     with_ends = kept @ cross + moved @ layers[count:]
     coefficients = kept @ coefficients @ kept.T + kept @ cross[:, count:] @ moved.T + moved @ with_ends[:, count:].T
-    model = PriorModel(0.5 * (coefficients + coefficients.T), with_ends[:, :count], 0.5 * (layers + layers.T)[:count, :count])
-    for part in (model.coefficients, model.coefficients_layers, model.layers):
+    of_layers = 0.5 * (layers + layers.T)[:count, :count]
+    moments = GaussianMoments(of_layers, with_ends[:, :count], 0.5 * (coefficients + coefficients.T))
+    for part in moments:
         part.flags.writeable = False
-    return model
+    return moments
 
 
 def end_correction(order: int) -> tuple[Array, Array]:
@@ -189,17 +190,17 @@ def end_correction(order: int) -> tuple[Array, Array]:
 
 def kernel_covariance(kernel: Kernel, top: Array, bottom: Array) -> Array:
     """Covariance of layer means (m) under a kernel of unit variance; shape (n, n)."""
-    return prior_model(kernel, top, bottom, 0).layers
+    return prior_moments(kernel, top, bottom, 0).layer_covariance
 
 
 def remainder_variance(kernel: Kernel, top: Array, bottom: Array, order: int) -> Array:
     """Variance of the mean of r(z) between depths (m; equal depths: at a point), for a kernel of unit variance."""
     top, bottom = np.atleast_1d(top), np.atleast_1d(bottom)
-    model = prior_model(kernel, top, bottom, order)
+    moments = prior_moments(kernel, top, bottom, order)
     design = basis_mean(top, bottom, order)
-    expressed = np.einsum("nk,kl,nl->n", design, model.coefficients, design)
-    shared = np.einsum("nk,kn->n", design, model.coefficients_layers)
-    return np.asarray(np.clip(np.diag(model.layers) + expressed - 2.0 * shared, 0.0, None))
+    expressed = np.einsum("nk,kl,nl->n", design, moments.coefficient_covariance, design)
+    shared = np.einsum("nk,kn->n", design, moments.cross_covariance)
+    return np.asarray(np.clip(np.diag(moments.layer_covariance) + expressed - 2.0 * shared, 0.0, None))
 
 
 def _panels(top: float, bottom: float, edges: Array) -> tuple[Array, Array]:
