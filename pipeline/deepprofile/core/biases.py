@@ -9,7 +9,7 @@ few independent samples: biases reach over many cells, and those of two products
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numba import njit
@@ -76,6 +76,21 @@ def typical_biases(layout: Layout) -> Array:
     return np.where(is_retrieval(layout), RETRIEVAL_BIAS, TYPICAL_BIAS)
 
 
+class _ExpectedMeans(NamedTuple):
+    """What is expected of the time means of n observations.
+
+    ``smooth`` (n, n): covariance of the true ones, m6 m-6; ``correlation`` (n, n): of the biases; ``product`` (n,): number of
+    the product of each. The logarithms of the products' bias variances have the means ``centre`` (product,) and the inverse
+    variance ``precision``.
+    """
+
+    smooth: Array
+    correlation: Array
+    product: NDArray[np.int64]
+    centre: Array
+    precision: float
+
+
 def bias_variances(seconds: Array, counts: Array, layout: Layout) -> Array:
     """Mean-square bias of each observation's product, (m3 m-3)^2.
 
@@ -95,34 +110,22 @@ def bias_variances(seconds: Array, counts: Array, layout: Layout) -> Array:
     """
     smooth = mean_variance(_ANOMALIES) * kernel_covariance(MEAN_KERNEL, layout.top, layout.bottom) + LEVEL_VARIANCE
     out = np.empty(counts.shape[:2])
-    _components(
-        np.ascontiguousarray(seconds),
-        np.ascontiguousarray(counts),
+    expected = _ExpectedMeans(
         smooth,
         bias_correlation(layout),
         layout.product_index,
-        CELLS_EXPONENT,
         2.0 * np.log(typical_biases(layout)),
         (2.0 * LOG_SPREAD) ** -2,
-        out,
     )
+    _components(np.ascontiguousarray(seconds), np.ascontiguousarray(counts), expected, CELLS_EXPONENT, out)
     return out
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _components(
-    seconds: Array,
-    counts: Array,
-    smooth: Array,
-    correlation: Array,
-    product: NDArray[np.int64],
-    exponent: float,
-    centre: Array,
-    precision: float,
-    out: Array,
-) -> None:
-    """``bias_variances`` of each cell; ``centre`` (product,), ``precision``: prior of the logarithms of the variances."""
+def _components(seconds: Array, counts: Array, expected: _ExpectedMeans, exponent: float, out: Array) -> None:
+    """``bias_variances`` of each cell; a neighbourhood of N cells counts as N to the power of ``exponent`` samples."""
     cells, n = counts.shape[0], counts.shape[1]
+    smooth, correlation, product = expected.smooth, expected.correlation, expected.product
     for cell in range(cells):
         # One neighbourhood may serve many cells.
         if cell and (counts[cell] == counts[cell - 1]).all() and (seconds[cell] == seconds[cell - 1]).all():
@@ -145,25 +148,23 @@ def _components(
                 # A pair that never meets says nothing: it is put where the prior expects it.
                 met = counts[cell, i, j] > 0.0
                 second[a, b] = seconds[cell, i, j] / counts[cell, i, j] if met else smooth[i, j]
-        value = centre
+        value = expected.centre
         # Means over different cells need not be moments of anything; the likelihood then has no maximum.
         if size and np.linalg.eigvalsh(second)[0] > -_ROUNDING * np.trace(second):
-            value = _maximise(second, number**exponent - 1.0, known, related, product[used], centre, precision)
+            of_used = _ExpectedMeans(known, related, product[used], expected.centre, expected.precision)
+            value = _maximise(second, number**exponent - 1.0, of_used)
         for i in range(n):
             out[cell, i] = max(np.exp(value[product[i]]), SMALLEST_BIAS)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _maximise(
-    second: Array,
-    samples: float,
-    smooth: Array,
-    correlation: Array,
-    product: NDArray[np.int64],
-    centre: Array,
-    precision: float,
-) -> Array:
-    """Logarithms of the products' bias variances at the maximum of the posterior; (product,)."""
+def _maximise(second: Array, samples: float, means: _ExpectedMeans) -> Array:
+    """Logarithms of the products' bias variances at the maximum of the posterior; (product,).
+
+    ``second`` (n, n): mean products of the departures of time means, m6 m-6, from so many ``samples``. By Fisher scoring.
+    """
+    smooth, correlation, product = means.smooth, means.correlation, means.product
+    centre, precision = means.centre, means.precision
     n, products = product.size, centre.size
     value = centre.copy()
     covariance = np.empty((n, n))

@@ -9,7 +9,7 @@ until no depth is left.
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numba import njit
@@ -111,9 +111,18 @@ def _turning(c: Array, a: float, b: float, slope: float) -> tuple[float, float]:
     return m, s1
 
 
+class Extremes(NamedTuple):
+    """Smallest and largest value of a profile, m3 m-3, and where they are: x in [-1, 1], from the surface down."""
+
+    low: float
+    x_low: float
+    high: float
+    x_high: float
+
+
 @njit(cache=True, nogil=True, error_model="numpy")
-def extremes(c: Array) -> tuple[float, float, float, float]:
-    """Smallest and largest value of the profile and where (x in [-1, 1]): low, x_low, high, x_high."""
+def extremes(c: Array) -> Extremes:
+    """Smallest and largest value of the profile with coefficients ``c`` (d,)."""
     values, slopes = np.empty(GRID + 1), np.empty(GRID + 1)
     _at_nodes(c, values, slopes)
     return _extremes(c, values, slopes)
@@ -131,12 +140,12 @@ def _at_nodes(c: Array, values: Array, slopes: Array) -> None:
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _extremes(c: Array, values: Array, slopes: Array) -> tuple[float, float, float, float]:
+def _extremes(c: Array, values: Array, slopes: Array) -> Extremes:
     """``extremes`` from what ``_at_nodes`` has found."""
     low = high = c[0]
     x_low = x_high = 0.0
     if c.size == 1:
-        return low, x_low, high, x_high
+        return Extremes(low, x_low, high, x_high)
     low, high = np.inf, -np.inf
     for g in range(GRID + 1):
         if values[g] < low:
@@ -178,7 +187,7 @@ def _extremes(c: Array, values: Array, slopes: Array) -> tuple[float, float, flo
                             low, x_low = value, m
                         if value > high:
                             high, x_high = value, m
-    return low, x_low, high, x_high
+    return Extremes(low, x_low, high, x_high)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -232,7 +241,7 @@ def _add_constraint(c: Array, covariance: Array, x: float, sign: float, bound: f
             total += covariance[k, m] * normal[m]
         drift[k] = total
         own += normal[k] * total
-    new_force = 0.0
+    new_multiplier = 0.0
     for _ in range(4 * _MOST_ACTIVE):
         for i in range(active):
             total = 0.0
@@ -245,8 +254,8 @@ def _add_constraint(c: Array, covariance: Array, x: float, sign: float, bound: f
                     total += rows[i, k] * spread[j, k]
                 matrix[i, j] = total
         if active and not _solve(matrix, right, active):
-            # Two active depths have run into one: the older one goes, and its force with it.
-            new_force += multiplier[0]
+            # Two active depths have run into one: the older one goes, and its multiplier with it.
+            new_multiplier += multiplier[0]
             active = _drop_constraint(0, active, rows, spread, multiplier)
             continue
         room = own
@@ -270,11 +279,11 @@ def _add_constraint(c: Array, covariance: Array, x: float, sign: float, bound: f
             gap += step * room
         for i in range(active):
             multiplier[i] -= step * right[i]
-        new_force += step
+        new_multiplier += step
         if full <= partial:
             for k in range(d):
                 rows[active, k], spread[active, k] = normal[k], drift[k]
-            multiplier[active] = new_force
+            multiplier[active] = new_multiplier
             return active + 1
         active = _drop_constraint(drop, active, rows, spread, multiplier)
     return active
@@ -317,7 +326,7 @@ def _distance_slope(c: Array, covariance: Array, x: float, bound: float, row: Ar
 def _first_contact(
     c: Array, covariance: Array, sign: float, bound: float, values: Array, variance: Array, row: Array, slope: Array
 ) -> float:
-    """Where a single active depth would lie: the violation that is dearest in the metric, not the largest one.
+    """Where a single active depth would lie: the violation that costs most in the metric, not the largest one.
 
     ``values`` of the profile at the nodes; ``variance``: scratch of the same size. 2 where no node is out of bounds.
     """
@@ -459,5 +468,5 @@ def project_onto_bounds(c: Array, covariance: Array, low: float, high: float, wo
 
 def worst_violation(c: NDArray[Any], low: float, high: float) -> float:
     """By how much a profile breaks its bounds at the worst depth; 0 where it keeps them."""
-    least, _, most, _ = extremes(np.ascontiguousarray(c, dtype=np.float64))
-    return float(max(low - least, most - high, 0.0))
+    found = extremes(np.ascontiguousarray(c, dtype=np.float64))
+    return float(max(low - found.low, found.high - high, 0.0))

@@ -13,7 +13,7 @@ from collections.abc import Hashable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache, reduce
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple, cast
 
 import numpy as np
 import xarray as xr
@@ -159,24 +159,23 @@ def _begin(x: NDArray[Any], y: NDArray[Any], z: NDArray[Any], origin: NDArray[An
     return missing
 
 
+class _Day(NamedTuple):
+    """Values of the three series on one day, each for a tile of cells."""
+
+    x: NDArray[Any]
+    y: NDArray[Any]
+    z: NDArray[Any]
+
+
 @njit(cache=True, nogil=True, fastmath=_FAST)
-def _add_two_days(
-    x: NDArray[Any],
-    y: NDArray[Any],
-    z: NDArray[Any],
-    next_x: NDArray[Any],
-    next_y: NDArray[Any],
-    next_z: NDArray[Any],
-    origin: NDArray[Any],
-    sums: NDArray[Any],
-    numbers: NDArray[Any],
-) -> None:
+def _add_two_days(today: _Day, next_day: _Day, origin: NDArray[Any], sums: NDArray[Any], numbers: NDArray[Any]) -> None:
     """Add two days of a tile of cells to its sums; written for vector registers, which hold neighbouring cells.
 
     ``origin`` (3 tiles) and ``sums`` (10 tiles) are flat, so that their parts lie at distances that the compiler knows.
     ``numbers``: 0 and 1 in the type of the sums.
     """
     zero, one = numbers[0], numbers[1]
+    x, y, z, next_x, next_y, next_z = today.x, today.y, today.z, next_day.x, next_day.y, next_day.z
     for c in range(_TILE):
         x0, y0, z0 = origin[c], origin[_TILE + c], origin[2 * _TILE + c]
         a, b, d = x[c] - x0, y[c] - y0, z[c] - z0
@@ -235,7 +234,7 @@ def _moments_by_time(
             if missing:
                 _begin(a, b, d, origin)
                 missing = _begin(e, f, g, origin) - (_TILE - width)
-            _add_two_days(a, b, d, e, f, g, origin, part, numbers)
+            _add_two_days(_Day(a, b, d), _Day(e, f, g), origin, part, numbers)
             if day % _SPAN == _SPAN - 2:
                 total += part
                 part[:] = 0
@@ -274,8 +273,7 @@ def critical_correlation(samples: int) -> Array:
     return np.asarray(critical)
 
 
-@dataclass(frozen=True)
-class Collocation:
+class Collocation(NamedTuple):
     """What triple collocation says of three series; arrays (..., 3) for x, y, z, ``correlation`` for xy, xz, yz.
 
     ``error_variance`` is in the units of each series, unscaled, and may come out negative; ``scaling`` multiplies a series
@@ -289,7 +287,9 @@ class Collocation:
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _collocate(covariance: Array, signal: Array, error: Array, scaling: Array, correlation: Array) -> None:
+def _collocate(covariance: Array, out: Collocation) -> None:
+    """Fill ``out`` from covariances (cell, 6) in the order of ``PAIRS``."""
+    signal, error, scaling, correlation = out.signal_variance, out.error_variance, out.scaling, out.correlation
     for i in range(covariance.shape[0]):
         xx, yy, zz = covariance[i, 0], covariance[i, 1], covariance[i, 2]
         xy, xz, yz = covariance[i, 3], covariance[i, 4], covariance[i, 5]
@@ -304,25 +304,24 @@ def _collocate(covariance: Array, signal: Array, error: Array, scaling: Array, c
 def collocate(covariance: Array) -> Collocation:
     """Extended triple collocation from covariances (..., 6) in the order of ``PAIRS``."""
     flat = np.ascontiguousarray(covariance, dtype=np.float64).reshape(-1, len(PAIRS))
-    parts = [np.empty((flat.shape[0], 3)) for _ in range(4)]
-    _collocate(flat, *parts)
-    return Collocation(*(part.reshape(*covariance.shape[:-1], 3) for part in parts))
+    out = Collocation(*(np.empty((flat.shape[0], 3)) for _ in range(4)))
+    _collocate(flat, out)
+    return Collocation(*(part.reshape(*covariance.shape[:-1], 3) for part in out))
+
+
+class _Quality(NamedTuple):
+    """How good three series are: ``r_squared`` with the truth and ``snr_db`` (cell, 3), ``status`` (cell,)."""
+
+    r_squared: Array
+    snr_db: Array
+    status: NDArray[np.int8]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _report(
-    moments: Array,
-    least: int,
-    critical: Array,
-    signal: Array,
-    error: Array,
-    scaling: Array,
-    correlation: Array,
-    r_squared: Array,
-    snr: Array,
-    status: NDArray[np.int8],
-) -> None:
+def _report(moments: Array, least: int, critical: Array, found: Collocation, out: _Quality) -> None:
     """Signal-to-noise, r2 and status of each cell; NaN for what the sample or a negative variance does not allow."""
+    signal, error, scaling, correlation = found.signal_variance, found.error_variance, found.scaling, found.correlation
+    r_squared, snr, status = out.r_squared, out.snr_db, out.status
     for i in range(moments.shape[0]):
         n = int(moments[i, 0])
         code = 0
@@ -347,7 +346,20 @@ def _report(
         status[i] = code
 
 
-def _collocate_series(x: NDArray[Any], y: NDArray[Any], z: NDArray[Any], *, min_samples: int) -> tuple[NDArray[Any], ...]:
+class _SeriesErrors(NamedTuple):
+    """The variables that ``triple_collocation`` returns, of each cell: (..., 3), and (...,) for the last two."""
+
+    error_variance: Array
+    scaling: Array
+    r_squared: Array
+    snr_db: Array
+    correlation: Array
+    n_samples: NDArray[np.int64]
+    status: NDArray[np.int8]
+
+
+def _collocate_series(x: NDArray[Any], y: NDArray[Any], z: NDArray[Any], *, min_samples: int) -> _SeriesErrors:
+    """Triple collocation of series (..., time)."""
     for name, series in zip("xyz", (x, y, z), strict=True):
         value = stands_for_missing(series)
         if value is not None:
@@ -360,18 +372,26 @@ def _collocate_series(x: NDArray[Any], y: NDArray[Any], z: NDArray[Any], *, min_
     dtype = np.result_type(x, y, z, np.float32)
     flat = [_cells_by_days(np.broadcast_to(series, shape).astype(dtype, copy=False)) for series in (x, y, z)]
     critical = critical_correlation(days)
-    error, scaling, r_squared, snr, correlation = (np.empty((cells, 3)) for _ in range(5))
-    count, status = np.empty(cells, dtype=np.int64), np.empty(cells, dtype=np.int8)
+    out = _SeriesErrors(
+        error_variance=np.empty((cells, 3)),
+        scaling=np.empty((cells, 3)),
+        r_squared=np.empty((cells, 3)),
+        snr_db=np.empty((cells, 3)),
+        correlation=np.empty((cells, 3)),
+        n_samples=np.empty(cells, np.int64),
+        status=np.empty(cells, np.int8),
+    )
 
     def work(start: int) -> None:
         part = slice(start, start + step)
         moments = triple_moments(flat[0], flat[1], flat[2], start, start + step)
-        count[part] = moments[:, 0]
+        out.n_samples[part] = moments[:, 0]
         signal = np.empty((len(moments), 3))
         freedom = np.maximum(moments[:, :1] - 1.0, 1.0)
-        _collocate(moments[:, 4:] / freedom, signal, error[part], scaling[part], correlation[part])
-        arrays = (signal, error[part], scaling[part], correlation[part], r_squared[part], snr[part], status[part])
-        _report(moments, max(min_samples, 2), critical, *arrays)
+        found = Collocation(signal, out.error_variance[part], out.scaling[part], out.correlation[part])
+        _collocate(moments[:, 4:] / freedom, found)
+        quality = _Quality(out.r_squared[part], out.snr_db[part], out.status[part])
+        _report(moments, max(min_samples, 2), critical, found, quality)
 
     # Parts of some megabytes, whole tiles, shared by a few threads: what limits them is the memory, not the arithmetic.
     step = _TILE * max(1, 1_200_000 // (_TILE * max(days, 1)))
@@ -380,8 +400,7 @@ def _collocate_series(x: NDArray[Any], y: NDArray[Any], z: NDArray[Any], *, min_
     else:
         with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
             list(pool.map(work, range(0, cells, step)))
-    found = (error, scaling, r_squared, snr, correlation, count, status)
-    return tuple(part.reshape((*shape[:-1], *part.shape[1:])) for part in found)
+    return _SeriesErrors._make(part.reshape((*shape[:-1], *part.shape[1:])) for part in out)
 
 
 def _cells_by_days(series: NDArray[Any]) -> NDArray[Any]:
@@ -456,8 +475,7 @@ def triple_collocation(
         output_dtypes=[np.float64] * 5 + [np.int64, np.int8],
         dask_gufunc_kwargs={"output_sizes": {"product": 3, "pair": 3}},
     )
-    names = ("error_variance", "scaling", "r_squared", "snr_db", "correlation", "n_samples", "status")
-    dataset = xr.Dataset(dict(zip(names, cast("tuple[xr.DataArray, ...]", out), strict=True)))
+    dataset = xr.Dataset(dict(zip(_SeriesErrors._fields, cast("tuple[xr.DataArray, ...]", out), strict=True)))
     dataset["status"].attrs = {
         "flag_masks": [TOO_FEW_SAMPLES, NOT_SIGNIFICANT, NEGATIVE_VARIANCE],
         "flag_meanings": "too_few_samples correlation_not_significant negative_error_variance",

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import reduce
 from itertools import combinations
 from operator import add
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -223,8 +223,56 @@ def reference_means(parts: Moments, design: Design) -> Array:
     return np.where(count > 0, mean + np.divide(shift, total, out=np.zeros_like(shift), where=total > 0), np.nan)
 
 
-def _estimate(moments: Array, sums: Array, *, layout: Layout, design: Design, min_samples: int) -> tuple[NDArray[Any], ...]:
-    """Error model of each cell from its own moments (..., group, 10) and the sums of its neighbourhood (..., k)."""
+class CellModel(NamedTuple):
+    """The error model of each cell, each (..., observation); NaN where the cell does not have the observation.
+
+    Attributes
+    ----------
+    error_variance, bias_variance
+        Of the random errors, and mean-square bias, m6 m-6.
+    mean, reference_mean
+        Time mean, and the same over the days of the other products, m3 m-3.
+    variance
+        In time, m6 m-6.
+    fmse, r_squared
+        1 - r2, and the squared correlation with the truth.
+    n_samples
+        Days of the largest triplet.
+    status
+        Where the estimate comes from: ``OWN``, ``NEIGHBOURS``, ``TYPICAL`` or ``ABSENT``.
+    """
+
+    error_variance: Array
+    bias_variance: Array
+    mean: Array
+    reference_mean: Array
+    variance: Array
+    fmse: Array
+    r_squared: Array
+    n_samples: NDArray[np.int64]
+    status: NDArray[np.int8]
+
+
+def _estimate(moments: Array, sums: Array, *, layout: Layout, design: Design, min_samples: int) -> CellModel:
+    """The error model of each cell from its own moments and those of its neighbourhood.
+
+    Each triplet is collocated (McColl et al. 2014, doi 10.1002/2014GL061322) on covariances that are drawn from the cell's own
+    towards the neighbourhood's, d / (d + ``SHRINKAGE_DAYS``) of the way back for d days. The noise-to-signal ratios of an
+    observation's triplets are averaged and drawn towards the typical one (``_shrink_noise_ratio``); times the signal variance
+    that the members of the triplets share, that is the error variance. Where no triplet is valid the error has the typical
+    share of the layer's own variance.
+
+    Parameters
+    ----------
+    moments
+        Shape (..., group, 10), as ``series_moments`` gives them.
+    sums
+        What ``_sums_to_pool`` makes of them, added over each cell's neighbourhood; shape (..., k).
+    layout, design
+        The n observations, and which series of them are compared.
+    min_samples
+        Complete triples that a triplet needs.
+    """
     shape = moments.shape[:-2]
     groups, n, count = len(design.groups), len(design.weights[0]), len(design.triplets)
     moments = moments.reshape(-1, groups, MOMENTS)
@@ -294,11 +342,10 @@ def _estimate(moments: Array, sums: Array, *, layout: Layout, design: Design, mi
     time_mean = np.where(absent, np.nan, own.mean[:, :n, 0].T)
     reference = reference_means(own, design).T
     own_variance = np.where(absent, np.nan, own_variance)
-    observed = (
-        *(error, bias_variance, time_mean, reference, own_variance, 1.0 - r2, r2),
-        *(samples.astype(np.int64), status.astype(np.int8)),
+    made = CellModel(
+        error, bias_variance, time_mean, reference, own_variance, 1.0 - r2, r2, samples.astype(np.int64), status.astype(np.int8)
     )
-    return tuple(np.moveaxis(v, 0, -1).reshape(*shape, n) for v in observed)
+    return CellModel._make(np.moveaxis(part, 0, -1).reshape(*shape, n) for part in made)
 
 
 def _own_variance(here: Array, near: Array) -> Array:
@@ -485,16 +532,12 @@ def errors_from_moments(
         pooled,
         kwargs={"layout": layout, "design": design, "min_samples": min_samples},
         input_core_dims=[["group", "moment"], ["sum"]],
-        output_core_dims=[[OBSERVATION]] * 9,
+        output_core_dims=[[OBSERVATION]] * len(CellModel._fields),
         dask="parallelized",
         output_dtypes=[np.float64] * 7 + [np.int64, np.int8],
         dask_gufunc_kwargs={"output_sizes": {OBSERVATION: layout.size}},
     )
-    names = (
-        *("error_variance", "bias_variance", "mean", "reference_mean", "variance", "fmse", "r_squared"),
-        *("n_samples", "status"),
-    )
-    dataset = xr.Dataset(dict(zip(names, out, strict=True)))
+    dataset = xr.Dataset(dict(zip(CellModel._fields, out, strict=True)))
     dataset = dataset.transpose(OBSERVATION, *cell_dims).assign_coords(layout.coordinates())
     for name in ("error_variance", "bias_variance", "variance"):
         dataset[name].attrs["units"] = "m6 m-6"

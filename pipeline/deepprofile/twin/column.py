@@ -9,6 +9,7 @@ stable at steps of three hours.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit, prange
@@ -52,23 +53,33 @@ class Vegetation:
     root_depth: Array
 
 
+class _Columns(NamedTuple):
+    """Soils and plants: ``thickness`` (layer,) in m, ``cover`` (cell,), all else (cell, layer); see ``Soil``."""
+
+    thickness: Array
+    porosity: Array
+    pore_index: Array
+    conductivity: Array
+    suction: Array
+    cover: Array
+    root_fraction: Array
+
+
+class _Forcing(NamedTuple):
+    """Rain and evaporative demand in m per day, and the surface soil moisture to nudge to, m3 m-3; each (day, cell)."""
+
+    rain: Array32
+    demand: Array32
+    analysed: Array32
+
+
 @njit(parallel=True, cache=True, nogil=True)
-def _run(
-    thickness: Array,
-    porosity: Array,
-    pore_index: Array,
-    conductivity: Array,
-    suction: Array,
-    cover: Array,
-    root_fraction: Array,
-    rain: Array32,
-    demand: Array32,
-    analysed: Array32,
-    gain: float,
-    steps: int,
-    spin_up: int,
-    out: Array32,
-) -> None:
+def _run(columns: _Columns, forcing: _Forcing, gain: float, steps: int, spin_up: int, out: Array32) -> None:
+    """Daily means ``out`` (day, layer, cell), m3 m-3, with ``steps`` a day, after ``spin_up`` days."""
+    thickness, cover, root_fraction = columns.thickness, columns.cover, columns.root_fraction
+    porosity, pore_index = columns.porosity, columns.pore_index
+    conductivity, suction = columns.conductivity, columns.suction
+    rain, demand, analysed = forcing.rain, forcing.demand, forcing.analysed
     days = rain.shape[0]
     cells = rain.shape[1]
     layers = thickness.size
@@ -197,7 +208,7 @@ def run_columns(
     out = np.empty((days, thickness.size, cells), dtype=np.float32)
     if analysed is None:
         analysed = np.full((days, cells), np.nan, dtype=np.float32)
-    _run(
+    columns = _Columns(
         np.ascontiguousarray(thickness, dtype=np.float64),
         np.ascontiguousarray(soil.porosity),
         np.ascontiguousarray(soil.pore_index),
@@ -205,12 +216,7 @@ def run_columns(
         np.ascontiguousarray(soil.suction),
         np.ascontiguousarray(vegetation.cover, dtype=np.float64),
         np.ascontiguousarray(roots),
-        np.ascontiguousarray(rain, dtype=np.float32),
-        np.ascontiguousarray(demand, dtype=np.float32),
-        np.ascontiguousarray(analysed, dtype=np.float32),
-        gain,
-        STEPS_PER_DAY,
-        spin_up_days,
-        out,
     )
+    forcing = _Forcing(*(np.ascontiguousarray(part, dtype=np.float32) for part in (rain, demand, analysed)))
+    _run(columns, forcing, gain, STEPS_PER_DAY, spin_up_days, out)
     return out

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -38,6 +38,16 @@ _SHARE_OF_A_STEP: Final = 0.75
 _TIME_OF_A_STEP: Final = 31
 
 
+class SensorKey(NamedTuple):
+    """What tells a sensor from others; depths in m."""
+
+    network: str
+    station: str
+    depth_top: float
+    depth_bottom: float
+    instrument: str
+
+
 @dataclass(frozen=True)
 class SensorRecord:
     """The daily record of one sensor: m3 m-3 by day, NaN or absent where missing.
@@ -58,9 +68,9 @@ class SensorRecord:
     land_cover: str = ""
 
     @property
-    def key(self) -> tuple[str, str, float, float, str]:
+    def key(self) -> SensorKey:
         """By what sensors are sorted."""
-        return self.network, self.station, self.depth_top, self.depth_bottom, self.instrument
+        return SensorKey(self.network, self.station, self.depth_top, self.depth_bottom, self.instrument)
 
 
 def within_range(series: pd.Series) -> pd.Series:

@@ -22,7 +22,14 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
-from deepprofile.evaluation.stations.dataset import MIN_DAY_FRACTION, SensorRecord, daily_means, day_steps, to_dataset
+from deepprofile.evaluation.stations.dataset import (
+    MIN_DAY_FRACTION,
+    SensorKey,
+    SensorRecord,
+    daily_means,
+    day_steps,
+    to_dataset,
+)
 from deepprofile.evaluation.stations.lines import Records, plain_records
 from deepprofile.evaluation.stations.reading import Report, StationError, StationFile, StationPath, decoded, files_in
 
@@ -67,9 +74,9 @@ class _Header:
     lines: int
 
     @property
-    def sensor(self) -> tuple[str, str, float, float, str, str]:
+    def sensor(self) -> tuple[SensorKey, str]:
         """Files with the same are of one sensor."""
-        return self.network, self.station, self.top, self.bottom, self.instrument, self.named_instrument
+        return SensorKey(self.network, self.station, self.top, self.bottom, self.instrument), self.named_instrument
 
     def __str__(self) -> str:
         return f"{self.network} {self.station} {self.instrument} at {self.top:g} to {self.bottom:g} m"
@@ -139,7 +146,7 @@ def ismn_records(
     seen = _Flags(Counter(), 0, [], 0)
     records = []
     with ExitStack() as opened:
-        sensors: dict[tuple[str, str, float, float, str, str], list[tuple[StationFile, _Header]]] = defaultdict(list)
+        sensors: dict[tuple[SensorKey, str], list[tuple[StationFile, _Header]]] = defaultdict(list)
         classes: dict[str, tuple[str, str]] = {}
         for file in files_in(places, "ISMN archive", report, opened):
             with report.about(file.label):

@@ -43,6 +43,26 @@ class Records(NamedTuple):
     names: list[str]
 
 
+class _Form(NamedTuple):
+    """How a file is written: lines before the records, places of a record's words, and words that may follow the last."""
+
+    skipped: int
+    date: int
+    clock: int
+    value: int
+    flag: int
+    after: int
+
+
+class _Found(NamedTuple):
+    """Where records go, each (line,); ``spans`` (kind, 2): where each kind of flag begins and ends in the file."""
+
+    minutes: NDArray[np.int64]
+    values: NDArray[np.float64]
+    flags: NDArray[np.int64]
+    spans: NDArray[np.int64]
+
+
 def plain_records(content: bytes, skipped: int, columns: tuple[int, int, int, int], words_after_flag: int) -> Records | None:
     """The records of a file; None where any of its lines is not plain.
 
@@ -63,7 +83,8 @@ def plain_records(content: bytes, skipped: int, columns: tuple[int, int, int, in
     lines = content.count(b"\n")
     minutes, values = np.empty(lines, np.int64), np.empty(lines)
     flags, spans = np.empty(lines, np.int64), np.empty((MOST_FLAGS, 2), np.int64)
-    count, kinds = _parse(data, skipped, *columns, words_after_flag, _POWERS, _DAYS_BEFORE, minutes, values, flags, spans)
+    form, out = _Form(skipped, *columns, words_after_flag), _Found(minutes, values, flags, spans)
+    count, kinds = _parse(data, form, _POWERS, _DAYS_BEFORE, out)
     if count <= 0:
         return None
     names = [content[start:stop].decode("latin-1") for start, stop in spans[:kinds].tolist()]
@@ -72,21 +93,11 @@ def plain_records(content: bytes, skipped: int, columns: tuple[int, int, int, in
 
 @njit(cache=True, nogil=True)
 def _parse(
-    data: NDArray[Any],
-    skipped: int,
-    date: int,
-    clock: int,
-    value: int,
-    flag: int,
-    after: int,
-    powers: NDArray[np.float64],
-    days_before: NDArray[np.int64],
-    minutes: NDArray[np.int64],
-    values: NDArray[np.float64],
-    flags: NDArray[np.int64],
-    spans: NDArray[np.int64],
+    data: NDArray[Any], form: _Form, powers: NDArray[np.float64], days_before: NDArray[np.int64], out: _Found
 ) -> tuple[int, int]:
     """How many records there are, and how many different flags; (-1, 0) where a line is not plain."""
+    skipped, date, clock, value, flag, after = form.skipped, form.date, form.clock, form.value, form.flag, form.after
+    minutes, values, flags, spans = out.minutes, out.values, out.flags, out.spans
     size, at, line, count, kinds = data.size, 0, 0, 0, 0
     while at < size:
         # One line: its words, of which four are looked at.

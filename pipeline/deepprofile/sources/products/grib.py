@@ -10,7 +10,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import eccodes
 import numpy as np
@@ -24,6 +24,17 @@ _MISSING: Final = 9.999e20
 _NAMES: Final = {39: "swvl1", 40: "swvl2", 41: "swvl3", 42: "swvl4", 139: "stl1", 170: "stl2", 183: "stl3", 236: "stl4"}
 
 
+class _LatLonGrid(NamedTuple):
+    """First and last latitude and longitude of a field's cell centres, degrees, and how many of them there are."""
+
+    north: float
+    south: float
+    west: float
+    east: float
+    rows: int
+    columns: int
+
+
 @dataclass(frozen=True)
 class _Message:
     """Where a field is in its file, and what it is."""
@@ -33,7 +44,7 @@ class _Message:
     unit: str
     time: np.datetime64
     version: str
-    grid: tuple[float, float, float, float, int, int]
+    grid: _LatLonGrid
     member: int = 0
 
 
@@ -71,7 +82,7 @@ class GribFile(GranuleFile):
         return np.unique(np.array([message.time for message in self._messages], dtype="datetime64[m]"))
 
     @cached_property
-    def _grid(self) -> tuple[float, float, float, float, int, int]:
+    def _grid(self) -> _LatLonGrid:
         grids = {message.grid for message in self._messages}
         if len(grids) > 1:
             raise GranuleError(f"{self.name} holds fields on {len(grids)} different grids; one is expected")
@@ -92,7 +103,7 @@ class GribFile(GranuleFile):
         messages = self._by_name.get(name)
         if messages is None:
             return None
-        _, _, _, _, rows, columns = self._grid
+        rows, columns = self._grid.rows, self._grid.columns
         shape = (self._times.size, rows, columns)
         attrs = {"units": messages[0].unit}
         return Variable(
@@ -116,7 +127,7 @@ class GribFile(GranuleFile):
         return np.array([worst[time] for time in self._times], dtype=object)
 
     def _fields(self, messages: list[_Message], index: Index) -> NDArray[np.float32]:
-        _, _, _, _, rows, columns = self._grid
+        rows, columns = self._grid.rows, self._grid.columns
         wanted = self._times[index[0]]
         row, column = index[1], index[2]
         out = np.full((wanted.size, *np.empty((rows, columns), bool)[row, column].shape), np.nan, np.float32)
@@ -143,7 +154,7 @@ def _values(file: Any, message: _Message, name: str) -> NDArray[np.float64]:
     try:
         eccodes.codes_set(handle, "missingValue", _MISSING)
         values: NDArray[np.float64] = np.asarray(eccodes.codes_get_array(handle, "values"), dtype=np.float64)
-        _, _, _, _, rows, columns = message.grid
+        rows, columns = message.grid.rows, message.grid.columns
         if eccodes.codes_is_defined(handle, "alternativeRowScanning") and eccodes.codes_get(handle, "alternativeRowScanning"):
             raise GranuleError(f"{name} cannot be read: its rows run to and fro (alternativeRowScanning)")
         if values.size != rows * columns:
@@ -219,7 +230,7 @@ def _message(handle: Any, name: str) -> _Message:
         str(get(handle, "units")),
         day + np.timedelta64(60 * (time // 100) + time % 100, "m"),
         version.zfill(4) if version else "",
-        (max(first, last), min(first, last), west, east, rows, columns),
+        _LatLonGrid(max(first, last), min(first, last), west, east, rows, columns),
         _member(handle),
     )
 
