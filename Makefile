@@ -80,10 +80,10 @@ UV_COMPILE = $(BIN)/uv pip compile --universal --no-header --no-annotate --no-em
 
 lock: $(INSTALLED)  ## resolve the locks again (needs uv): of all tools, of the image, and of what a notebook adds to it
 	$(BIN)/python -m pip install --quiet uv
-	$(UV_COMPILE) --extra test --extra dev --upgrade pyproject.toml --output-file requirements.lock
-	$(UV_COMPILE) --overrides k8s/image/overrides.txt --constraint requirements.lock pyproject.toml \
-		--output-file requirements-image.lock
-	$(UV_COMPILE) --overrides k8s/image/overrides.txt --constraint requirements.lock --extra notebook pyproject.toml \
+	$(UV_COMPILE) --extra all --extra test --extra dev --upgrade pyproject.toml --output-file requirements.lock
+	$(UV_COMPILE) --overrides k8s/image/overrides.txt --constraint requirements.lock --extra all \
+		pyproject.toml --output-file requirements-image.lock
+	$(UV_COMPILE) --overrides k8s/image/overrides.txt --constraint requirements.lock --extra all --extra notebook pyproject.toml \
 		--output-file requirements-notebook.lock
 	grep -vxFf requirements-image.lock requirements-notebook.lock > requirements-notebook.part
 	mv requirements-notebook.part requirements-notebook.lock

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from deepprofile import config as configuration
-from deepprofile.app import demo
+from deepprofile.app import demo, simulated
 from deepprofile.app.report import Published
 from deepprofile.execution.pools import ThreadPool
 from deepprofile.stages.pipeline import STAGES, run_stages
@@ -55,5 +55,5 @@ def test_scores_against_the_truth_are_those_of_the_stores(made):
 def test_a_second_demo_uses_what_is_there(made):
     folder, *_ = made
     before = (folder / "granules" / "complete").stat().st_mtime_ns
-    demo.prepare(demo.twin.simulate((10, 10), 0.4, seed=4, stations=6), folder)
+    simulated.prepare(demo.twin.simulate((10, 10), 0.4, seed=4, stations=6), folder)
     assert (folder / "granules" / "complete").stat().st_mtime_ns == before

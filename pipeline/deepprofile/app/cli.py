@@ -34,6 +34,7 @@ from deepprofile.app.display import (
     summary_table,
     time_text,
 )
+from deepprofile.app.extras import missing_extra
 from deepprofile.app.logs import configure as configure_logs
 from deepprofile.app.logs import traceback_text, wants_json
 from deepprofile.config import Config, ConfigError
@@ -117,6 +118,12 @@ def _explained() -> Iterator[None]:
         if isinstance(error, (JobFailedError, StorageUnavailableError)):
             print_status("What was done is recorded: run the same command again to go on.")
         raise typer.Exit(FAILED) from error
+    except ModuleNotFoundError as error:
+        said = missing_extra(error)
+        if said is None:
+            raise
+        print_error(said)
+        raise typer.Exit(WRONG_USE) from error
     except OSError as error:
         print_error(_of_system(error))
         raise typer.Exit(FAILED) from error
@@ -512,10 +519,10 @@ def demo(
     ),
 ) -> None:
     """Simulate a region, write its granules, run every stage on them, and write a report that knows the truth."""
-    from deepprofile.app.demo import run_demo
-    from deepprofile.stages.pipeline import STAGES
-
     with _explained():
+        from deepprofile.app.demo import run_demo
+        from deepprofile.stages.pipeline import STAGES
+
         try:
             code, written = run_demo(output, lambda config: _run(config, STAGES), lambda text: err.print(text))
         except KeyboardInterrupt:
@@ -534,7 +541,7 @@ def simulate_twin(
     seed: Annotated[int, typer.Option(help="Of everything that is random.")] = 42,
 ) -> None:
     """Simulate a region whose soil moisture is known, and write its granules as the providers do."""
-    from deepprofile.app.demo import write_twin
+    from deepprofile.app.simulated import write_twin
 
     with _explained():
         written = write_twin(output, (rows, columns), days, seed)
@@ -548,9 +555,9 @@ def report(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the page and its figures.")] = Path("report"),
 ) -> None:
     """Write a page about what is published: maps, weights, profiles and series at stations, scores."""
-    from deepprofile.app.report import write_report
-
     with _explained():
+        from deepprofile.app.report import write_report
+
         written = write_report(_load_published(config, set_), output)
     out.print(f"Report: {written[0]}", soft_wrap=True)
 
