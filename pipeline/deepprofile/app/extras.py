@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import defaultdict
 from importlib.metadata import PackageNotFoundError, requires
 from typing import Final
 
@@ -16,6 +18,8 @@ _DISTRIBUTIONS: Final = {
     "yaml": "pyyaml",
 }
 
+_NAME_END: Final = re.compile(r"[\s<>=!~\[(]")
+
 
 def missing_extra(error: ModuleNotFoundError) -> str | None:
     """What to install for a package that is missing, as a sentence; None where no extra brings it."""
@@ -25,9 +29,13 @@ def missing_extra(error: ModuleNotFoundError) -> str | None:
         needed = requires("deepprofile") or []
     except PackageNotFoundError:
         return None
+    # Extras that hold others list all of theirs: the smallest one is meant.
+    members: dict[str, list[str]] = defaultdict(list)
     for requirement in needed:
         name, _, condition = requirement.partition(";")
-        if name.strip().lower().startswith(distribution.lower()) and "extra ==" in condition:
-            extra = condition.rpartition("==")[2].strip(" '\")")
-            return f"the package {module} is missing: install deepprofile[{extra}]"
-    return None
+        if "extra ==" in condition:
+            members[condition.rpartition("==")[2].strip(" '\")")].append(_NAME_END.split(name.strip())[0].lower())
+    found = [extra for extra, names in members.items() if distribution.lower() in names]
+    if not found:
+        return None
+    return f"the package {module} is missing: install deepprofile[{min(found, key=lambda extra: len(members[extra]))}]"

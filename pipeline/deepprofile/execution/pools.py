@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import pickle
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_futures
 from queue import Empty, SimpleQueue
 from typing import Any, Final, Protocol
 
-from deepprofile.execution.blocks import Outcome
+import numpy as np
+
+from deepprofile.execution.blocks import Outcome, compute_block
 from deepprofile.execution.errors import WorkerLostError
+from deepprofile.storage.retries import NonRetryableError
 
 # What an interpreter with all libraries, kernels and clients of object storage holds beside the blocks, also later:
 # 250 MiB after the imports, 370 when each stage has done a block, and what the allocator does not give back.
@@ -60,6 +65,32 @@ class ThreadPool:
         self._executor.shutdown(wait=False, cancel_futures=True)
 
 
+class _Call:
+    """A call that is made when it is unpickled; the outcome takes its place."""
+
+    def __init__(self, function: Callable[..., Outcome], arguments: tuple[Any, ...]) -> None:
+        self._function, self._arguments = function, arguments
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self._function, self._arguments
+
+
+# What Python raises where a pickle names something that is not there, or is not what it was.
+_NOT_READ: Final = (AttributeError, ImportError, TypeError, pickle.UnpicklingError)
+
+
+def _has_begun(future: Any) -> bool:
+    """Whether an error was raised by a block, not while the block was read."""
+    return any(frame.f_code.co_name == compute_block.__name__ for frame, _ in traceback.walk_tb(future.traceback()))
+
+
+def _not_read(error: BaseException) -> NonRetryableError:
+    return NonRetryableError(
+        f"a worker cannot read what it is given to do ({type(error).__name__}: {error}): workers have to run the same version "
+        "of deepprofile as the driver, with the same packages"
+    )
+
+
 class DaskPool:
     """Blocks on a Dask cluster.
 
@@ -89,7 +120,12 @@ class DaskPool:
 
     def submit(self, function: Callable[..., Outcome], *arguments: Any) -> Any:
         """Start a block; tasks are impure, since what they do is to write."""
-        future = self._client.submit(function, *arguments, pure=False, retries=0)
+        import cloudpickle
+
+        # Read by the task itself. What Dask cannot read ends the worker, and the next one, and the driver would wait for ever:
+        # a worker may run another version of this software. As numbers, so that Dask's log does not repeat what is in it.
+        packed = np.frombuffer(cloudpickle.dumps(_Call(function, arguments)), np.uint8)
+        future = self._client.submit(pickle.loads, packed, pure=False, retries=0)
         self._running.add(future)
         future.add_done_callback(self._ended.put)
         return future
@@ -117,7 +153,9 @@ class DaskPool:
             if future.status == "finished":
                 return future.result(), None
             if future.status != "cancelled":
-                return None, self._explained(future.exception())
+                error = self._explained(future.exception())
+                unread = isinstance(error, _NOT_READ) and not _has_begun(future)
+                return None, _not_read(error) if unread else error
         except CancelledError:
             # The scheduler went between the end of the block and this question.
             if self._check is not None:

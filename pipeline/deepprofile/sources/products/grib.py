@@ -156,7 +156,7 @@ def _values(file: Any, message: _Message, name: str) -> NDArray[np.float64]:
         values: NDArray[np.float64] = np.asarray(eccodes.codes_get_array(handle, "values"), dtype=np.float64)
         rows, columns = message.grid.rows, message.grid.columns
         if eccodes.codes_is_defined(handle, "alternativeRowScanning") and eccodes.codes_get(handle, "alternativeRowScanning"):
-            raise GranuleError(f"{name} cannot be read: its rows run to and fro (alternativeRowScanning)")
+            raise GranuleError(f"{name} cannot be read: its rows run back and forth (alternativeRowScanning)")
         if values.size != rows * columns:
             raise GranuleError(f"{name} cannot be read: a field has {values.size} values for {rows} x {columns} cells")
         values = np.where(values == _MISSING, np.nan, values)
