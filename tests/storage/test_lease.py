@@ -7,10 +7,10 @@ import time
 
 import pytest
 from deepprofile.storage import conditional_writes
-from deepprofile.storage.conditional_writes import read_versioned, replace
+from deepprofile.storage.conditional_writes import read_versioned, replace, storage_time
 from deepprofile.storage.documents import DamagedDocumentError, NewerDocumentError
 from deepprofile.storage.filesystems import join
-from deepprofile.storage.lease import LEASE, Holder, Lease, LeaseHeldError, LeaseLostError, live_holder
+from deepprofile.storage.lease import DURATION_SECONDS, LEASE, Holder, Lease, LeaseHeldError, LeaseLostError, live_holder
 from deepprofile.storage.objects import read_bytes, read_json, remove, write_bytes, write_json
 from deepprofile.storage.retries import StorageUnavailableError
 
@@ -22,6 +22,23 @@ ALICE, BOB = Holder("alice", "elsewhere/1/1"), Holder("bob", "elsewhere/2/2")
 
 def lease(root, holder, duration=30.0, **options):
     return Lease(root, POINTER, holder, duration, **options)
+
+
+class MovedClock:
+    """A clock that only a test moves, and whoever waits by it; ``meanwhile`` happens while somebody waits."""
+
+    def __init__(self, meanwhile=lambda: None):
+        self.moved, self.meanwhile = 0.0, meanwhile
+
+    def now(self):
+        return self.moved
+
+    def sleep(self, seconds):
+        self.moved += seconds
+        self.meanwhile()
+
+    def storage_time(self, url):
+        return storage_time(url) + self.moved
 
 
 def guarded(root):
@@ -36,11 +53,12 @@ def forget(held):
 
 
 def test_a_lease_is_taken_renewed_and_given_back(anywhere):
-    with lease(anywhere, ALICE, 0.6) as held:
+    with lease(anywhere, ALICE, 60.0) as held:
         assert live_holder(anywhere) == "alice"
-        time.sleep(1.0)
+        assert held.renew()
+        assert held.renew()
         held.check()
-        assert read_json(join(anywhere, LEASE))["renewals"] >= 2
+        assert read_json(join(anywhere, LEASE))["renewals"] == 2
         held.replace_guarded({"by": "published"})
     assert guarded(anywhere) == "published"
     assert live_holder(anywhere) is None
@@ -51,21 +69,21 @@ def test_a_lease_is_taken_renewed_and_given_back(anywhere):
 def test_another_run_is_refused_while_the_holder_lives(anywhere):
     waited = []
     with (
-        lease(anywhere, ALICE, 1.5),
+        lease(anywhere, ALICE, 60.0) as held,
         pytest.raises(LeaseHeldError, match=r"in use by the run alice \(elsewhere/1/1\), which has just renewed its lease"),
     ):
-        lease(anywhere, BOB, on_wait=waited.append).acquire()
+        lease(anywhere, BOB, on_wait=waited.append, clock=MovedClock(held.renew)).acquire()
     assert len(waited) == 1
     assert "held by the run alice (elsewhere/1/1): waiting up to" in waited[0]
 
 
 def test_another_run_takes_over_only_after_the_lease_has_run_out(anywhere):
-    dead = lease(anywhere, ALICE, 1.5)
+    clock = MovedClock()
+    dead = lease(anywhere, ALICE, 60.0, clock=clock)
     dead.acquire()
     forget(dead)
-    began = time.monotonic()
-    with lease(anywhere, BOB) as held:
-        assert 1.0 < time.monotonic() - began < 4
+    with lease(anywhere, BOB, clock=clock) as held:
+        assert 50.0 < clock.moved < 62.0
         held.replace_guarded({"by": "of bob"})
         # The dead one comes back to life and wants to publish.
         with pytest.raises(
@@ -74,6 +92,7 @@ def test_another_run_takes_over_only_after_the_lease_has_run_out(anywhere):
             dead.replace_guarded({"by": "of alice"})
     assert guarded(anywhere) == "of bob"
     dead.release()
+    assert read_json(join(anywhere, LEASE))["run"] != "alice"
     assert live_holder(anywhere) is None
 
 
@@ -118,7 +137,7 @@ def test_a_process_of_this_machine_that_has_ended_holds_nothing(tmp_path):
 
 
 def test_a_lease_is_lost_when_its_object_changes_hands(anywhere):
-    with lease(anywhere, ALICE, 0.6) as held:
+    with lease(anywhere, ALICE) as held:
         found = read_versioned(join(anywhere, LEASE))
         document = json.loads(found.content) | {"run": "mallory", "incarnation": "x"}
         while True:
@@ -127,7 +146,7 @@ def test_a_lease_is_lost_when_its_object_changes_hands(anywhere):
                 break
             except Exception:
                 found = read_versioned(join(anywhere, LEASE))
-        time.sleep(0.6)
+        assert not held.renew()
         with pytest.raises(LeaseLostError, match="mallory"):
             held.check()
     # It was not given back either: it is no longer ours.
@@ -137,9 +156,9 @@ def test_a_lease_is_lost_when_its_object_changes_hands(anywhere):
 def test_a_storage_that_breaks_requests_costs_nobody_the_lease(storage_server, bucket):
     proxy = Proxy(storage_server, 0.3, seed=1, delay=0.05)
     with emulator(proxy.url):
-        with lease(bucket, ALICE, 1.5) as held:
+        with lease(bucket, ALICE) as held:
             for number in range(12):
-                time.sleep(0.25)
+                assert held.renew()
                 held.replace_guarded({"by": str(number)})
         assert live_holder(bucket) is None
     proxy.close()
@@ -174,13 +193,14 @@ def test_of_two_drivers_that_start_at_once_one_waits_and_neither_publishes_over_
 
 def test_equal_content_does_not_bring_a_late_holder_back(anywhere):
     """Both would publish the same: the late one is not to take the write of the other for its own."""
-    late = lease(anywhere, ALICE, 1.5)
+    clock = MovedClock()
+    late = lease(anywhere, ALICE, clock=clock)
     late.acquire()
     late.replace_guarded({"by": "both"})
     forget(late)
-    with lease(anywhere, BOB) as held:
+    with lease(anywhere, BOB, clock=clock) as held:
         held.replace_guarded({"by": "both"})
-        late._renewed = time.monotonic()
+        late._renewed = clock.now()
         for body in ({"by": "both"}, {"by": "of alice"}):
             with pytest.raises(LeaseLostError, match="taken over by bob"):
                 late.replace_guarded(body)
@@ -190,9 +210,9 @@ def test_equal_content_does_not_bring_a_late_holder_back(anywhere):
 
 
 def test_a_lease_that_is_removed_by_hand_is_written_again(anywhere):
-    with lease(anywhere, ALICE, 0.6) as held:
+    with lease(anywhere, ALICE) as held:
         remove(join(anywhere, LEASE))
-        time.sleep(0.6)
+        assert held.renew()
         assert live_holder(anywhere) == "alice"
         held.replace_guarded({"by": "of alice"})
     assert guarded(anywhere) == "of alice"
@@ -215,12 +235,11 @@ def test_a_pointer_that_is_written_again_as_it_was_keeps_nobody_from_publishing(
     assert guarded(anywhere) == "of alice, again"
 
 
-def test_a_damaged_lease_runs_out_like_any_other(anywhere, monkeypatch):
-    monkeypatch.setattr("deepprofile.storage.lease.DURATION_SECONDS", 1.0)
+def test_a_damaged_lease_runs_out_like_any_other(anywhere):
     write_bytes(join(anywhere, LEASE), b'{"run": "ali')
-    began = time.monotonic()
-    with lease(anywhere, BOB) as held:
-        assert 0.5 < time.monotonic() - began < 4
+    clock = MovedClock()
+    with lease(anywhere, BOB, clock=clock) as held:
+        assert DURATION_SECONDS - 10.0 < clock.moved < DURATION_SECONDS + 2.0
         held.replace_guarded({"by": "of bob"})
     assert guarded(anywhere) == "of bob"
 

@@ -25,6 +25,22 @@ DRIVERS = ("a", "b", "c")
 NOTHING = VersionedObject(None, 0)
 
 
+class DriverClock:
+    """The clock of a driver, which may stand still; that of the storage is right."""
+
+    def __init__(self, clocks, name):
+        self.clocks, self.name = clocks, name
+
+    def now(self):
+        return self.clocks[self.name]
+
+    def sleep(self, seconds):
+        self.clocks[self.name] += seconds
+
+    def storage_time(self, url):
+        return conditional_writes.storage_time(url)
+
+
 class Storage:
     """Objects with generations and a clock. It can lose requests and answers, and lets others act before it acts."""
 
@@ -132,7 +148,7 @@ class Races(RuleBasedStateMachine):
 
     def do_take(self, name):
         if name not in self.leases or self.leases[name].told:
-            lease = Lease(ROOT, "current.json", Holder(name, f"host-{name}/1/1"), DURATION, clock=lambda: self.clock[name])
+            lease = Lease(ROOT, "current.json", Holder(name, f"host-{name}/1/1"), DURATION, clock=DriverClock(self.clock, name))
             lease.told = False
             self.leases[name], self.names[lease._incarnation] = lease, lease
             if self.holder == name:

@@ -131,7 +131,7 @@ def run_job(
     """
     run = _Run(job, pool, ledger, window or 2 * pool.size, retry or Retry(), previous or {}, on_progress, check)
     try:
-        run.work_off()
+        run.run()
     except PoolLostError:
         raise
     except BaseException:
@@ -181,22 +181,22 @@ class _Run:
         self._losses: dict[str, Counter[str]] = defaultdict(Counter)
         self._running: dict[Any, _Attempt] = {}
         # Failed attempts, each with the time at which it may be repeated.
-        self._resting: list[tuple[float, _Attempt]] = []
+        self._waiting: list[tuple[float, _Attempt]] = []
         self._marks: dict[str, str] = {}
 
-    def work_off(self) -> None:
-        """Until no block is left, or too many have failed."""
-        todo = self._not_yet_done()
+    def run(self) -> None:
+        """Work on blocks until none is left, or too many have failed."""
+        todo = self._unfinished()
         self._report()
-        fresh = iter(self._not_copied(todo))
+        fresh = iter(self._copy_unchanged(todo))
         more = True
-        while more or self._running or self._resting:
+        while more or self._running or self._waiting:
             if self._check is not None:
                 self._check()
-            if self._is_hopeless():
+            if self._should_give_up():
                 # Whatever is wrong is wrong for all of them.
-                more, self._resting = False, []
-            self._repeat_rested()
+                more, self._waiting = False, []
+            self._repeat_due()
             while more and len(self._running) < self._window:
                 block = next(fresh, None)
                 if block is None:
@@ -205,19 +205,19 @@ class _Run:
                     self._start(block, 1)
             if self._running:
                 for handle, outcome, error in self._pool.wait(0.2):
-                    self._settle(self._running.pop(handle), outcome, error)
+                    self._finish_attempt(self._running.pop(handle), outcome, error)
                     self._report()
-            elif self._resting:
+            elif self._waiting:
                 time.sleep(0.02)
             self._ledger.flush_if_due()
 
-    def _is_hopeless(self) -> bool:
+    def _should_give_up(self) -> bool:
         """Whether so many blocks have failed that the others need not be tried."""
         killers = sum(isinstance(error, WorkerLostError) for _, error in self.errors)
         nothing_done = len(self.records) == len(self.errors)
         return len(self.errors) >= MOST_FAILURES or (nothing_done and killers >= MOST_KILLERS)
 
-    def _not_yet_done(self) -> list[Block]:
+    def _unfinished(self) -> list[Block]:
         known = self._ledger.read()
         todo = []
         for block in self._job.blocks:
@@ -238,14 +238,14 @@ class _Run:
         handle = self._pool.submit(compute_block, self._job.name, self._job.compute, block, inputs, self._retry.storage_seconds)
         self._running[handle] = _Attempt(block, number, time.monotonic())
 
-    def _repeat_rested(self) -> None:
+    def _repeat_due(self) -> None:
         now = time.monotonic()
-        rested = [attempt for due, attempt in self._resting if due <= now]
-        self._resting = [(due, attempt) for due, attempt in self._resting if due > now]
+        rested = [attempt for due, attempt in self._waiting if due <= now]
+        self._waiting = [(due, attempt) for due, attempt in self._waiting if due > now]
         for attempt in rested:
             self._start(attempt.block, attempt.number)
 
-    def _not_copied(self, todo: Sequence[Block]) -> list[Block]:
+    def _copy_unchanged(self, todo: Sequence[Block]) -> list[Block]:
         """Take over from the version before all blocks of which nothing has changed; returns the others, in their order."""
         same = [block for block in todo if self._may_be_copied(block)]
         if not same or self._job.copy is None:
@@ -282,7 +282,7 @@ class _Run:
             **known,
         )
 
-    def _settle(self, attempt: _Attempt, outcome: Outcome | None, error: BaseException | None) -> None:
+    def _finish_attempt(self, attempt: _Attempt, outcome: Outcome | None, error: BaseException | None) -> None:
         block = attempt.block
         seconds = round(time.monotonic() - attempt.since, 3)
         if outcome is not None:
@@ -297,10 +297,10 @@ class _Run:
             if not error.counts and losses.total() <= MOST_LOSSES:
                 number = attempt.number
         marks = {"stage": self._job.name, "block": block.name}
-        if number <= self._retry.attempts and _may_pass(error):
+        if number <= self._retry.attempts and _may_succeed_later(error):
             self._retried += 1
             pause = self._retry.wait_seconds * 2.0 ** (attempt.number - 1) * random.uniform(0.5, 1.5)
-            self._resting.append((time.monotonic() + pause, replace(attempt, number=number)))
+            self._waiting.append((time.monotonic() + pause, replace(attempt, number=number)))
             log.warning("%s: block %s will be repeated: %s", self._job.name, block.name, error_sentence(error), extra=marks)
         else:
             self.errors.append((block, error))
@@ -337,7 +337,7 @@ class _Run:
             )
 
 
-def _may_pass(error: BaseException) -> bool:
+def _may_succeed_later(error: BaseException) -> bool:
     """Whether another attempt may help: errors of the code and of the caller stay what they are."""
-    hopeless = (NonRetryableError, TypeError, AttributeError, AssertionError, NameError, ImportError, NotImplementedError)
-    return not isinstance(error, hopeless)
+    final = (NonRetryableError, TypeError, AttributeError, AssertionError, NameError, ImportError, NotImplementedError)
+    return not isinstance(error, final)

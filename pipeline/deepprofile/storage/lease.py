@@ -20,7 +20,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from deepprofile.storage.conditional_writes import (
     PreconditionFailedError,
@@ -93,6 +93,33 @@ def _has_ended(process: str) -> bool:
     return host == socket.gethostname() and pid.isdigit() and bool(started) and _started(int(pid)) != started
 
 
+class Clock(Protocol):
+    """What a lease knows of time."""
+
+    def now(self) -> float:
+        """Seconds of this process, which need not be right, but go forwards."""
+
+    def sleep(self, seconds: float) -> None:
+        """Wait."""
+
+    def storage_time(self, url: str) -> float:
+        """Seconds by the clock of the storage, asked with an empty object at this URL."""
+
+
+class _SystemClock:
+    def now(self) -> float:
+        return time.monotonic()
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+    def storage_time(self, url: str) -> float:
+        return storage_time(url)
+
+
+SYSTEM_CLOCK: Final[Clock] = _SystemClock()
+
+
 class Lease:
     """A lease, from ``acquire`` to ``release``; a context manager that does both.
 
@@ -110,7 +137,7 @@ class Lease:
     on_wait
         Told, once, whom the lease is waited for.
     clock
-        Seconds of this process, which need not be right, but go forwards.
+        Of this process and of the storage.
     """
 
     def __init__(
@@ -120,7 +147,7 @@ class Lease:
         holder: Holder | None = None,
         duration: float = DURATION_SECONDS,
         on_wait: Callable[[str], None] | None = None,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self.holder = holder or Holder.of_this_process()
         self._url, self._storage_clock, self._guarded = join(root, LEASE), join(root, CLOCK), join(root, guarded)
@@ -161,7 +188,7 @@ class Lease:
         """
         try:
             while (left := self.attempt()) is not None:
-                time.sleep(min(left + 0.1, 1.0))
+                self._clock.sleep(min(left + 0.1, 1.0))
         except BaseException:
             with suppress(Exception):
                 self.release()
@@ -187,7 +214,7 @@ class Lease:
                         f"{self._root} is in use by the run {held['run']} ({held['process']}), which has just renewed its "
                         "lease: wait until it has ended, or choose another root"
                     )
-                left = found.written + held["duration"] - storage_time(self._storage_clock)
+                left = found.written + held["duration"] - self._clock.storage_time(self._storage_clock)
                 if left > 0:
                     if self._seen is None and self._on_wait is not None:
                         self._on_wait(
@@ -208,7 +235,7 @@ class Lease:
         return bool(held["released"]) or held["run"] == self.holder.run or _has_ended(held["process"])
 
     def _write(self, before: VersionedObject, *, released: bool) -> None:
-        began = self._clock()
+        began = self._clock.now()
         document = {
             FORMAT_KEY: FORMAT,
             "run": self.holder.run,
@@ -302,7 +329,7 @@ class Lease:
         LeaseLostError
             Where another run has taken it over, or could have by now.
         """
-        if self._lost is None and self._clock() - self._renewed > self._duration:
+        if self._lost is None and self._clock.now() - self._renewed > self._duration:
             # Perhaps nobody has wanted it; the storage knows.
             with self._lock:
                 try:
