@@ -25,7 +25,8 @@ from pathlib import Path
 
 import numpy as np
 import psutil
-from deepprofile.app.report import Published, sensors_scored, station_coverage
+from deepprofile.app.published import Published
+from deepprofile.app.report import sensors_scored, station_coverage
 from deepprofile.cluster.local import local_pool
 from deepprofile.config import Config
 from deepprofile.execution.blocks import Block

@@ -22,7 +22,7 @@ import deepprofile as dp
 import numpy as np
 import pandas as pd
 import xarray as xr
-from deepprofile.app.report import Published
+from deepprofile.app.published import Published
 from deepprofile.config import Config
 from deepprofile.evaluation.stations import read_uscrn
 from deepprofile.execution.pools import ThreadPool

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from deepprofile import config as configuration
 from deepprofile.app import demo, simulated
-from deepprofile.app.report import Published
+from deepprofile.app.published import Published
 from deepprofile.execution.pools import ThreadPool
 from deepprofile.stages.pipeline import STAGES, run_stages
 

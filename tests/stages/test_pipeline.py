@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 import pytest
 import xarray as xr
-from deepprofile.app.report import Published
+from deepprofile.app.published import Published
 from deepprofile.execution.pools import ThreadPool
 from deepprofile.stages import ingest, invert
 from deepprofile.stages.execute import copier

@@ -10,7 +10,9 @@ import pandas as pd
 
 from deepprofile import config as configuration
 from deepprofile import twin
-from deepprofile.app.report import Published, Section, html_table, write_report
+from deepprofile.app.page import Section, Table
+from deepprofile.app.published import Published
+from deepprofile.app.report import write_report
 from deepprofile.app.simulated import PARENTS, prepare, simulate
 from deepprofile.config import Config
 from deepprofile.core.invert import fuse
@@ -91,5 +93,5 @@ def _truth_section(table: pd.DataFrame) -> Section:
         "Medians over cells, m³ m⁻³. The plain average is that of the three land models' step functions; the ceiling is the "
         "best linear estimator, trained on the truth of half of the cells and scored on the other half (anomalies, hence no "
         "RMSE).",
-        table=html_table(pd.DataFrame(rows)),
+        table=Table.of(pd.DataFrame(rows), matchups.FUSED),
     )

@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-import base64
-import html
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import pandas as pd
 import xarray as xr
-from jinja2 import Environment
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from deepprofile.app.figures import differences_figure, maps_figure, profiles_figure, reliability_figure, series_figure
+from deepprofile.app.page import Section, Table, write_page
+from deepprofile.app.published import Published
 from deepprofile.config import Config
 from deepprofile.evaluation.metrics import COMPARED, band_name, sensor_weights, summarise, summarise_differences
 from deepprofile.evaluation.representativeness import BANDS_M, INTERVALS, bands
 from deepprofile.stages import collocate, ingest, invert, matchups, observations, paired, validate
 from deepprofile.stages.domain import days_of, products_of
 from deepprofile.stages.matchups import Estimates
-from deepprofile.storage.filesystems import zarr_store
-from deepprofile.storage.redaction import without_secrets
-from deepprofile.storage.stores import Root
 
 MAP_DEPTHS_M: Final = (0.05, 0.3, 0.8)
 # What sensors are grouped by, and how that is called; where station files do not say, there is no table.
@@ -33,87 +28,6 @@ GROUPS: Final = {"network": "network", "climate": "climate class", "land_cover":
 # The interval whose coverage tables tell.
 LEVEL: Final = 0.9
 _STATIONS_SHOWN: Final = 2
-
-_PAGE: Final = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{{ title }}</title>
-<style>
-body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; max-width: 68rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.6rem; margin-bottom: 0; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
-img { max-width: 100%; height: auto; } figure { margin: 1rem 0; } figcaption { color: #555; font-size: .9rem; }
-table { border-collapse: collapse; font-size: .85rem; } th, td { padding: .2rem .6rem; text-align: right; }
-th { border-bottom: 2px solid #0b4f6c; } td:first-child, td:nth-child(2), th:first-child, th:nth-child(2) { text-align: left; }
-tr.fused td { font-weight: 600; background: #e8f2f6; } tr.first td { border-top: 1px solid #bbb; }
-dl { display: grid; grid-template-columns: max-content auto; gap: .1rem 1rem; } dt { color: #555; } dd { margin: 0; }
-.scroll { overflow-x: auto; }
-@media print { body { max-width: none; } h2, figure { break-inside: avoid; } }
-</style></head><body>
-<h1>{{ title }}</h1>
-<p>{{ subtitle }}</p>
-<dl>{% for name, value in facts %}<dt>{{ name }}</dt><dd>{{ value }}</dd>{% endfor %}</dl>
-{% for section in sections %}<h2>{{ section.title }}</h2>
-{% if section.text %}<p>{{ section.text }}</p>{% endif %}
-{% for figure in section.figures %}<figure><img alt="{{ figure.caption }}" src="data:image/png;base64,{{ figure.data }}">
-<figcaption>{{ figure.caption }}</figcaption></figure>
-{% endfor %}{% if section.table %}<div class="scroll">{{ section.table }}</div>{% endif %}
-{% endfor %}</body></html>
-"""
-
-
-@dataclass
-class Section:
-    """Part of a report: a heading, a paragraph, figures with captions, a table in HTML."""
-
-    title: str
-    text: str = ""
-    figures: list[tuple[str, Figure, str]] = field(default_factory=list)
-    table: str = ""
-
-
-@dataclass(frozen=True)
-class Published:
-    """The published stores of a configuration, opened."""
-
-    config: Config
-    root: Root
-    versions: Mapping[str, str]
-
-    @classmethod
-    def of(cls, config: Config) -> Published:
-        """As the pointer says.
-
-        Raises
-        ------
-        StoreError
-            Where no profile has been published.
-        """
-        root = Root(config.root)
-        root.open(invert.STORE)
-        return cls(config, root, root.current())
-
-    def open(self, store: str) -> xr.Dataset:
-        """A store as a dataset."""
-        found: xr.Dataset = xr.open_zarr(zarr_store(self.root.open(store)), consolidated=False, chunks=None)
-        return found
-
-    def products(self, rows: slice = slice(None), columns: slice = slice(None)) -> dict[str, xr.DataArray]:
-        """Every product on the target grid (time, layer, y, x), regridded as the inversion does."""
-        grid, days = self.config.grid.grid(), days_of(self.config)
-        own_rows, own_columns = range(grid.rows)[rows], range(grid.columns)[columns]
-        found = {}
-        for source in collocate.sources(products_of(self.config).values(), grid, self.root, self.versions):
-            values = source.read(grid, (0, days.size), (own_rows[0], own_rows[-1] + 1), (own_columns[0], own_columns[-1] + 1))
-            found[source.name] = xr.DataArray(
-                values,
-                dims=("time", "layer", "y", "x"),
-                coords={
-                    "time": pd.DatetimeIndex(days),
-                    "layer_top": ("layer", [a for a, _ in source.layers]),
-                    "layer_bottom": ("layer", [b for _, b in source.layers]),
-                },
-                attrs={"units": "m3 m-3"},
-            )
-        return found
 
 
 def write_report(
@@ -157,50 +71,7 @@ def write_report(
             if name in ("weights", "profile")
         ),
     ]
-    folder.mkdir(parents=True, exist_ok=True)
-    return _write(folder, title, "One continuous profile with its uncertainty for every cell and day.", facts, sections)
-
-
-def _write(
-    folder: Path, title: str, subtitle: str, facts: Sequence[tuple[str, str]], sections: Sequence[Section]
-) -> list[Path]:
-    written, shown = [], []
-    for section in sections:
-        figures = []
-        for name, figure, caption in section.figures:
-            # Names of stations are others' choice.
-            path = folder / f"{name.replace('/', '_')}.png"
-            figure.savefig(path, dpi=130)
-            written.append(path)
-            figures.append({"caption": without_secrets(caption), "data": base64.b64encode(path.read_bytes()).decode()})
-        shown.append(
-            {
-                "title": without_secrets(section.title),
-                "text": without_secrets(section.text),
-                "figures": figures,
-                "table": _Safe(section.table),
-            }
-        )
-    page = (
-        Environment(autoescape=True)
-        .from_string(_PAGE)
-        .render(
-            title=without_secrets(title),
-            subtitle=subtitle,
-            facts=[(name, without_secrets(value)) for name, value in facts],
-            sections=shown,
-        )
-    )
-    path = folder / "index.html"
-    path.write_text(page)
-    return [path, *written]
-
-
-class _Safe(str):
-    """HTML that was made here: not to be escaped again."""
-
-    def __html__(self) -> str:
-        return str(self)
+    return write_page(folder, title, "One continuous profile with its uncertainty for every cell and day.", facts, sections)
 
 
 def _bounds(profile: xr.Dataset) -> str:
@@ -278,22 +149,8 @@ def _weights(stores: Published) -> Section:
                 "Random error (standard deviation) by triple collocation: the smaller, the greater the weight.",
             )
         ],
-        html_table(pd.DataFrame(rows)),
+        Table.of(pd.DataFrame(rows), matchups.FUSED),
     )
-
-
-def html_table(frame: pd.DataFrame) -> str:
-    """A table; rows whose second column says ``fused`` stand out, and groups of the first column are set apart."""
-    head = "".join(f"<th>{html.escape(without_secrets(str(name)))}</th>" for name in frame.columns)
-    body, before = [], None
-    for values in frame.itertuples(index=False):
-        classes = ["fused"] if len(values) > 1 and values[1] == matchups.FUSED else []
-        classes += ["first"] if before is not None and values[0] != before else []
-        shown = ["" if values[0] == before else values[0], *values[1:]]
-        cells = "".join(f"<td>{html.escape(without_secrets(str(value)))}</td>" for value in shown)
-        body.append(f'<tr class="{" ".join(classes)}">{cells}</tr>')
-        before = values[0]
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
 
 
 def sensors_scored(stores: Published) -> xr.Dataset:
@@ -345,7 +202,7 @@ def _weighted_mean(values: NDArray[np.float64], weights: NDArray[np.float64]) ->
         return np.asarray(np.where(total > 0.0, (wide * np.nan_to_num(values)).sum(axis=0) / total, np.nan))
 
 
-def _scores_table(summary: pd.DataFrame, by: str) -> str:
+def _scores_table(summary: pd.DataFrame, by: str) -> Table:
     rows = [
         {
             "sensors at": row["band"],
@@ -365,10 +222,10 @@ def _scores_table(summary: pd.DataFrame, by: str) -> str:
         for row in summary.to_dict("records")
         if row["sensors"]
     ]
-    return html_table(pd.DataFrame(rows))
+    return Table.of(pd.DataFrame(rows), matchups.FUSED)
 
 
-def _coverage_table(coverage: pd.DataFrame, group: str) -> str:
+def _coverage_table(coverage: pd.DataFrame, group: str) -> Table:
     def share(value: float) -> str:
         return "" if np.isnan(value) else f"{value:.0%}"
 
@@ -383,7 +240,7 @@ def _coverage_table(coverage: pd.DataFrame, group: str) -> str:
         }
         for row in coverage.to_dict("records")
     ]
-    return html_table(pd.DataFrame(rows).rename(columns={group: GROUPS.get(group, group)}))
+    return Table.of(pd.DataFrame(rows).rename(columns={group: GROUPS.get(group, group)}), matchups.FUSED)
 
 
 def _stations(stores: Published, profile: xr.Dataset, truth: xr.DataArray | None) -> list[Section]:
@@ -465,7 +322,7 @@ def _rivals(differences: xr.Dataset) -> list[Section]:
             "medians over sensors, with an interval from a bootstrap of stations; below 0 is in favour of the fused estimate, "
             "for R above 0. At a sensor one is better where the interval of a paired bootstrap of days is on one side of 0.",
             [("rivals", figure, "Median differences, 95 % intervals; the shaded side is in favour of the fused estimate.")],
-            html_table(pd.DataFrame(rows)),
+            Table.of(pd.DataFrame(rows), matchups.FUSED),
         )
     ]
 
@@ -531,5 +388,7 @@ def _coverage(stores: Published, profile: xr.Dataset) -> Section:
             }
         )
     return Section(
-        "Inputs", "Days of each product by how many of their time steps were there.", table=html_table(pd.DataFrame(rows))
+        "Inputs",
+        "Days of each product by how many of their time steps were there.",
+        table=Table.of(pd.DataFrame(rows), matchups.FUSED),
     )
