@@ -15,6 +15,7 @@ import numpy as np
 import yaml
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ByteSize,
     ConfigDict,
     Discriminator,
@@ -43,6 +44,17 @@ _FORMS = ("number", "grid")
 
 class ConfigError(Exception):
     """A configuration that cannot be used; the message says where and why."""
+
+
+def _size(value: Any) -> ByteSize:
+    """An amount of memory, such as ``2GiB``, in bytes."""
+    try:
+        return TypeAdapter(ByteSize).validate_python(value)
+    except ValidationError as error:
+        raise ValueError(f"{value!r} is no amount of memory, such as 2GiB") from error
+
+
+Size = Annotated[ByteSize, BeforeValidator(_size)]
 
 
 class Section(BaseModel):
@@ -129,18 +141,7 @@ class Ingest(Section):
         description="shards in a block, along y and along x: a granule is read once for all of them, which needs more memory",
     )
     cache: str | None = Field(None, description="local folder for granules that are read from a remote URL")
-    cache_limit: str = Field("4GiB", description="size of that folder; what was not used for longest makes room")
-
-    @property
-    def cache_limit_bytes(self) -> int:
-        """``cache_limit`` in bytes."""
-        return int(TypeAdapter(ByteSize).validate_python(self.cache_limit))
-
-    @field_validator("cache_limit")
-    @classmethod
-    def _amount(cls, value: str) -> str:
-        TypeAdapter(ByteSize).validate_python(value)
-        return value
+    cache_limit: Size = Field(ByteSize(4 * 2**30), description="size of that folder; what was not used for longest makes room")
 
 
 class Collocation(Section):
@@ -362,7 +363,9 @@ class Compute(Section):
     workers: Positive = Field(2, description="workers of the cluster")
     threads: Positive = Field(1, description="threads of each worker")
     processes: bool = Field(True, description="workers are processes; false: threads of one process")
-    memory_limit: str = Field("2GiB", description="of each worker, at most; a plan whose blocks need more is refused")
+    memory_limit: Size = Field(
+        ByteSize(2 * 2**30), description="of each worker, at most; a plan whose blocks need more is refused"
+    )
     attempts: Positive = Field(4, description="how often a block is tried")
     storage_retry_minutes: float = Field(
         5.0, gt=0.0, description="how long the requests of a block to object storage may fail and be repeated"
@@ -595,4 +598,6 @@ def documented(section: type[BaseModel] = Config, indent: int = 0) -> str:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, ByteSize):
+        return f"{value / 2**30:g}GiB"
     return [_plain(v) for v in value] if isinstance(value, (tuple, list)) else value

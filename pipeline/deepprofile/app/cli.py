@@ -30,6 +30,7 @@ from deepprofile.app.display import (
     days_table,
     describe,
     plan_table,
+    size_text,
     sizes_table,
     summary_table,
     time_text,
@@ -225,14 +226,9 @@ def _pools(config: Config, where: Where, listed: Sequence[Workload]) -> Iterator
 
 
 def _check_plan(config: Config, where: Where, listed: Sequence[Workload]) -> None:
-    from deepprofile.cluster.local import memory_limit_bytes
     from deepprofile.stages.pipeline import check_memory
 
-    compute = config.compute
-    try:
-        limit = memory_limit_bytes(compute)
-    except ValueError as error:
-        raise ConfigError(f"compute.memory_limit: {compute.memory_limit!r} is no amount of memory, such as 2GiB") from error
+    compute, limit = config.compute, config.compute.memory_limit
     if where is Where.KUBERNETES:
         from deepprofile.cluster.kubernetes import BLOCK_MARGIN
         from deepprofile.execution.pools import WORKER_BASE_BYTES
@@ -579,7 +575,7 @@ def plan(
         days = (checked.period.end - checked.period.start).days + 1
         out.print(
             f"{grid.name}, {grid.rows} x {grid.columns} cells, {days:,} days, {checked.compute.workers} workers of "
-            f"{checked.compute.memory_limit}",
+            f"{size_text(checked.compute.memory_limit)}",
         )
         out.print(plan_table(listed, already_there(checked)))
         _check_plan(checked, cluster, listed)

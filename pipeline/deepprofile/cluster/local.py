@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from typing import Final
 
 import dask
-from dask.utils import parse_bytes
 from distributed import Client, LocalCluster
 
 from deepprofile.config import Compute
@@ -23,17 +22,6 @@ ONE_THREAD: Final = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "M
 
 # The module that sets up the logs of a process; workers that are processes of their own load it when they start.
 LOGS: Final = "deepprofile.app.logs"
-
-
-def memory_limit_bytes(compute: Compute) -> int:
-    """The configured limit of a worker.
-
-    Raises
-    ------
-    ValueError
-        For something that is no amount of memory.
-    """
-    return int(parse_bytes(compute.memory_limit))
 
 
 @contextmanager
@@ -54,7 +42,7 @@ def local_pool(compute: Compute) -> Iterator[DaskPool]:
                 n_workers=compute.workers,
                 threads_per_worker=compute.threads,
                 processes=compute.processes,
-                memory_limit=memory_limit_bytes(compute),
+                memory_limit=int(compute.memory_limit),
                 host="127.0.0.1" if compute.processes else None,
                 # Any free port, and of this machine alone.
                 dashboard_address="127.0.0.1:0",

@@ -256,7 +256,7 @@ def steps(config: Config) -> list[Step]:
     """The store of the bounds, where any of them is a grid; what is wrong with them is found when it is planned."""
     if not are_gridded(config.inversion):
         return []
-    domain, cache = Domain.of(config), Cache(config.ingest.cache, config.ingest.cache_limit_bytes)
+    domain, cache = Domain.of(config), Cache(config.ingest.cache, config.ingest.cache_limit)
 
     def planned(root: Root, _: Mapping[str, str]) -> StagePlan:
         return plan(domain, config.inversion, cache, root)

@@ -319,7 +319,7 @@ def plan(task: ProductIngest, root: Root, as_of: AsOf | None = None) -> StagePla
         Where the folder of its granules is not there.
     """
     product, days, settings, made = task.product, task.domain.days, task.settings, template(task)
-    name, cache = product.name, Cache(settings.cache, settings.cache_limit_bytes)
+    name, cache = product.name, Cache(settings.cache, settings.cache_limit)
     catalogue = find_granules(product, task.granules, days, cache)
     algorithm = [ALGORITHM, product.algorithm]
     setting: dict[str, Any] = {

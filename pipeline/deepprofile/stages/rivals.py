@@ -227,7 +227,7 @@ class RivalSettings:
     @classmethod
     def of(cls, config: Config, name: str) -> RivalSettings:
         """Of a configured rival."""
-        cache = Cache(config.ingest.cache, config.ingest.cache_limit_bytes)
+        cache = Cache(config.ingest.cache, config.ingest.cache_limit)
         return cls(name, config.rivals[name], Domain.of(config), config.ingest.min_day_fraction, cache)
 
 

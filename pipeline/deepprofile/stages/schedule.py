@@ -116,7 +116,7 @@ def extended(config: Config, root: Root, until: np.datetime64, stores: Iterable[
     if until < start:
         raise PlanError(f"the period starts on {start}, which is after {until}: there is nothing to do until then")
     wanted = np.arange(start, until + 1)
-    cache = Cache(config.ingest.cache, config.ingest.cache_limit_bytes)
+    cache = Cache(config.ingest.cache, config.ingest.cache_limit)
     there = [
         find_granules(config.product(name), config.products[name].granules, wanted, cache).last_day for name in config.products
     ]
