@@ -61,8 +61,8 @@ def scan(folder: Path) -> xr.DataArray:
     days = pd.date_range(table["date"].min(), "2018-12-31")
     depths = INCHES_M * np.array(SCAN_INCHES)
     found = {}
-    for station, rows in table.groupby("station"):
-        rows = rows.set_index("date").reindex(days)
+    for station, given in table.groupby("station"):
+        rows = given.set_index("date").reindex(days)
         thawed = rows["st_2in_degC"].to_numpy() > THAWED_C
         found[str(station)] = np.where(thawed, rows[columns].to_numpy(np.float64).T / 100.0, np.nan)
     hourly = read_scan(folder / "scan")
@@ -83,8 +83,8 @@ def uscrn(folder: Path) -> xr.DataArray:
     days = pd.date_range("2020-01-01", "2020-12-31")
     columns = [f"soil_moisture_{depth}_daily" for depth in USCRN_CM]
     found = {}
-    for station, rows in table.assign(day=pd.to_datetime(table["lst_date"])).groupby("wban"):
-        rows = rows.drop_duplicates("day").set_index("day").reindex(days)
+    for station, given in table.assign(day=pd.to_datetime(table["lst_date"])).groupby("wban"):
+        rows = given.drop_duplicates("day").set_index("day").reindex(days)
         thawed = rows["soil_temp_5_daily"].to_numpy(np.float64) > THAWED_C
         found[str(station)] = np.where(thawed, rows[columns].to_numpy(np.float64).T, np.nan)
     return _array(found, np.array(USCRN_CM) / 100.0, days)

@@ -12,7 +12,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
@@ -130,7 +130,7 @@ def run(config: Config, versions: dict[str, str], *, solve: bool, threads: int =
     return seconds, memory.more / 2**20
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main() -> int:
     """Run the benchmark and print its tables."""
     console = Console(width=110)
     table = Table(title="invert stage on the local disk, two threads", title_justify="left")

@@ -121,7 +121,7 @@ def beside(parts: Sequence[xr.DataArray]) -> xr.DataArray:
 
 def validate(case: Case, profiles: Mapping[str, xr.Dataset]) -> tuple[xr.Dataset, dict[str, xr.DataArray]]:
     """Scores (estimate, sensor) and the estimates at the sensors."""
-    assert all(reaches_profile(*pair) for pair in zip(case.stations.depth_top, case.stations.depth_bottom, strict=True))
+    assert all(reaches_profile(bottom) for bottom in case.stations.depth_bottom)
     estimates = at_sensors(case, profiles)
     return score_all(estimates, case.stations["soil_moisture"]), estimates
 

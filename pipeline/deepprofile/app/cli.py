@@ -188,7 +188,7 @@ class _Terminated(KeyboardInterrupt):
 def _ending_in_order() -> Iterator[None]:
     """SIGTERM ends the run as Ctrl-C does: what was done is recorded, and the cluster is removed."""
 
-    def terminate(number: int, frame: object) -> None:
+    def terminate(_number: int, _frame: object) -> None:
         raise _Terminated
 
     if threading.current_thread() is not threading.main_thread():
@@ -520,7 +520,7 @@ def demo(
         from deepprofile.stages.pipeline import STAGES
 
         try:
-            code, written = run_demo(output, lambda config: _run(config, STAGES), lambda text: err.print(text))
+            code, written = run_demo(output, lambda config: _run(config, STAGES), err.print)
         except KeyboardInterrupt:
             err.print("\nStopped. Run the same command again to go on.")
             raise typer.Exit(STOPPED) from None

@@ -118,7 +118,7 @@ def _protect_the_rest() -> None:
         if stream is not None:
             stream.write(without_secrets(warnings.formatwarning(message, category, filename, lineno, line)))
 
-    def report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    def report(_kind: type[BaseException], error: BaseException, _trace: TracebackType | None) -> None:
         if sys.stderr is not None:
             sys.stderr.write(traceback_text(error))
 
@@ -132,6 +132,6 @@ def _protect_the_rest() -> None:
     threading.excepthook = report_of_thread
 
 
-def dask_setup(worker: object) -> None:
+def dask_setup(_worker: object) -> None:
     """What a worker that names this module as its ``preload`` does when it starts."""
     configure()

@@ -58,7 +58,7 @@ def write_report(
     sections = [_maps(profile), _weights(stores), *extra]
     if {observations.STORE, matchups.STORE, validate.STORE} <= set(stores.versions) and config.stations:
         sections += _stations(stores, profile, truth)
-    sections.append(_coverage(stores, profile))
+    sections.append(_coverage(stores))
     grid, days = config.grid.grid(), days_of(config)
     facts = [
         ("Grid", f"{grid.name}, {grid.rows} × {grid.columns} cells, {_bounds(profile)}"),
@@ -373,7 +373,7 @@ def _series(stores: Published, here: xr.Dataset, stations: xr.Dataset, chosen: S
     return series_figure(estimates, xr.concat(intervals, "sensor"), stations, f"{place}: series at each sensor")
 
 
-def _coverage(stores: Published, profile: xr.Dataset) -> Section:
+def _coverage(stores: Published) -> Section:
     rows: list[dict[str, Any]] = []
     for name in stores.config.products:
         store = stores.open(ingest.store_name(name))

@@ -399,7 +399,7 @@ def kubernetes_pool(compute: Compute, memory_per_block: int, say: Callable[[str]
                 )
             except (ClusterError, KeyboardInterrupt):
                 raise
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001
                 waiting.for_scheduler(True, str(error))
             if compute.kubernetes.adaptive:
                 cluster.adapt(minimum=compute.kubernetes.minimum_workers, maximum=compute.workers)
@@ -526,7 +526,7 @@ def _close(cluster: Any, client: Any, name: str, namespace: str, say: Callable[[
             time.sleep(0.3)
         else:
             say(f"the Dask cluster {name} is being removed, but the operator has not confirmed it: is it running?")
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001
         log.warning("the Dask cluster %s could not be removed: %s; the next run will do it", name, error)
     if cluster is not None:
         with suppress(Exception):

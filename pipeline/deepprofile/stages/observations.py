@@ -165,7 +165,7 @@ def sensors_of(stations: Sequence[Stations], domain: Domain) -> Found:
     def keep(record: SensorRecord) -> SensorRecord | None:
         nonlocal read
         read += 1
-        if not reaches_profile(record.depth_top, record.depth_bottom):
+        if not reaches_profile(record.depth_bottom):
             return None
         if placing.cell(record.latitude, record.longitude) is None:
             return None

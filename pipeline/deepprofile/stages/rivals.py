@@ -155,7 +155,7 @@ def _opened(granule: Granule, cache: Cache) -> Iterator[list[GranuleFile]]:
             yield [store]
         return
     path = local_copy(granule, cache)
-    with opened(path) as files, reading(granule.name, path):
+    with opened(path) as files, reading(granule.name):
         yield files
 
 

@@ -316,7 +316,7 @@ class Lease:
             self._lost = self._new_holder()
             log.error("the lease on %s was taken over by %s", self._root, self._lost)
             return False
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001
             # The storage does not answer: tried again until the lease has run out.
             log.warning("the lease on %s could not be renewed: %s", self._root, error)
         return True

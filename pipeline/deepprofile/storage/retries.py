@@ -177,7 +177,7 @@ async def retry_async(attempt: Callable[[], Awaitable[T]]) -> T:
         while True:
             try:
                 return await attempt()
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001
                 pause = patience.pause_after(error)
             await asyncio.sleep(pause)
 
@@ -188,7 +188,7 @@ def retry_sync(attempt: Callable[[], T]) -> T:
         while True:
             try:
                 return attempt()
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001
                 pause = patience.pause_after(error)
             time.sleep(pause)
 

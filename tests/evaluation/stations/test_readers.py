@@ -146,6 +146,6 @@ def test_sensors_are_compared_with_points_and_layer_means():
     np.testing.assert_array_equal(sensor_estimate(profile, 0.2, 0.2), view.at(0.2))
     np.testing.assert_array_equal(sensor_estimate(profile, 1.016, 1.016), view.at(1.0))
     np.testing.assert_array_equal(sensor_estimate(profile, 0.0, 0.3), view.mean(0.0, 0.3))
-    assert not reaches_profile(1.2, 1.2)
+    assert not reaches_profile(1.2)
     with pytest.raises(ValueError, match="below the profile"):
         sensor_estimate(profile, 1.2, 1.2)

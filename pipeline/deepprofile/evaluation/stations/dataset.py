@@ -193,13 +193,13 @@ def sensor_estimate(profile: xr.Dataset, depth_top: float, depth_bottom: float) 
     ValueError
         For a sensor below the profile.
     """
-    if not reaches_profile(depth_top, depth_bottom):
+    if not reaches_profile(depth_bottom):
         raise ValueError(f"a sensor at {depth_top:g} to {depth_bottom:g} m lies below the profile, which ends at 1 m")
     if depth_bottom - depth_top < 1e-6:
         return profile.deepprofile.at(min(depth_top, 1.0))  # type: ignore[no-any-return]
     return profile.deepprofile.mean(depth_top, min(depth_bottom, 1.0))  # type: ignore[no-any-return]
 
 
-def reaches_profile(depth_top: float, depth_bottom: float) -> bool:
+def reaches_profile(depth_bottom: float) -> bool:
     """Whether a sensor lies within the profile: points and the lower ends of intervals down to 1.05 m."""
     return depth_bottom <= DEEPEST_POINT_M + 1e-9

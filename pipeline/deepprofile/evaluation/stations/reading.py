@@ -48,7 +48,7 @@ class Report:
         """Whatever goes wrong with a file becomes one problem, and costs that file only."""
         try:
             yield
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001
             self.problems.append(str(error) if isinstance(error, StationError) else f"{label} cannot be read: {_reason(error)}")
 
     def refuse(self) -> None:

@@ -90,7 +90,9 @@ def _equals(stored: NDArray[Any], marks: Any) -> NDArray[np.bool_]:
             bits = 8 * stored.dtype.itemsize
             if not whole or not -(2 ** (bits - 1)) <= int(mark) < 2**bits:
                 continue
-            mark = np.array(int(mark) % 2**bits, dtype=f"u{stored.dtype.itemsize}").astype(stored.dtype.newbyteorder("="))
+            unsigned = np.array(int(mark) % 2**bits, dtype=f"u{stored.dtype.itemsize}")
+            out |= stored == unsigned.astype(stored.dtype.newbyteorder("=")).astype(stored.dtype)
+            continue
         with np.errstate(over="ignore"):
             out |= stored == np.asarray(mark).astype(stored.dtype)
     return out
@@ -137,10 +139,10 @@ def _outside(stored: NDArray[Any], decoded: Floats, attrs: Mapping[str, Any], *,
         if limit.size and limit[0] == limit[0]:
             whole = np.issubdtype(limit.dtype, np.integer)
             in_stored = packed and whole and limit.dtype.itemsize == stored.dtype.itemsize
-            values: NDArray[Any] = stored if in_stored else decoded
             if in_stored and str(attrs.get("_Unsigned", "")).lower() == "true":
-                values, limit = _as_unsigned(stored), _as_unsigned(limit.astype(stored.dtype))
-            out |= beyond(values, limit[0] if in_stored else np.float32(limit[0]))
+                out |= beyond(_as_unsigned(stored), _as_unsigned(limit.astype(stored.dtype))[0])
+            else:
+                out |= beyond(stored if in_stored else decoded, limit[0] if in_stored else np.float32(limit[0]))
     return out
 
 

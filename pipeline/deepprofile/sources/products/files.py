@@ -308,7 +308,7 @@ def opened(path: Path) -> Iterator[list[GranuleFile]]:
         For whatever goes wrong while it is open: a file that is cut off, damaged, of another kind, or not what its reader
         expects.
     """
-    with reading(path.name, path), ExitStack() as stack:
+    with reading(path.name), ExitStack() as stack:
         yield _open_parts(path, path.name, stack)
 
 
@@ -322,7 +322,7 @@ def opened_zarr(url: str) -> Iterator[GranuleFile]:
         As ``opened``.
     """
     name = url.rstrip("/").rsplit("/", 1)[-1]
-    with reading(name, None), _zarr_dataset(url) as dataset:
+    with reading(name), _zarr_dataset(url) as dataset:
         yield DatasetFile(name, dataset)
 
 
@@ -340,7 +340,7 @@ def _zarr_dataset(url: str) -> xr.Dataset:
 
 
 @contextmanager
-def reading(name: str, path: Path | None) -> Iterator[None]:
+def reading(name: str) -> Iterator[None]:
     """Whatever goes wrong within is a GranuleError that names the granule and the cause."""
     try:
         yield
@@ -350,7 +350,7 @@ def reading(name: str, path: Path | None) -> Iterator[None]:
         raise GranuleError(f"{name}: {error}") from error
     except Exception as error:
         _pass_on(error)
-        raise GranuleError(f"{name} cannot be read: {_cause(error, path)}") from error
+        raise GranuleError(f"{name} cannot be read: {_cause(error)}") from error
 
 
 def _pass_on(error: Exception) -> None:
@@ -378,7 +378,7 @@ def _open_parts(path: Path, name: str, stack: ExitStack) -> list[GranuleFile]:
     # An HDF5 file may begin with a block of its user's.
     if h5py.is_hdf5(path):
         return [_open_hdf5(path, name, stack)]
-    raise GranuleError(f"{name} cannot be read: {_what_begins(begin, path)}")
+    raise GranuleError(f"{name} cannot be read: {_what_begins(begin)}")
 
 
 def _open_hdf5(path: Path, name: str, stack: ExitStack) -> Hdf5File:
@@ -417,7 +417,7 @@ def _check_heap(content: bytes) -> None:
         place += step
 
 
-def _what_begins(begin: bytes, path: Path) -> str:
+def _what_begins(begin: bytes) -> str:
     """What a file is that is of none of the formats, in words."""
     text = begin.lstrip(b"\xef\xbb\xbf \t\r\n")
     lower = text[:200].lower()
@@ -448,7 +448,7 @@ def _excerpt(text: bytes) -> str:
     return " ".join(text.decode("utf-8", errors="replace").split())[:160]
 
 
-def _cause(error: Exception, path: Path | None) -> str:
+def _cause(error: Exception) -> str:
     """Why a file could not be read, from what a library says of it."""
     line = _first_line(error)
     if isinstance(error, FileNotFoundError):

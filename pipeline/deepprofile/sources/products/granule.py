@@ -255,7 +255,7 @@ class Product(ABC):
         with ExitStack() as stack:
             files = [file for path in paths for file in stack.enter_context(opened(path))]
             # Whatever goes wrong from here on names the files too.
-            stack.enter_context(reading(paths[0].name, None))
+            stack.enter_context(reading(paths[0].name))
             steps = self._steps(self._parts(files), window, days, paths[0].name)
         named = self.parse(paths[0].name)
         return replace(steps, provisional=steps.provisional or (named is not None and named.provisional))

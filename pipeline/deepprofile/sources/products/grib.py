@@ -173,7 +173,7 @@ def _values(file: Any, message: _Message, name: str) -> NDArray[np.float64]:
 
 
 @lru_cache(maxsize=8)
-def _scan(path: str, size: int, changed: int, name: str) -> tuple[_Message, ...]:
+def _scan(path: str, _size: int, _changed: int, name: str) -> tuple[_Message, ...]:
     """What a file holds; it is looked through once as long as it stays the same."""
     found: list[_Message] = []
     with open(path, "rb") as file:

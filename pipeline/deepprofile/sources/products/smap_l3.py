@@ -35,7 +35,7 @@ _NOT_RECOMMENDED: Final = 1
 # Fill of the flag, also where no attribute says so.
 _NO_FLAG: Final = 65534
 # Names in the evening's group end in _pm. The first versions of SPL3SMP have one group, of the morning.
-_ONE_PASS: Final = "Soil_Moisture_Retrieval_Data"
+_ONE_PASS: Final = "Soil_Moisture_Retrieval_Data"  # noqa: S105
 _PASSES: Final = (("Soil_Moisture_Retrieval_Data_AM", ""), ("Soil_Moisture_Retrieval_Data_PM", "_pm"), (_ONE_PASS, ""))
 _MORNING: Final = re.compile(r"\b6(?::00)? ?a\.?m\b|\bdescending\b|\bnorth to south\b", re.IGNORECASE)
 _EVENING: Final = re.compile(r"\b6(?::00)? ?p\.?m\b|\bascending\b|\bsouth to north\b", re.IGNORECASE)

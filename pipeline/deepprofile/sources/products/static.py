@@ -62,7 +62,7 @@ def opened_field(source: Path | str, variable: str) -> Iterator[StaticField]:
     with ExitStack() as stack:
         if isinstance(source, Path):
             files = stack.enter_context(opened(source))
-            stack.enter_context(reading(source.name, source))
+            stack.enter_context(reading(source.name))
         else:
             files = [stack.enter_context(opened_zarr(source))]
         yield _field(files, variable)

@@ -135,7 +135,7 @@ class Cds(Provider):
 
         try:
             url, key, verify = get_url_key_verify(self.url, None, None)
-        except Exception:
+        except Exception:  # noqa: BLE001
             # Its own address is no secret: the key is what has to be given.
             try:
                 url, key, verify = get_url_key_verify(self.url or URL, None, None)
