@@ -124,21 +124,25 @@ def _numbers(value: Any) -> NDArray[Any]:
     return found if np.issubdtype(found.dtype, np.number) else np.array([])
 
 
+_LIMITS: Final = ("valid_range", "valid_min", "valid_max")
+
+
 def _outside(stored: NDArray[Any], decoded: Floats, attrs: Mapping[str, Any], *, packed: bool) -> NDArray[np.bool_]:
     """Where values lie outside of ``valid_range``, or of ``valid_min`` and ``valid_max``.
 
     Limits of the packed type, or of its unsigned twin, are those of the packed numbers, others those of the unpacked ones
-    (netCDF User Guide, appendix A).
+    (netCDF User Guide, appendix A). Attributes of Zarr are JSON, where numbers have no type: whole ones count as packed.
     """
     limits = [_numbers(attrs[key])[:1] if key in attrs else np.array([]) for key in ("valid_min", "valid_max")]
     both = _numbers(attrs["valid_range"]) if "valid_range" in attrs else np.array([])
     if both.size == 2:
         limits = [both[:1], both[1:]]
+    typed = any(isinstance(attrs[key], (np.ndarray, np.generic)) for key in _LIMITS if key in attrs)
     out = np.zeros(stored.shape, bool)
     for limit, beyond in zip(limits, (np.less, np.greater), strict=True):
         if limit.size and limit[0] == limit[0]:
             whole = np.issubdtype(limit.dtype, np.integer)
-            in_stored = packed and whole and limit.dtype.itemsize == stored.dtype.itemsize
+            in_stored = packed and whole and (not typed or limit.dtype.itemsize == stored.dtype.itemsize)
             if in_stored and str(attrs.get("_Unsigned", "")).lower() == "true":
                 out |= beyond(_as_unsigned(stored), _as_unsigned(limit.astype(stored.dtype))[0])
             else:
