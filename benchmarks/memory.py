@@ -26,7 +26,7 @@ from deepprofile.config import Config
 from deepprofile.evaluation.stations import Report
 from deepprofile.execution.blocks import Block
 from deepprofile.execution.pools import WORKER_BASE_BYTES
-from deepprofile.stages import collocate, ingest, invert, matchups, observations, paired, rivals, validate
+from deepprofile.stages import collocate, ingest, invert, matchups, observations, paired, rivals, schemas, validate
 from deepprofile.stages.domain import Domain, days_of
 from deepprofile.stages.increments import PublishedBlock
 from deepprofile.stages.plan import StagePlan
@@ -43,7 +43,7 @@ from benchmarks.stages import CORNER, PRODUCTS, START, configure, fill
 INGEST_DAYS = {"smap_l4": 32, "gldas_noah": 192, "era5_land": 32, "smap_l3": 64}
 INGEST_CELLS = 512
 CELLS, DAYS, LONG_DAYS, RECORD_DAYS = 96, 64, 1024, 14600
-SENSORS = observations.SENSORS_PER_BLOCK
+SENSORS = schemas.SENSORS_PER_BLOCK
 RIVAL = "rival"
 
 
@@ -189,7 +189,7 @@ def _scores(folder: Path) -> Iterator[Measured]:
         plans[0].append(differences)
         plans[1].append(validate.plan(domain, task.estimates, root, versions, found))
         # Some sensors after the others: as many as are in memory at a time tell.
-        few = observations.Found(found.stations.isel(sensor=slice(0, observations.SENSORS_PER_CHUNK)), found.report)
+        few = observations.Found(found.stations.isel(sensor=slice(0, schemas.SENSORS_PER_CHUNK)), found.report)
         theirs = rivals.template(rivals.RivalSettings.of(config, RIVAL), few.stations)
         versions[rivals.store_name(RIVAL)] = "made"
         create(root.version(rivals.store_name(RIVAL), "made"), theirs)

@@ -26,20 +26,20 @@ from deepprofile.sources.catalogue import MIRROR, ZARR_MARKS, Cache, granule_of,
 from deepprofile.sources.products import GranuleError
 from deepprofile.sources.products.decoding import Floats, is_unit
 from deepprofile.sources.products.static import StaticField, opened_field
+from deepprofile.stages import schemas
 from deepprofile.stages.analysis_ready import cached_overlaps
-from deepprofile.stages.attributes import grid_attributes, space_time_coordinates
 from deepprofile.stages.domain import Domain
 from deepprofile.stages.plan import Expected, PlanError, StagePlan, Step
 from deepprofile.storage.filesystems import join
 from deepprofile.storage.fingerprints import fingerprint
 from deepprofile.storage.objects import MissingPathError, exists, listing, told
-from deepprofile.storage.stores import Root, Template, Variable, read_region, write_shards
+from deepprofile.storage.stores import Root, read_region, write_shards
 
 # The version of what turns a file into bounds.
 ALGORITHM: Final = 1
 STORE: Final = "bounds"
 STAGE: Final = "invert/bounds"
-NAMES: Final = ("lower_bound", "upper_bound")
+NAMES: Final = schemas.BOUNDS
 
 # Rows and columns of the target, each first and last + 1, to values there.
 _Reader = Callable[[tuple[int, int], tuple[int, int]], Floats]
@@ -127,29 +127,6 @@ def _constant(value: float) -> _Reader:
     return read
 
 
-def template(domain: Domain) -> Template:
-    """The store before anything is computed."""
-    grid, blocks = domain.grid, domain.blocks
-    return Template(
-        sizes={"y": grid.rows, "x": grid.columns},
-        variables={
-            **space_time_coordinates(grid, None),
-            **{
-                name: Variable(
-                    ("y", "x"),
-                    "float32",
-                    shards=(blocks.cells, blocks.cells),
-                    chunks=(blocks.chunk_cells, blocks.chunk_cells),
-                    fill=float("nan"),
-                    attrs={"units": "m3 m-3", "long_name": f"{word} soil moisture; NaN where there is no soil"},
-                )
-                for name, word in zip(NAMES, ("least", "greatest"), strict=True)
-            },
-        },
-        attrs={**grid_attributes(grid), "title": "Bounds of soil moisture", "block_dims": ["y", "x"]},
-    )
-
-
 @dataclass(frozen=True)
 class BoundsBlock:
     """Writes the bounds of a block of cells; ``values``: of the whole grid, in the order of ``NAMES``, (bound, row, column)."""
@@ -186,7 +163,7 @@ def plan(domain: Domain, settings: Inversion, cache: Cache, root: Root) -> Stage
     deepprofile.storage.objects.MissingPathError
         Where there is no such file.
     """
-    made, target = template(domain), domain.grid
+    made, target = schemas.bounds(domain), domain.grid
     values = np.empty((2, *target.shape), np.float32)
     try:
         with _opened(settings, target, cache) as readers:

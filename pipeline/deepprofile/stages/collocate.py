@@ -24,15 +24,14 @@ from deepprofile.core.layers import OBSERVATION, Layout
 from deepprofile.execution.blocks import Block, Job, Outcome, Workload, grid_blocks
 from deepprofile.grids.grids import Grid
 from deepprofile.sources.products import Product
-from deepprofile.stages import ingest
+from deepprofile.stages import ingest, schemas
 from deepprofile.stages.analysis_ready import Source
-from deepprofile.stages.attributes import grid_attributes, space_time_coordinates
 from deepprofile.stages.domain import Domain, products_of
 from deepprofile.stages.plan import Expected, StagePlan, Step
 from deepprofile.stages.schedule import remade_mark
 from deepprofile.storage.filesystems import zarr_store
 from deepprofile.storage.fingerprints import fingerprint
-from deepprofile.storage.stores import Root, Template, Variable, exists, read_region, write_shards
+from deepprofile.storage.stores import Root, Template, exists, read_region, write_shards
 
 # The versions of what turns daily means into moments, and moments into the error model.
 MOMENTS_ALGORITHM: Final = 1
@@ -41,19 +40,6 @@ MOMENTS_STORE: Final = "moments"
 STORE: Final = "weights"
 # Moments are summed over stretches of so many days, whatever the shards, so that their rounding is always the same.
 STRETCH_DAYS: Final = 64
-
-# Arrays along observation: type, fill, unit and what they are.
-_ARRAYS: Final[dict[str, tuple[str, float | int, str, str]]] = {
-    "error_variance": ("float32", float("nan"), "m6 m-6", "random error variance"),
-    "bias_variance": ("float32", float("nan"), "m6 m-6", "mean-square bias"),
-    "mean": ("float32", float("nan"), "m3 m-3", "time mean"),
-    "reference_mean": ("float32", float("nan"), "m3 m-3", "time mean over the days of the other products"),
-    "variance": ("float32", float("nan"), "m6 m-6", "variance in time"),
-    "fmse": ("float32", float("nan"), "1", "1 - r_squared"),
-    "r_squared": ("float32", float("nan"), "1", "squared correlation with the truth, by triple collocation"),
-    "n_samples": ("int32", 0, "1", "days of the largest triplet"),
-    "status": ("int8", 3, "1", "where the estimate comes from"),
-}
 
 
 def layout_of(products: Iterable[Product]) -> Layout:
@@ -108,75 +94,25 @@ class ErrorModel:
         return Comparison.of(self.products, [pair for pair in self.settings.dependent if set(pair) <= names])
 
 
-def moments_template(model: ErrorModel) -> Template:
-    """The store of the moments."""
-    grid, blocks = model.domain.grid, model.domain.blocks
-    groups = len(model.comparison.design()[1].groups)
-    return Template(
-        sizes={"y": grid.rows, "x": grid.columns, "group": groups, "moment": MOMENTS},
-        variables={
-            **space_time_coordinates(grid, None),
-            "moments": Variable(
-                ("y", "x", "group", "moment"),
-                "float64",
-                shards=(blocks.cells, blocks.cells, groups, MOMENTS),
-                chunks=(blocks.chunk_cells, blocks.chunk_cells, groups, MOMENTS),
-                fill=0.0,
-                attrs={"long_name": "counts, means and co-moments of triplets and pairs of series"},
-            ),
-        },
-        attrs={**grid_attributes(grid), "title": "Moments of triple collocation", "block_dims": ["y", "x"]},
-    )
+def _moments_template(model: ErrorModel) -> Template:
+    _, design = model.comparison.design()
+    return schemas.moments(model.domain, len(design.groups))
 
 
 def weights_template(model: ErrorModel) -> Template:
-    """The store of the error model."""
-    grid, blocks, comparison = model.domain.grid, model.domain.blocks, model.comparison
+    """The store of the error model before anything is computed."""
+    comparison = model.comparison
     layout, _ = comparison.design()
-    n = layout.size
-    shards, chunks = (blocks.cells, blocks.cells), (blocks.chunk_cells, blocks.chunk_cells)
-    variables = {
-        name: Variable(
-            (OBSERVATION, "y", "x"),
-            dtype,
-            shards=(n, *shards),
-            chunks=(n, *chunks),
-            fill=fill,
-            attrs={"units": unit, "long_name": text}
-            | (
-                {"flag_values": [0, 1, 2, 3], "flag_meanings": "triple_collocation neighbours typical_ratio no_data"}
-                if name == "status"
-                else {}
-            ),
-        )
-        for name, (dtype, fill, unit, text) in _ARRAYS.items()
+    settings = {
+        # After an upgrade that changes any of them, the error model is made anew at once: see `is_due`.
+        "algorithms": [WEIGHTS_ALGORITHM, MOMENTS_ALGORITHM, ingest.ALGORITHM]
+        + [product.algorithm for product in model.products],
+        "dependent": [list(pair) for pair in comparison.dependent],
+        "min_samples": model.settings.min_samples,
+        "window": model.settings.window,
+        "period": [str(day) for day in model.domain.days[[0, -1]]],
     }
-    return Template(
-        sizes={OBSERVATION: n, "y": grid.rows, "x": grid.columns},
-        variables={
-            **space_time_coordinates(grid, None),
-            **variables,
-            "layer_top": Variable((OBSERVATION,), "float64", values=layout.top, attrs={"units": "m"}),
-            "layer_bottom": Variable((OBSERVATION,), "float64", values=layout.bottom, attrs={"units": "m"}),
-            "product_index": Variable(
-                (OBSERVATION,), "int8", values=layout.product_index.astype(np.int8), attrs={"products": list(layout.products)}
-            ),
-        },
-        attrs={
-            **grid_attributes(grid),
-            "title": "Error model of each layer of each product",
-            "products": list(layout.products),
-            # After an upgrade that changes any of them, the error model is made anew at once: see `is_due`.
-            "algorithms": [WEIGHTS_ALGORITHM, MOMENTS_ALGORITHM, ingest.ALGORITHM]
-            + [product.algorithm for product in model.products],
-            "coordinates": "lat lon layer_top layer_bottom product_index",
-            "block_dims": ["y", "x"],
-            "dependent": [list(pair) for pair in comparison.dependent],
-            "min_samples": model.settings.min_samples,
-            "window": model.settings.window,
-            "period": [str(day) for day in model.domain.days[[0, -1]]],
-        },
-    )
+    return schemas.weights(model.domain, layout, settings)
 
 
 def is_due(model: ErrorModel, root: Root) -> bool:
@@ -270,8 +206,8 @@ class WeightsBlock:
         rows, columns = block.region
         errors, read = self.errors(rows, columns)
         written = 0
-        for name in _ARRAYS:
-            values = errors[name].transpose(OBSERVATION, "y", "x").values.astype(_ARRAYS[name][0])
+        for name in schemas.ERROR_MODEL:
+            values = errors[name].transpose(OBSERVATION, "y", "x").values.astype(schemas.ERROR_MODEL[name][0])
             written += write_shards(self.url, name, (0, rows[0], columns[0]), values)
         return Outcome(read, written)
 
@@ -334,7 +270,11 @@ def weights_workload(model: ErrorModel) -> Workload:
 
 def plan_moments(model: ErrorModel, root: Root, versions: Mapping[str, str]) -> StagePlan:
     """Plan the first step."""
-    made, comparison, target = moments_template(model), model.comparison, model.domain.grid
+    made, comparison, target = (
+        _moments_template(model),
+        model.comparison,
+        model.domain.grid,
+    )
     inputs = {store: versions[store] for store in ard_stores(model.products)}
     setting = [dict(made.attrs), made.variables["moments"].shards, made.variables["moments"].chunks, comparison, inputs]
     version = fingerprint("moments", MOMENTS_ALGORITHM, setting, *remade_mark(root))

@@ -25,20 +25,18 @@ from deepprofile.sources.catalogue import (
     steps_needed,
 )
 from deepprofile.sources.products import DayNotHeldError, GranuleError, Latency, Outage, Product, are_alike
+from deepprofile.stages import schemas
 from deepprofile.stages.analysis_ready import Source
-from deepprofile.stages.attributes import grid_attributes, space_time_coordinates
 from deepprofile.stages.domain import Domain
 from deepprofile.stages.increments import BlockInputs, DayFingerprints, PublishedBlock, spans
 from deepprofile.stages.manifest import days_document
 from deepprofile.stages.plan import Expected, StagePlan, Step
 from deepprofile.stages.schedule import AsOf, ReprocessRequests
 from deepprofile.storage.fingerprints import fingerprint
-from deepprofile.storage.stores import Root, Template, Variable, read_region, write_shards
+from deepprofile.storage.stores import Root, Template, read_region, write_shards
 
 # The version of what turns granules into daily means; each product has one more, of its own reader.
 ALGORITHM: Final = 1
-# 2^-15 m3 m-3: far below what any product resolves.
-PRECISION: Final = 2.0**-15
 
 
 def store_name(product: str) -> str:
@@ -101,57 +99,7 @@ def source(product: Product, target: Grid, root: Root, version: str) -> Source:
 
 def template(task: ProductIngest) -> Template:
     """The store before anything is computed."""
-    product, grid, days, blocks = task.product, task.domain.grid, task.domain.days, task.domain.blocks
-    count = len(product.layers)
-    return Template(
-        sizes={"time": days.size, "layer": count, "y": grid.rows, "x": grid.columns},
-        variables={
-            **space_time_coordinates(grid, days),
-            "layer_top": Variable(
-                ("layer",), "float64", values=np.array([layer.top_m for layer in product.layers]), attrs={"units": "m"}
-            ),
-            "layer_bottom": Variable(
-                ("layer",), "float64", values=np.array([layer.bottom_m for layer in product.layers]), attrs={"units": "m"}
-            ),
-            "steps": Variable(
-                ("time",),
-                "uint8",
-                shards=(blocks.days,),
-                chunks=(blocks.chunk_days,),
-                fill=0,
-                attrs={"long_name": "time steps that were there", "steps_per_day": product.steps_per_day},
-            ),
-            "provisional": Variable(
-                ("time",),
-                "uint8",
-                shards=(blocks.days,),
-                chunks=(blocks.chunk_days,),
-                fill=0,
-                attrs={
-                    "long_name": "whether the provider will replace values of the day",
-                    "flag_values": [0, 1],
-                    "flag_meanings": "final provisional",
-                },
-            ),
-            "soil_moisture": Variable(
-                ("time", "layer", "y", "x"),
-                "float32",
-                shards=(blocks.days, count, blocks.cells, blocks.cells),
-                chunks=(blocks.chunk_days, count, blocks.chunk_cells, blocks.chunk_cells),
-                fill=float("nan"),
-                precision=PRECISION,
-                attrs={"units": "m3 m-3", "long_name": "daily mean volumetric soil moisture", "cell_methods": "time: mean"},
-            ),
-        },
-        attrs={
-            **grid_attributes(grid),
-            "title": f"{product.title}: daily means",
-            "product": product.name,
-            "min_day_fraction": task.settings.min_day_fraction,
-            "coordinates": "lat lon layer_top layer_bottom",
-            "block_dims": ["time", "y", "x"],
-        },
-    )
+    return schemas.analysis_ready(task.domain, task.product, task.settings.min_day_fraction)
 
 
 @dataclass
@@ -318,7 +266,12 @@ def plan(task: ProductIngest, root: Root, as_of: AsOf | None = None) -> StagePla
     deepprofile.storage.objects.MissingPathError
         Where the folder of its granules is not there.
     """
-    product, days, settings, made = task.product, task.domain.days, task.settings, template(task)
+    product, days, settings, made = (
+        task.product,
+        task.domain.days,
+        task.settings,
+        template(task),
+    )
     name, cache = product.name, Cache(settings.cache, settings.cache_limit)
     catalogue = find_granules(product, task.granules, days, cache)
     algorithm = [ALGORITHM, product.algorithm]

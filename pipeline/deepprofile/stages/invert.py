@@ -20,37 +20,19 @@ from deepprofile.core.prior import Prior
 from deepprofile.execution.blocks import Block, Job, Outcome, Workload, grid_blocks
 from deepprofile.execution.ledger import Ledger
 from deepprofile.grids.grids import Grid
-from deepprofile.stages import bounds, collocate, gate, ingest
+from deepprofile.stages import bounds, collocate, gate, ingest, schemas
 from deepprofile.stages.analysis_ready import Source, cached_overlaps
-from deepprofile.stages.attributes import grid_attributes, space_time_coordinates
 from deepprofile.stages.collocate import Comparison, ErrorModel
 from deepprofile.stages.domain import Domain
 from deepprofile.stages.increments import BlockInputs, DayFingerprints, day_fingerprints_of, spans
 from deepprofile.stages.manifest import ledger_url
 from deepprofile.stages.plan import Expected, StagePlan, Step
 from deepprofile.storage.fingerprints import fingerprint
-from deepprofile.storage.stores import Root, Template, Variable, quantize, read_region, write_shards
+from deepprofile.storage.stores import Root, Template, quantize, read_region, write_shards
 
 # The version of what turns daily means and the error model into profiles.
 ALGORITHM: Final = 3
 STORE: Final = "profile"
-# Six coefficients, each off by half of this at most, move theta by less than 1e-4.
-PRECISION: Final = 2.0**-16
-# Arrays without time: dimensions after those of the cells, and what they are.
-_STATIC: Final[dict[str, tuple[str, ...]]] = {
-    "posterior_covariance": ("availability", "degree", "degree_2"),
-    "prior_mean": (),
-    "lower_bound": (),
-    "upper_bound": (),
-}
-
-
-# Arrays along time.
-_IN_TIME: Final[dict[str, tuple[str, ...]]] = {
-    "coefficients": ("time", "degree", "y", "x"),
-    "flags": ("time", "y", "x"),
-    "pattern": ("time", "y", "x"),
-}
 
 
 def _prior(settings: Inversion) -> Prior:
@@ -165,59 +147,7 @@ def _prototype(profiles: Profiles) -> xr.Dataset:
 
 def template(profiles: Profiles) -> Template:
     """The store before anything is computed."""
-    grid, days, blocks = profiles.domain.grid, profiles.domain.days, profiles.domain.blocks
-    one = _prototype(profiles)
-    degrees, patterns = one.sizes["degree"], one.sizes["availability"]
-    cells, chunk = (blocks.cells, blocks.cells), (blocks.chunk_cells, blocks.chunk_cells)
-    variables = space_time_coordinates(grid, days)
-    variables["coefficients"] = Variable(
-        ("time", "degree", "y", "x"),
-        "float32",
-        shards=(blocks.days, degrees, *cells),
-        chunks=(blocks.chunk_days, degrees, *chunk),
-        fill=float("nan"),
-        precision=PRECISION,
-        attrs=one["coefficients"].attrs,
-    )
-    for name, dtype in (("flags", "uint32"), ("pattern", "uint16")):
-        variables[name] = Variable(
-            ("time", "y", "x"),
-            dtype,
-            shards=(blocks.days, *cells),
-            chunks=(blocks.chunk_days, *chunk),
-            fill=0,
-            attrs=one[name].attrs,
-        )
-    sizes = {
-        "time": days.size,
-        "degree": degrees,
-        "degree_2": degrees,
-        "availability": patterns,
-        "y": grid.rows,
-        "x": grid.columns,
-    }
-    sizes[OBSERVATION] = one.sizes[OBSERVATION]
-    for name, dims in _STATIC.items():
-        own = tuple(sizes[dim] for dim in dims)
-        variables[name] = Variable(
-            ("y", "x", *dims), "float32", shards=(*cells, *own), chunks=(*chunk, *own), fill=float("nan"), attrs=one[name].attrs
-        )
-    kept = ("degree", "observed", "observation_product", "layer_top", "layer_bottom")
-    for name in kept:
-        coordinate = one[name]
-        values = coordinate.values.astype(np.int64) if coordinate.dtype.kind == "i" else coordinate.values
-        variables[name] = Variable(tuple(map(str, coordinate.dims)), values.dtype.name, values=values, attrs=coordinate.attrs)
-    return Template(
-        sizes=sizes,
-        variables=variables,
-        attrs={
-            **one.attrs,
-            **grid_attributes(grid),
-            "title": "Soil-moisture profiles, 0 to 1 m",
-            "coordinates": "lat lon observed observation_product layer_top layer_bottom",
-            "block_dims": ["time", "y", "x"],
-        },
-    )
+    return schemas.profile(profiles.domain, _prototype(profiles))
 
 
 @dataclass(frozen=True)
@@ -252,14 +182,16 @@ class InvertBlock:
         # What does not depend on time belongs to the first block of days.
         first = block.index[0] == 0
         profile = self.solve(series, errors, index, limits, filters, first)
-        arrays: dict[str, NDArray[Any]] = {name: profile[name].transpose(*dims).values for name, dims in _IN_TIME.items()}
+        arrays: dict[str, NDArray[Any]] = {
+            name: profile[name].transpose(*dims).values for name, dims in schemas.PROFILE_IN_TIME.items()
+        }
         before: dict[str, NDArray[Any]] = {}
         if given.earlier is not None:
             region = {"time": slice(days[0], min(days[1], given.earlier.length)), "y": slice(*rows), "x": slice(*columns)}
-            for name, dims in _IN_TIME.items():
+            for name, dims in schemas.PROFILE_IN_TIME.items():
                 before[name] = read_region(given.earlier.url, name, tuple(region.get(dim, slice(None)) for dim in dims))
             read += sum(array.nbytes for array in before.values())
-        arrays["coefficients"] = quantize(arrays["coefficients"], PRECISION)
+        arrays["coefficients"] = quantize(arrays["coefficients"], schemas.COEFFICIENT_PRECISION)
         # Bounds that all cells of the block share have no dimensions.
         low, high = (np.broadcast_to(profile[n].values, cells) for n in ("lower_bound", "upper_bound"))
         computed = np.array(fresh, np.int64)
@@ -277,7 +209,7 @@ class InvertBlock:
         for name in ("flags", "pattern"):
             written += write_shards(self.url, name, corner, arrays[name])
         if first:
-            for name, dims in _STATIC.items():
+            for name, dims in schemas.PROFILE_STATIC.items():
                 values = profile[name]
                 spread = values.expand_dims({d: n for d, n in zip(("y", "x"), cells, strict=True) if d not in values.dims})
                 array = np.asarray(spread.transpose("y", "x", *dims).values, np.float32)
@@ -359,7 +291,11 @@ def plan(profiles: Profiles, root: Root, versions: Mapping[str, str]) -> StagePl
     StoreError
         Where the weights were made for another grid or other products.
     """
-    made, comparison, settings = template(profiles), profiles.model.comparison, profiles.settings
+    made, comparison, settings = (
+        template(profiles),
+        profiles.model.comparison,
+        profiles.settings,
+    )
     products, target, days = profiles.model.products, profiles.domain.grid, profiles.domain.days
     inputs = {name: versions[name] for name in (*collocate.ard_stores(products), collocate.STORE)}
     shards = {name: (v.shards, v.chunks) for name, v in made.variables.items()}

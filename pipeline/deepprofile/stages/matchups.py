@@ -25,26 +25,20 @@ from deepprofile.evaluation.comparison import step_function_weights
 from deepprofile.execution.blocks import Block, Job, Outcome, Workload, grid_blocks
 from deepprofile.execution.ledger import Ledger
 from deepprofile.sources.products import Product
-from deepprofile.stages import bounds, collocate, invert, observations
+from deepprofile.stages import bounds, collocate, invert, observations, schemas
 from deepprofile.stages.analysis_ready import Source
-from deepprofile.stages.attributes import grid_attributes, space_time_coordinates
+from deepprofile.stages.attributes import grid_attributes
 from deepprofile.stages.collocate import ErrorModel, layout_of
 from deepprofile.stages.domain import Domain
 from deepprofile.stages.increments import BlockInputs, DayFingerprints, day_fingerprints_of
 from deepprofile.stages.invert import Profiles
 from deepprofile.stages.manifest import ledger_url
-from deepprofile.stages.observations import (
-    SENSORS_PER_CHUNK,
-    SENSORS_PER_STRETCH,
-    Found,
-    Place,
-    sensor_attributes,
-    sensor_coordinates,
-)
+from deepprofile.stages.observations import Found, Place
 from deepprofile.stages.plan import StagePlan
+from deepprofile.stages.schemas import SENSORS_PER_STRETCH
 from deepprofile.storage.filesystems import zarr_store
 from deepprofile.storage.fingerprints import fingerprint
-from deepprofile.storage.stores import Root, Template, Variable, read_region, write_shards
+from deepprofile.storage.stores import Root, Template, read_region, write_shards
 
 # The version of what turns profiles and products into matchups.
 ALGORITHM: Final = 2
@@ -121,37 +115,7 @@ class Matchups:
 
 def template(task: Matchups, stations: xr.Dataset) -> Template:
     """The store before anything is computed."""
-    names, count, days, blocks = task.estimates.stored, stations.sizes["sensor"], task.domain.days, task.domain.blocks
-    times = {name: v for name, v in space_time_coordinates(task.domain.grid, days).items() if name == "time"}
-    return Template(
-        sizes={"time": days.size, "estimate": len(names), "sensor": count},
-        variables={
-            **times,
-            **sensor_coordinates(stations),
-            "soil_moisture": Variable(
-                ("time", "estimate", "sensor"),
-                "float32",
-                shards=(blocks.days, len(names), SENSORS_PER_STRETCH),
-                chunks=(blocks.days, len(names), SENSORS_PER_CHUNK),
-                fill=float("nan"),
-                attrs={"units": "m3 m-3", "long_name": "what each estimate says at the sensor's depths"},
-            ),
-            "standard_deviation": Variable(
-                ("time", "sensor"),
-                "float32",
-                shards=(blocks.days, SENSORS_PER_STRETCH),
-                chunks=(blocks.days, SENSORS_PER_CHUNK),
-                fill=float("nan"),
-                attrs={"units": "m3 m-3", "long_name": "standard deviation of the fused estimate at the sensor's depths"},
-            ),
-        },
-        attrs={
-            **sensor_attributes(task.domain.grid, stations),
-            "title": "Matchups: estimates at stations",
-            "estimates": names,
-            "block_dims": ["time", "sensor"],
-        },
-    )
+    return schemas.matchups(task.domain, task.estimates.stored, stations)
 
 
 class _Still(NamedTuple):
@@ -462,7 +426,11 @@ def _moments_bytes(model: ErrorModel) -> int:
 
 def plan(task: Matchups, root: Root, versions: Mapping[str, str], found: Found) -> StagePlan:
     """Plan the matchups of the sensors that ``observations.sensors_of`` has found."""
-    made, count, places = template(task, found.stations), found.stations.sizes["sensor"], found.places
+    made, count, places = (
+        template(task, found.stations),
+        found.stations.sizes["sensor"],
+        found.places,
+    )
     products, target, days = task.profiles.model.products, task.domain.grid, task.domain.days
     stores = (*collocate.ard_stores(products), collocate.MOMENTS_STORE, invert.STORE)
     inputs = {name: versions[name] for name in stores}

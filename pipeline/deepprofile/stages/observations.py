@@ -33,42 +33,23 @@ from deepprofile.evaluation.stations import (
 )
 from deepprofile.execution.blocks import Block, Job, Outcome, Workload, grid_blocks
 from deepprofile.grids.grids import Grid
-from deepprofile.stages.attributes import grid_attributes, space_time_coordinates
+from deepprofile.stages import schemas
 from deepprofile.stages.domain import Domain
 from deepprofile.stages.plan import StagePlan
+from deepprofile.stages.schemas import (
+    SENSOR_COORDINATES,
+    SENSOR_NAMES,
+    SENSORS_PER_CHUNK,
+    SENSORS_PER_STRETCH,
+)
 from deepprofile.storage.filesystems import zarr_store
 from deepprofile.storage.fingerprints import fingerprint
 from deepprofile.storage.objects import MissingPathError, as_local
-from deepprofile.storage.stores import Root, Template, Variable, write_shards
+from deepprofile.storage.stores import Root, write_shards
 
 # The version of what turns station files into daily series.
 ALGORITHM: Final = 1
 STORE: Final = "observations"
-# Sensors in a shard of stores along time and sensors: some hundred stations with five depths, so that few shards of the
-# profiles are read for two blocks.
-SENSORS_PER_STRETCH: Final = 512
-# Sensors in a shard of stores along sensors alone, of which a block has the whole record.
-SENSORS_PER_BLOCK: Final = 128
-# Sensors in a chunk: so many series are in memory at a time where whole records are scored.
-SENSORS_PER_CHUNK: Final = 16
-# What stores along sensors say of each: type, and where it comes from in the dataset of stations.
-_COORDINATES: Final = {
-    "depth_top": "float64",
-    "depth_bottom": "float64",
-    "latitude": "float64",
-    "longitude": "float64",
-    "day_offset_hours": "float64",
-    "row": "int32",
-    "column": "int32",
-}
-# Attributes that name each sensor, by the variable of the dataset.
-_NAMES: Final = {
-    "network": "networks",
-    "station": "stations",
-    "instrument": "instruments",
-    "climate": "climates",
-    "land_cover": "land_covers",
-}
 
 Place = tuple[int, int, float, float]
 
@@ -205,53 +186,10 @@ def along_curve(rows: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[
     return place
 
 
-def sensor_coordinates(stations: xr.Dataset) -> dict[str, Variable]:
-    """Coordinates that every store along sensors has."""
-    return {
-        name: Variable(("sensor",), dtype, values=stations[name].values.astype(dtype), attrs=stations[name].attrs)
-        for name, dtype in _COORDINATES.items()
-    }
-
-
-def sensor_attributes(grid: Grid, stations: xr.Dataset) -> dict[str, Any]:
-    """Attributes that every store along sensors has: the grid, and the names of each sensor."""
-    return {
-        **grid_attributes(grid),
-        **{plural: stations[name].values.astype(str).tolist() for name, plural in _NAMES.items()},
-        "coordinates": " ".join(_COORDINATES),
-    }
-
-
 def few_at_a_time(block: Block) -> list[tuple[int, int]]:
     """The sensors of a block of stores along sensors alone, first and last + 1, as many at a time as are held in memory."""
     first, after = block.region[0]
     return [(start, min(start + SENSORS_PER_CHUNK, after)) for start in range(first, after, SENSORS_PER_CHUNK)]
-
-
-def template(domain: Domain, stations: xr.Dataset) -> Template:
-    """The store before anything is written."""
-    days, blocks = domain.days, domain.blocks
-    times = {name: v for name, v in space_time_coordinates(domain.grid, days).items() if name == "time"}
-    return Template(
-        sizes={"time": days.size, "sensor": stations.sizes["sensor"]},
-        variables={
-            **times,
-            **sensor_coordinates(stations),
-            "soil_moisture": Variable(
-                ("time", "sensor"),
-                "float32",
-                shards=(blocks.days, SENSORS_PER_STRETCH),
-                chunks=(blocks.days, SENSORS_PER_CHUNK),
-                fill=float("nan"),
-                attrs={"units": "m3 m-3", "long_name": "daily mean soil moisture, as measured"},
-            ),
-        },
-        attrs={
-            **sensor_attributes(domain.grid, stations),
-            "title": "Observations: daily series of sensors",
-            "block_dims": ["time", "sensor"],
-        },
-    )
 
 
 @dataclass(frozen=True)
@@ -282,7 +220,7 @@ def workload(domain: Domain, count: int) -> Workload:
 def plan(domain: Domain, root: Root, found: Found) -> StagePlan:
     """Plan the writing of what ``sensors_of`` has found; a block whose values are as they were is taken over."""
     stations, report = found
-    made = template(domain, stations)
+    made = schemas.observations(domain, stations)
     values = np.ascontiguousarray(stations.soil_moisture.transpose("time", "sensor").values, np.float32)
     content = hashlib.sha256(values.data).hexdigest()
     places = [variable.values.tolist() for variable in made.variables.values() if variable.values is not None]
@@ -311,5 +249,5 @@ def plan(domain: Domain, root: Root, found: Found) -> StagePlan:
 def opened(url: str) -> xr.Dataset:
     """A store along sensors, lazy, with the names of each sensor as ``deepprofile.evaluation.stations`` gives them."""
     store: xr.Dataset = xr.open_zarr(zarr_store(url), consolidated=False, chunks=None)
-    names = {name: ("sensor", np.array(store.attrs[plural], str)) for name, plural in _NAMES.items()}
-    return store.assign_coords(names).set_coords(list(_COORDINATES))
+    names = {name: ("sensor", np.array(store.attrs[plural], str)) for name, plural in SENSOR_NAMES.items()}
+    return store.assign_coords(names).set_coords(list(SENSOR_COORDINATES))

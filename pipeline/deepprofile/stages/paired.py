@@ -14,64 +14,19 @@ from numpy.typing import NDArray
 from deepprofile.config import Rival
 from deepprofile.evaluation.metrics import COMPARED, RESAMPLES, score_differences
 from deepprofile.execution.blocks import Block, Job, Outcome, Workload, grid_blocks
-from deepprofile.grids.grids import Grid
-from deepprofile.stages import matchups, observations, rivals
+from deepprofile.stages import matchups, observations, rivals, schemas
 from deepprofile.stages.domain import Domain
 from deepprofile.stages.matchups import SensorSeries, layer_weights
-from deepprofile.stages.observations import (
-    SENSORS_PER_BLOCK,
-    SENSORS_PER_CHUNK,
-    Found,
-    few_at_a_time,
-    sensor_attributes,
-    sensor_coordinates,
-)
+from deepprofile.stages.observations import Found, few_at_a_time
 from deepprofile.stages.plan import StagePlan
+from deepprofile.stages.schemas import SENSORS_PER_BLOCK, SENSORS_PER_CHUNK
 from deepprofile.storage.filesystems import zarr_store
 from deepprofile.storage.fingerprints import fingerprint
-from deepprofile.storage.stores import Root, Template, Variable, read_region, write_shards
+from deepprofile.storage.stores import Root, read_region, write_shards
 
 # The version of what turns daily series into paired differences.
 ALGORITHM: Final = 1
 STORE: Final = "comparison"
-
-
-def template(grid: Grid, names: Sequence[str], stations: xr.Dataset) -> Template:
-    """The store of the paired differences from rivals of these names before anything is computed."""
-    count = stations.sizes["sensor"]
-
-    def of_sensor(unit: str, text: str, *more: int) -> Variable:
-        shape = (len(names), SENSORS_PER_BLOCK, *more)
-        dims = ("rival", "sensor", *(("bound",) if more else ()))
-        attrs = {"units": unit, "long_name": text}
-        return Variable(dims, "float64", shards=shape, chunks=shape, fill=float("nan"), attrs=attrs)
-
-    variables = {
-        "n": of_sensor("1", "days that the sensor, the fused estimate and the rival have"),
-        "n_effective": of_sensor("1", "independent days that are worth as much as n"),
-    }
-    for metric, sign in COMPARED.items():
-        unit, better = "1" if metric == "r" else "m3 m-3", "below" if sign < 0.0 else "above"
-        sizes = " of the sizes" if metric == "bias" else ""
-        variables |= {
-            f"{metric}_fused": of_sensor(unit, f"{metric} of the fused estimate"),
-            f"{metric}_rival": of_sensor(unit, f"{metric} of the rival"),
-            f"{metric}_difference": of_sensor(
-                unit,
-                f"{metric}: difference{sizes}, fused less rival, and its 95 % interval; {better} 0 is in favour of fused",
-                3,
-            ),
-        }
-    return Template(
-        sizes={"rival": len(names), "sensor": count, "bound": 3},
-        variables=variables | sensor_coordinates(stations),
-        attrs={
-            **sensor_attributes(grid, stations),
-            "title": "Scores of rivals beside the fused estimate, on identical days",
-            "rivals": list(names),
-            "block_dims": ["sensor"],
-        },
-    )
 
 
 @dataclass(frozen=True)
@@ -144,7 +99,7 @@ def workload(days: int, compared: Sequence[Rival], count: int) -> Workload:
 
 def plan(domain: Domain, compared: Mapping[str, Rival], root: Root, versions: Mapping[str, str], found: Found) -> StagePlan:
     """Plan the paired differences of the sensors that ``observations.sensors_of`` has found."""
-    made, count = template(domain.grid, list(compared), found.stations), found.stations.sizes["sensor"]
+    made, count = schemas.comparison(domain.grid, list(compared), found.stations), found.stations.sizes["sensor"]
     stores = (observations.STORE, matchups.STORE, *map(rivals.store_name, compared))
     inputs = {name: versions[name] for name in stores}
     version = fingerprint("comparison", ALGORITHM, dict(made.attrs), made.shard_shape("n"), inputs)

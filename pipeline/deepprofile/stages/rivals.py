@@ -35,15 +35,16 @@ from deepprofile.sources.products import GranuleError, are_alike
 from deepprofile.sources.products.files import GranuleFile, opened, opened_zarr, reading
 from deepprofile.sources.products.granule import Layer
 from deepprofile.sources.products.samples import BYTES_A_VALUE, VALUES_AT_ONCE, Places, Reading, days_held, sample
-from deepprofile.stages.attributes import grid_attributes, space_time_coordinates
+from deepprofile.stages import schemas
+from deepprofile.stages.attributes import grid_attributes
 from deepprofile.stages.domain import Domain
 from deepprofile.stages.increments import BlockInputs, DayFingerprints
-from deepprofile.stages.observations import SENSORS_PER_CHUNK, SENSORS_PER_STRETCH, Found, sensor_attributes, sensor_coordinates
+from deepprofile.stages.observations import Found
 from deepprofile.stages.plan import StagePlan
 from deepprofile.storage.filesystems import filesystem, join
 from deepprofile.storage.fingerprints import fingerprint
 from deepprofile.storage.objects import MissingPathError, exists, is_pattern, listing, told
-from deepprofile.storage.stores import Root, Template, Variable, read_region, write_shards
+from deepprofile.storage.stores import Root, Template, read_region, write_shards
 
 # The version of what turns a rival's files into daily means at sensors.
 ALGORITHM: Final = 1
@@ -232,47 +233,8 @@ class RivalSettings:
 
 
 def template(settings: RivalSettings, stations: xr.Dataset) -> Template:
-    """The store of a rival before anything is computed."""
-    domain, layers, count = settings.domain, reading_of(settings.rival).layers, stations.sizes["sensor"]
-    days, blocks = domain.days, domain.blocks
-    times = {key: v for key, v in space_time_coordinates(domain.grid, days).items() if key == "time"}
-    return Template(
-        sizes={"time": days.size, "layer": len(layers), "sensor": count},
-        variables={
-            **times,
-            **sensor_coordinates(stations),
-            "layer_top": Variable(("layer",), "float64", values=np.array([a.top_m for a in layers]), attrs={"units": "m"}),
-            "layer_bottom": Variable(
-                ("layer",), "float64", values=np.array([a.bottom_m for a in layers]), attrs={"units": "m"}
-            ),
-            "soil_moisture": Variable(
-                ("time", "layer", "sensor"),
-                "float32",
-                shards=(blocks.days, len(layers), SENSORS_PER_STRETCH),
-                chunks=(blocks.days, len(layers), SENSORS_PER_CHUNK),
-                fill=float("nan"),
-                attrs={
-                    "units": "m3 m-3",
-                    "long_name": "daily mean in the cell that the sensor lies in",
-                    "cell_methods": "time: mean",
-                },
-            ),
-            "steps": Variable(
-                ("time",),
-                "uint16",
-                shards=(blocks.days,),
-                chunks=(blocks.days,),
-                fill=0,
-                attrs={"long_name": "time steps that were there"},
-            ),
-        },
-        attrs={
-            **sensor_attributes(domain.grid, stations),
-            "title": f"{settings.name} at stations: daily means",
-            "rival": settings.name,
-            "block_dims": ["time"],
-        },
-    )
+    """The store before anything is computed."""
+    return schemas.rival(settings.domain, settings.name, reading_of(settings.rival).layers, stations)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ are estimated; then the scores of all estimates, and how often the intervals of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Any, Final
@@ -32,112 +32,24 @@ from deepprofile.evaluation.representativeness import (
     halves,
 )
 from deepprofile.execution.blocks import Block, Job, Outcome, Workload, grid_blocks
-from deepprofile.grids.grids import Grid
-from deepprofile.stages import collocate, invert, matchups, observations, paired, rivals
+from deepprofile.stages import collocate, invert, matchups, observations, paired, rivals, schemas
 from deepprofile.stages.domain import Domain
 from deepprofile.stages.matchups import FUSED, Estimates, Matchups, SensorSeries
-from deepprofile.stages.observations import (
+from deepprofile.stages.observations import Found, few_at_a_time
+from deepprofile.stages.plan import Expected, StagePlan, Step
+from deepprofile.stages.schemas import (
     SENSORS_PER_BLOCK,
     SENSORS_PER_CHUNK,
     SENSORS_PER_STRETCH,
-    Found,
-    few_at_a_time,
-    sensor_attributes,
-    sensor_coordinates,
 )
-from deepprofile.stages.plan import Expected, StagePlan, Step
 from deepprofile.storage.fingerprints import fingerprint
-from deepprofile.storage.stores import Root, Template, Variable, read_region, write_shards
+from deepprofile.storage.stores import Root, read_region, write_shards
 
 # The versions of what turns matchups into moments of differences, and into scores.
 DIFFERENCES_ALGORITHM: Final = 1
 ALGORITHM: Final = 2
 DIFFERENCES_STORE: Final = "differences"
 STORE: Final = "validation"
-_SQUARE: Final = "m6 m-6"
-# Arrays of the differences: unit and what they are.
-_MOMENTS: Final = {
-    "days": ("1", "days with both the fused estimate and the sensor"),
-    "effective_days": ("1", "independent days that are worth as much"),
-    "mean": ("m3 m-3", "time mean of the fused estimate less that of the sensor"),
-    "mean_square": (_SQUARE, "mean square of the differences"),
-    "anomaly_square": (_SQUARE, "mean square of the differences about their time mean"),
-    "variance": (_SQUARE, "mean posterior variance of the fused estimate"),
-}
-
-
-def differences_template(grid: Grid, stations: xr.Dataset) -> Template:
-    """The store of the moments of differences before anything is computed."""
-    return Template(
-        sizes={"sensor": stations.sizes["sensor"]},
-        variables={
-            **sensor_coordinates(stations),
-            **{name: _of_sensor((), (), unit, text) for name, (unit, text) in _MOMENTS.items()},
-        },
-        attrs={
-            **sensor_attributes(grid, stations),
-            "title": "Differences between the fused estimate and sensors",
-            "block_dims": ["sensor"],
-        },
-    )
-
-
-def template(grid: Grid, names: Sequence[str], stations: xr.Dataset, variances: Variances | None = None) -> Template:
-    """The store before anything is computed.
-
-    ``names``: of the estimates; ``variances``: of representativeness, of each sensor.
-    """
-    count = stations.sizes["sensor"]
-    metrics = {
-        metric: Variable(
-            ("estimate", "sensor", "bound"),
-            "float64",
-            shards=(len(names), SENSORS_PER_BLOCK, 3),
-            chunks=(len(names), SENSORS_PER_BLOCK, 3),
-            fill=float("nan"),
-            attrs={"units": "1" if metric in ("n", "r") else "m3 m-3", "long_name": f"{metric}: value, and its 95 % interval"},
-        )
-        for metric in METRICS
-    }
-    unknown = np.full(count, np.nan)
-    constant, varying = (unknown, unknown) if variances is None else variances
-    static = {
-        "representativeness_constant": (constant, "variance of what stays the same between the sensor and its cell"),
-        "representativeness_varying": (varying, "variance of what changes from day to day between the sensor and its cell"),
-    }
-    return Template(
-        sizes={"estimate": len(names), "sensor": count, "bound": 3, "interval": len(INTERVALS), "level": len(LEVELS)},
-        variables={
-            **metrics,
-            "n_effective": _of_sensor(("estimate",), (len(names),), "1", "independent days that are worth as much as n"),
-            "coverage": _of_sensor(
-                ("interval", "level"),
-                (len(INTERVALS), len(LEVELS)),
-                "1",
-                "share of days on which the sensor lies inside the interval of the fused estimate",
-            ),
-            "level": Variable(("level",), "float64", values=np.array(LEVELS), attrs={"units": "1", "long_name": "probability"}),
-            **sensor_coordinates(stations),
-            **{
-                name: Variable(("sensor",), "float64", values=values, attrs={"units": _SQUARE, "long_name": text})
-                for name, (values, text) in static.items()
-            },
-        },
-        attrs={
-            **sensor_attributes(grid, stations),
-            "title": "Scores at stations",
-            "estimates": list(names),
-            "intervals": list(INTERVALS),
-            "block_dims": ["sensor"],
-        },
-    )
-
-
-def _of_sensor(dims: tuple[str, ...], sizes: tuple[int, ...], unit: str, text: str) -> Variable:
-    """An array that blocks of sensors write, sensors last."""
-    shape = (*sizes, SENSORS_PER_BLOCK)
-    attrs = {"units": unit, "long_name": text}
-    return Variable((*dims, "sensor"), "float64", shards=shape, chunks=shape, fill=float("nan"), attrs=attrs)
 
 
 @dataclass(frozen=True)
@@ -204,7 +116,7 @@ def differences_workload(days: int, count: int) -> Workload:
         # Three series of each sensor, as read and in the order of the sensors; of one sensor a few arrays of doubles.
         memory_per_block=SENSORS_PER_BLOCK * days * 3 * 4 * 2 + days * 8 * 8,
         bytes_in=count * days * 3 * 4,
-        bytes_out=count * len(_MOMENTS) * 8,
+        bytes_out=count * len(schemas.DIFFERENCES) * 8,
     )
 
 
@@ -223,7 +135,7 @@ def workload(days: int, estimates: int, count: int) -> Workload:
 
 def plan_differences(domain: Domain, root: Root, versions: Mapping[str, str], found: Found) -> StagePlan:
     """Plan the moments of the differences at the sensors that ``observations.sensors_of`` has found."""
-    made, count = differences_template(domain.grid, found.stations), found.stations.sizes["sensor"]
+    made, count = schemas.differences(domain.grid, found.stations), found.stations.sizes["sensor"]
     inputs = {name: versions[name] for name in (observations.STORE, matchups.STORE)}
     version = fingerprint("differences", DIFFERENCES_ALGORITHM, dict(made.attrs), made.shard_shape("mean"), inputs)
 
@@ -243,7 +155,7 @@ def plan(domain: Domain, estimates: Estimates, root: Root, versions: Mapping[str
     moments = Differences(*(read_region(url, name, (slice(None),)) for name in Differences._fields))
     band, names = bands(stations.depth_top.values, stations.depth_bottom.values), station_names(stations)
     variances = crosswise(moments, band, names)
-    made = template(domain.grid, estimates.names, stations, variances)
+    made = schemas.validation(domain.grid, estimates.names, stations, variances)
     version = fingerprint("validate", ALGORITHM, dict(made.attrs), made.shard_shape("n"), inputs)
 
     def mark(block: Block) -> str:

@@ -1,0 +1,518 @@
+"""What the stores look like: their arrays, attributes, shards and chunks, apart from what is computed.
+
+A test holds each of them against a file (tests/stages/schemas): a change of a structure shows in a diff.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+import xarray as xr
+
+from deepprofile.core.collocation import MOMENTS
+from deepprofile.core.layers import OBSERVATION, Layout
+from deepprofile.evaluation.metrics import COMPARED, METRICS
+from deepprofile.evaluation.representativeness import INTERVALS, LEVELS, Variances
+from deepprofile.grids.grids import Grid
+from deepprofile.sources.products import Layer, Product
+from deepprofile.stages.attributes import grid_attributes, space_time_coordinates
+from deepprofile.stages.domain import Domain
+from deepprofile.storage.stores import Template, Variable
+
+# 2^-15 m3 m-3: far below what any product resolves.
+MOISTURE_PRECISION: Final = 2.0**-15
+# Six coefficients, each off by half of this at most, move theta by less than 1e-4.
+COEFFICIENT_PRECISION: Final = 2.0**-16
+# Arrays without time: dimensions after those of the cells, and what they are.
+PROFILE_STATIC: Final[dict[str, tuple[str, ...]]] = {
+    "posterior_covariance": ("availability", "degree", "degree_2"),
+    "prior_mean": (),
+    "lower_bound": (),
+    "upper_bound": (),
+}
+# Arrays along time.
+PROFILE_IN_TIME: Final[dict[str, tuple[str, ...]]] = {
+    "coefficients": ("time", "degree", "y", "x"),
+    "flags": ("time", "y", "x"),
+    "pattern": ("time", "y", "x"),
+}
+# Arrays along observation: type, fill, unit and what they are.
+ERROR_MODEL: Final[dict[str, tuple[str, float | int, str, str]]] = {
+    "error_variance": ("float32", float("nan"), "m6 m-6", "random error variance"),
+    "bias_variance": ("float32", float("nan"), "m6 m-6", "mean-square bias"),
+    "mean": ("float32", float("nan"), "m3 m-3", "time mean"),
+    "reference_mean": ("float32", float("nan"), "m3 m-3", "time mean over the days of the other products"),
+    "variance": ("float32", float("nan"), "m6 m-6", "variance in time"),
+    "fmse": ("float32", float("nan"), "1", "1 - r_squared"),
+    "r_squared": ("float32", float("nan"), "1", "squared correlation with the truth, by triple collocation"),
+    "n_samples": ("int32", 0, "1", "days of the largest triplet"),
+    "status": ("int8", 3, "1", "where the estimate comes from"),
+}
+BOUNDS: Final = ("lower_bound", "upper_bound")
+# Sensors in a shard of stores along time and sensors: some hundred stations with five depths, so that few shards of the
+# profiles are read for two blocks.
+SENSORS_PER_STRETCH: Final = 512
+# Sensors in a shard of stores along sensors alone, of which a block has the whole record.
+SENSORS_PER_BLOCK: Final = 128
+# Sensors in a chunk: so many series are in memory at a time where whole records are scored.
+SENSORS_PER_CHUNK: Final = 16
+# What stores along sensors say of each: type, and where it comes from in the dataset of stations.
+SENSOR_COORDINATES: Final = {
+    "depth_top": "float64",
+    "depth_bottom": "float64",
+    "latitude": "float64",
+    "longitude": "float64",
+    "day_offset_hours": "float64",
+    "row": "int32",
+    "column": "int32",
+}
+# Attributes that name each sensor, by the variable of the dataset.
+SENSOR_NAMES: Final = {
+    "network": "networks",
+    "station": "stations",
+    "instrument": "instruments",
+    "climate": "climates",
+    "land_cover": "land_covers",
+}
+
+_SQUARE: Final = "m6 m-6"
+# Arrays of the differences: unit and what they are.
+DIFFERENCES: Final = {
+    "days": ("1", "days with both the fused estimate and the sensor"),
+    "effective_days": ("1", "independent days that are worth as much"),
+    "mean": ("m3 m-3", "time mean of the fused estimate less that of the sensor"),
+    "mean_square": (_SQUARE, "mean square of the differences"),
+    "anomaly_square": (_SQUARE, "mean square of the differences about their time mean"),
+    "variance": (_SQUARE, "mean posterior variance of the fused estimate"),
+}
+
+
+def analysis_ready(domain: Domain, product: Product, min_day_fraction: float) -> Template:
+    """Daily means of a product, on its own grid and layers."""
+    grid, days, blocks = domain.grid, domain.days, domain.blocks
+    count = len(product.layers)
+    return Template(
+        sizes={"time": days.size, "layer": count, "y": grid.rows, "x": grid.columns},
+        variables={
+            **space_time_coordinates(grid, days),
+            "layer_top": Variable(
+                ("layer",), "float64", values=np.array([layer.top_m for layer in product.layers]), attrs={"units": "m"}
+            ),
+            "layer_bottom": Variable(
+                ("layer",), "float64", values=np.array([layer.bottom_m for layer in product.layers]), attrs={"units": "m"}
+            ),
+            "steps": Variable(
+                ("time",),
+                "uint8",
+                shards=(blocks.days,),
+                chunks=(blocks.chunk_days,),
+                fill=0,
+                attrs={"long_name": "time steps that were there", "steps_per_day": product.steps_per_day},
+            ),
+            "provisional": Variable(
+                ("time",),
+                "uint8",
+                shards=(blocks.days,),
+                chunks=(blocks.chunk_days,),
+                fill=0,
+                attrs={
+                    "long_name": "whether the provider will replace values of the day",
+                    "flag_values": [0, 1],
+                    "flag_meanings": "final provisional",
+                },
+            ),
+            "soil_moisture": Variable(
+                ("time", "layer", "y", "x"),
+                "float32",
+                shards=(blocks.days, count, blocks.cells, blocks.cells),
+                chunks=(blocks.chunk_days, count, blocks.chunk_cells, blocks.chunk_cells),
+                fill=float("nan"),
+                precision=MOISTURE_PRECISION,
+                attrs={"units": "m3 m-3", "long_name": "daily mean volumetric soil moisture", "cell_methods": "time: mean"},
+            ),
+        },
+        attrs={
+            **grid_attributes(grid),
+            "title": f"{product.title}: daily means",
+            "product": product.name,
+            "min_day_fraction": min_day_fraction,
+            "coordinates": "lat lon layer_top layer_bottom",
+            "block_dims": ["time", "y", "x"],
+        },
+    )
+
+
+def moments(domain: Domain, groups: int) -> Template:
+    """The store of the moments."""
+    grid, blocks = domain.grid, domain.blocks
+    return Template(
+        sizes={"y": grid.rows, "x": grid.columns, "group": groups, "moment": MOMENTS},
+        variables={
+            **space_time_coordinates(grid, None),
+            "moments": Variable(
+                ("y", "x", "group", "moment"),
+                "float64",
+                shards=(blocks.cells, blocks.cells, groups, MOMENTS),
+                chunks=(blocks.chunk_cells, blocks.chunk_cells, groups, MOMENTS),
+                fill=0.0,
+                attrs={"long_name": "counts, means and co-moments of triplets and pairs of series"},
+            ),
+        },
+        attrs={**grid_attributes(grid), "title": "Moments of triple collocation", "block_dims": ["y", "x"]},
+    )
+
+
+def weights(domain: Domain, layout: Layout, settings: Mapping[str, Any]) -> Template:
+    """The error model of the observations of a layout; ``settings``: attributes that say how it was made."""
+    grid, blocks, n = domain.grid, domain.blocks, layout.size
+    shards, chunks = (blocks.cells, blocks.cells), (blocks.chunk_cells, blocks.chunk_cells)
+    variables = {
+        name: Variable(
+            (OBSERVATION, "y", "x"),
+            dtype,
+            shards=(n, *shards),
+            chunks=(n, *chunks),
+            fill=fill,
+            attrs={"units": unit, "long_name": text}
+            | (
+                {"flag_values": [0, 1, 2, 3], "flag_meanings": "triple_collocation neighbours typical_ratio no_data"}
+                if name == "status"
+                else {}
+            ),
+        )
+        for name, (dtype, fill, unit, text) in ERROR_MODEL.items()
+    }
+    return Template(
+        sizes={OBSERVATION: n, "y": grid.rows, "x": grid.columns},
+        variables={
+            **space_time_coordinates(grid, None),
+            **variables,
+            "layer_top": Variable((OBSERVATION,), "float64", values=layout.top, attrs={"units": "m"}),
+            "layer_bottom": Variable((OBSERVATION,), "float64", values=layout.bottom, attrs={"units": "m"}),
+            "product_index": Variable(
+                (OBSERVATION,), "int8", values=layout.product_index.astype(np.int8), attrs={"products": list(layout.products)}
+            ),
+        },
+        attrs={
+            **grid_attributes(grid),
+            "title": "Error model of each layer of each product",
+            "products": list(layout.products),
+            "coordinates": "lat lon layer_top layer_bottom product_index",
+            "block_dims": ["y", "x"],
+            **settings,
+        },
+    )
+
+
+def bounds(domain: Domain) -> Template:
+    """The bounds of soil moisture in each cell."""
+    grid, blocks = domain.grid, domain.blocks
+    return Template(
+        sizes={"y": grid.rows, "x": grid.columns},
+        variables={
+            **space_time_coordinates(grid, None),
+            **{
+                name: Variable(
+                    ("y", "x"),
+                    "float32",
+                    shards=(blocks.cells, blocks.cells),
+                    chunks=(blocks.chunk_cells, blocks.chunk_cells),
+                    fill=float("nan"),
+                    attrs={"units": "m3 m-3", "long_name": f"{word} soil moisture; NaN where there is no soil"},
+                )
+                for name, word in zip(BOUNDS, ("least", "greatest"), strict=True)
+            },
+        },
+        attrs={**grid_attributes(grid), "title": "Bounds of soil moisture", "block_dims": ["y", "x"]},
+    )
+
+
+def profile(domain: Domain, one: xr.Dataset) -> Template:
+    """The profiles, with the arrays and attributes of ``one``, a profile of one cell and day."""
+    grid, days, blocks = domain.grid, domain.days, domain.blocks
+    degrees, patterns = one.sizes["degree"], one.sizes["availability"]
+    cells, chunk = (blocks.cells, blocks.cells), (blocks.chunk_cells, blocks.chunk_cells)
+    variables = space_time_coordinates(grid, days)
+    variables["coefficients"] = Variable(
+        ("time", "degree", "y", "x"),
+        "float32",
+        shards=(blocks.days, degrees, *cells),
+        chunks=(blocks.chunk_days, degrees, *chunk),
+        fill=float("nan"),
+        precision=COEFFICIENT_PRECISION,
+        attrs=one["coefficients"].attrs,
+    )
+    for name, dtype in (("flags", "uint32"), ("pattern", "uint16")):
+        variables[name] = Variable(
+            ("time", "y", "x"),
+            dtype,
+            shards=(blocks.days, *cells),
+            chunks=(blocks.chunk_days, *chunk),
+            fill=0,
+            attrs=one[name].attrs,
+        )
+    sizes = {
+        "time": days.size,
+        "degree": degrees,
+        "degree_2": degrees,
+        "availability": patterns,
+        "y": grid.rows,
+        "x": grid.columns,
+    }
+    sizes[OBSERVATION] = one.sizes[OBSERVATION]
+    for name, dims in PROFILE_STATIC.items():
+        own = tuple(sizes[dim] for dim in dims)
+        variables[name] = Variable(
+            ("y", "x", *dims), "float32", shards=(*cells, *own), chunks=(*chunk, *own), fill=float("nan"), attrs=one[name].attrs
+        )
+    kept = ("degree", "observed", "observation_product", "layer_top", "layer_bottom")
+    for name in kept:
+        coordinate = one[name]
+        values = coordinate.values.astype(np.int64) if coordinate.dtype.kind == "i" else coordinate.values
+        variables[name] = Variable(tuple(map(str, coordinate.dims)), values.dtype.name, values=values, attrs=coordinate.attrs)
+    return Template(
+        sizes=sizes,
+        variables=variables,
+        attrs={
+            **one.attrs,
+            **grid_attributes(grid),
+            "title": "Soil-moisture profiles, 0 to 1 m",
+            "coordinates": "lat lon observed observation_product layer_top layer_bottom",
+            "block_dims": ["time", "y", "x"],
+        },
+    )
+
+
+def sensor_coordinates(stations: xr.Dataset) -> dict[str, Variable]:
+    """Coordinates that every store along sensors has."""
+    return {
+        name: Variable(("sensor",), dtype, values=stations[name].values.astype(dtype), attrs=stations[name].attrs)
+        for name, dtype in SENSOR_COORDINATES.items()
+    }
+
+
+def sensor_attributes(grid: Grid, stations: xr.Dataset) -> dict[str, Any]:
+    """Attributes that every store along sensors has: the grid, and the names of each sensor."""
+    return {
+        **grid_attributes(grid),
+        **{plural: stations[name].values.astype(str).tolist() for name, plural in SENSOR_NAMES.items()},
+        "coordinates": " ".join(SENSOR_COORDINATES),
+    }
+
+
+def observations(domain: Domain, stations: xr.Dataset) -> Template:
+    """Daily series of sensors, as measured."""
+    days, blocks = domain.days, domain.blocks
+    times = {name: v for name, v in space_time_coordinates(domain.grid, days).items() if name == "time"}
+    return Template(
+        sizes={"time": days.size, "sensor": stations.sizes["sensor"]},
+        variables={
+            **times,
+            **sensor_coordinates(stations),
+            "soil_moisture": Variable(
+                ("time", "sensor"),
+                "float32",
+                shards=(blocks.days, SENSORS_PER_STRETCH),
+                chunks=(blocks.days, SENSORS_PER_CHUNK),
+                fill=float("nan"),
+                attrs={"units": "m3 m-3", "long_name": "daily mean soil moisture, as measured"},
+            ),
+        },
+        attrs={
+            **sensor_attributes(domain.grid, stations),
+            "title": "Observations: daily series of sensors",
+            "block_dims": ["time", "sensor"],
+        },
+    )
+
+
+def matchups(domain: Domain, names: Sequence[str], stations: xr.Dataset) -> Template:
+    """What estimates of these names say at sensors, day by day."""
+    count, days, blocks = stations.sizes["sensor"], domain.days, domain.blocks
+    times = {name: v for name, v in space_time_coordinates(domain.grid, days).items() if name == "time"}
+    return Template(
+        sizes={"time": days.size, "estimate": len(names), "sensor": count},
+        variables={
+            **times,
+            **sensor_coordinates(stations),
+            "soil_moisture": Variable(
+                ("time", "estimate", "sensor"),
+                "float32",
+                shards=(blocks.days, len(names), SENSORS_PER_STRETCH),
+                chunks=(blocks.days, len(names), SENSORS_PER_CHUNK),
+                fill=float("nan"),
+                attrs={"units": "m3 m-3", "long_name": "what each estimate says at the sensor's depths"},
+            ),
+            "standard_deviation": Variable(
+                ("time", "sensor"),
+                "float32",
+                shards=(blocks.days, SENSORS_PER_STRETCH),
+                chunks=(blocks.days, SENSORS_PER_CHUNK),
+                fill=float("nan"),
+                attrs={"units": "m3 m-3", "long_name": "standard deviation of the fused estimate at the sensor's depths"},
+            ),
+        },
+        attrs={
+            **sensor_attributes(domain.grid, stations),
+            "title": "Matchups: estimates at stations",
+            "estimates": list(names),
+            "block_dims": ["time", "sensor"],
+        },
+    )
+
+
+def _of_sensor(dims: tuple[str, ...], sizes: tuple[int, ...], unit: str, text: str) -> Variable:
+    """An array that blocks of sensors write, sensors last."""
+    shape = (*sizes, SENSORS_PER_BLOCK)
+    attrs = {"units": unit, "long_name": text}
+    return Variable((*dims, "sensor"), "float64", shards=shape, chunks=shape, fill=float("nan"), attrs=attrs)
+
+
+def differences(grid: Grid, stations: xr.Dataset) -> Template:
+    """The store of the moments of differences before anything is computed."""
+    return Template(
+        sizes={"sensor": stations.sizes["sensor"]},
+        variables={
+            **sensor_coordinates(stations),
+            **{name: _of_sensor((), (), unit, text) for name, (unit, text) in DIFFERENCES.items()},
+        },
+        attrs={
+            **sensor_attributes(grid, stations),
+            "title": "Differences between the fused estimate and sensors",
+            "block_dims": ["sensor"],
+        },
+    )
+
+
+def validation(grid: Grid, names: Sequence[str], stations: xr.Dataset, variances: Variances | None = None) -> Template:
+    """The store before anything is computed.
+
+    ``names``: of the estimates; ``variances``: of representativeness, of each sensor.
+    """
+    count = stations.sizes["sensor"]
+    metrics = {
+        metric: Variable(
+            ("estimate", "sensor", "bound"),
+            "float64",
+            shards=(len(names), SENSORS_PER_BLOCK, 3),
+            chunks=(len(names), SENSORS_PER_BLOCK, 3),
+            fill=float("nan"),
+            attrs={"units": "1" if metric in ("n", "r") else "m3 m-3", "long_name": f"{metric}: value, and its 95 % interval"},
+        )
+        for metric in METRICS
+    }
+    unknown = np.full(count, np.nan)
+    constant, varying = (unknown, unknown) if variances is None else variances
+    static = {
+        "representativeness_constant": (constant, "variance of what stays the same between the sensor and its cell"),
+        "representativeness_varying": (varying, "variance of what changes from day to day between the sensor and its cell"),
+    }
+    return Template(
+        sizes={"estimate": len(names), "sensor": count, "bound": 3, "interval": len(INTERVALS), "level": len(LEVELS)},
+        variables={
+            **metrics,
+            "n_effective": _of_sensor(("estimate",), (len(names),), "1", "independent days that are worth as much as n"),
+            "coverage": _of_sensor(
+                ("interval", "level"),
+                (len(INTERVALS), len(LEVELS)),
+                "1",
+                "share of days on which the sensor lies inside the interval of the fused estimate",
+            ),
+            "level": Variable(("level",), "float64", values=np.array(LEVELS), attrs={"units": "1", "long_name": "probability"}),
+            **sensor_coordinates(stations),
+            **{
+                name: Variable(("sensor",), "float64", values=values, attrs={"units": _SQUARE, "long_name": text})
+                for name, (values, text) in static.items()
+            },
+        },
+        attrs={
+            **sensor_attributes(grid, stations),
+            "title": "Scores at stations",
+            "estimates": list(names),
+            "intervals": list(INTERVALS),
+            "block_dims": ["sensor"],
+        },
+    )
+
+
+def rival(domain: Domain, name: str, layers: Sequence[Layer], stations: xr.Dataset) -> Template:
+    """Daily means of a rival in the cells that sensors lie in."""
+    days, blocks, count = domain.days, domain.blocks, stations.sizes["sensor"]
+    times = {key: v for key, v in space_time_coordinates(domain.grid, days).items() if key == "time"}
+    return Template(
+        sizes={"time": days.size, "layer": len(layers), "sensor": count},
+        variables={
+            **times,
+            **sensor_coordinates(stations),
+            "layer_top": Variable(("layer",), "float64", values=np.array([a.top_m for a in layers]), attrs={"units": "m"}),
+            "layer_bottom": Variable(
+                ("layer",), "float64", values=np.array([a.bottom_m for a in layers]), attrs={"units": "m"}
+            ),
+            "soil_moisture": Variable(
+                ("time", "layer", "sensor"),
+                "float32",
+                shards=(blocks.days, len(layers), SENSORS_PER_STRETCH),
+                chunks=(blocks.days, len(layers), SENSORS_PER_CHUNK),
+                fill=float("nan"),
+                attrs={
+                    "units": "m3 m-3",
+                    "long_name": "daily mean in the cell that the sensor lies in",
+                    "cell_methods": "time: mean",
+                },
+            ),
+            "steps": Variable(
+                ("time",),
+                "uint16",
+                shards=(blocks.days,),
+                chunks=(blocks.days,),
+                fill=0,
+                attrs={"long_name": "time steps that were there"},
+            ),
+        },
+        attrs={
+            **sensor_attributes(domain.grid, stations),
+            "title": f"{name} at stations: daily means",
+            "rival": name,
+            "block_dims": ["time"],
+        },
+    )
+
+
+def comparison(grid: Grid, names: Sequence[str], stations: xr.Dataset) -> Template:
+    """The store of the paired differences from rivals of these names before anything is computed."""
+    count = stations.sizes["sensor"]
+
+    def of_sensor(unit: str, text: str, *more: int) -> Variable:
+        shape = (len(names), SENSORS_PER_BLOCK, *more)
+        dims = ("rival", "sensor", *(("bound",) if more else ()))
+        attrs = {"units": unit, "long_name": text}
+        return Variable(dims, "float64", shards=shape, chunks=shape, fill=float("nan"), attrs=attrs)
+
+    variables = {
+        "n": of_sensor("1", "days that the sensor, the fused estimate and the rival have"),
+        "n_effective": of_sensor("1", "independent days that are worth as much as n"),
+    }
+    for metric, sign in COMPARED.items():
+        unit, better = "1" if metric == "r" else "m3 m-3", "below" if sign < 0.0 else "above"
+        sizes = " of the sizes" if metric == "bias" else ""
+        variables |= {
+            f"{metric}_fused": of_sensor(unit, f"{metric} of the fused estimate"),
+            f"{metric}_rival": of_sensor(unit, f"{metric} of the rival"),
+            f"{metric}_difference": of_sensor(
+                unit,
+                f"{metric}: difference{sizes}, fused less rival, and its 95 % interval; {better} 0 is in favour of fused",
+                3,
+            ),
+        }
+    return Template(
+        sizes={"rival": len(names), "sensor": count, "bound": 3},
+        variables=variables | sensor_coordinates(stations),
+        attrs={
+            **sensor_attributes(grid, stations),
+            "title": "Scores of rivals beside the fused estimate, on identical days",
+            "rivals": list(names),
+            "block_dims": ["sensor"],
+        },
+    )
