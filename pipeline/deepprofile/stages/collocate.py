@@ -103,16 +103,14 @@ def weights_template(model: ErrorModel) -> Template:
     """The store of the error model before anything is computed."""
     comparison = model.comparison
     layout, _ = comparison.design()
+    algorithms = [WEIGHTS_ALGORITHM, MOMENTS_ALGORITHM, ingest.ALGORITHM, *(product.algorithm for product in model.products)]
     settings = {
-        # After an upgrade that changes any of them, the error model is made anew at once: see `is_due`.
-        "algorithms": [WEIGHTS_ALGORITHM, MOMENTS_ALGORITHM, ingest.ALGORITHM]
-        + [product.algorithm for product in model.products],
         "dependent": [list(pair) for pair in comparison.dependent],
         "min_samples": model.settings.min_samples,
         "window": model.settings.window,
         "period": [str(day) for day in model.domain.days[[0, -1]]],
     }
-    return schemas.weights(model.domain, layout, settings)
+    return schemas.weights(model.domain, layout, algorithms, settings)
 
 
 def is_due(model: ErrorModel, root: Root) -> bool:

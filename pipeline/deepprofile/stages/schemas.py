@@ -164,7 +164,7 @@ def moments(domain: Domain, groups: int) -> Template:
     )
 
 
-def weights(domain: Domain, layout: Layout, settings: Mapping[str, Any]) -> Template:
+def weights(domain: Domain, layout: Layout, algorithms: Sequence[int], settings: Mapping[str, Any]) -> Template:
     """The error model of the observations of a layout; ``settings``: attributes that say how it was made."""
     grid, blocks, n = domain.grid, domain.blocks, layout.size
     shards, chunks = (blocks.cells, blocks.cells), (blocks.chunk_cells, blocks.chunk_cells)
@@ -199,6 +199,8 @@ def weights(domain: Domain, layout: Layout, settings: Mapping[str, Any]) -> Temp
             **grid_attributes(grid),
             "title": "Error model of each layer of each product",
             "products": list(layout.products),
+            # After an upgrade that changes any of them, the error model is made anew at once: see `collocate.is_due`.
+            "algorithms": list(algorithms),
             "coordinates": "lat lon layer_top layer_bottom product_index",
             "block_dims": ["y", "x"],
             **settings,
