@@ -14,11 +14,10 @@ import sys
 from collections.abc import Mapping, Sequence
 
 import deepprofile as dp
-import numpy as np
 import pandas as pd
 import xarray as xr
 from deepprofile import twin
-from deepprofile.evaluation.comparison import cell_scores, plain_average, step_function_mean
+from deepprofile.evaluation.comparison import plain_average, scores_by_band, step_function_mean
 from deepprofile.twin.ceiling import ceiling
 from rich.console import Console
 from rich.table import Table
@@ -36,26 +35,17 @@ def judge(world: twin.World) -> pd.DataFrame:
     profile = dp.fuse(world.products)
     without = dp.fuse({name: series for name, series in world.products.items() if name != "smap_l3"})
     best, told = ceiling(world), _told(world)
-    rows = []
-    for k, (top, bottom) in enumerate(twin.DEPTH_BANDS_M):
-        truth = world.truth_mean(top, bottom)
-        fused = profile.deepprofile.mean(top, bottom)
-        estimates = {
-            "fused": fused,
+
+    def estimates(top: float, bottom: float) -> dict[str, xr.DataArray]:
+        reach = best.isel(band=twin.DEPTH_BANDS_M.index((top, bottom)))
+        return {
             "fused, no SMAP L3": without.deepprofile.mean(top, bottom),
             **{name: step_function_mean(world.products[name], top, bottom) for name in PARENTS},
             "plain average": plain_average(world.products, PARENTS, top, bottom),
+            "within reach": reach + told.deepprofile.mean(top, bottom).mean("time"),
         }
-        interval = profile.deepprofile.mean_interval(0.9, top, bottom)
-        inside = ((truth >= interval.lower) & (truth <= interval.upper)).where(fused.notnull())
-        for name, estimate in estimates.items():
-            row = {"band": f"{100 * top:.0f}-{100 * bottom:.0f}", "estimate": name, **cell_scores(estimate, truth)}
-            rows.append(row | {"coverage": float(inside.mean()) if name == "fused" else np.nan})
-        anomalies = cell_scores(best.isel(band=k), truth - truth.mean("time"))
-        rows.append({"band": rows[-1]["band"], "estimate": "ceiling", **anomalies, "rmse": np.nan, "coverage": np.nan})
-        reach = cell_scores(best.isel(band=k) + told.deepprofile.mean(top, bottom).mean("time"), truth)
-        rows.append({"band": rows[-1]["band"], "estimate": "within reach", **reach, "coverage": np.nan})
-    return pd.DataFrame(rows)
+
+    return scores_by_band(twin.DEPTH_BANDS_M, world.truth_mean, profile, estimates, best)
 
 
 def _told(world: twin.World) -> xr.Dataset:
@@ -75,7 +65,7 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
     """By depth band: the fused profile beside its yardsticks."""
     wide = table.pivot(index="band", columns="estimate", values=["rmse", "ubrmse", "r"])
     wide = wide.loc[table["band"].unique()]
-    coverage = table[table.estimate == "fused"].set_index("band")["coverage"]
+    coverage = table[table.estimate == "fused"].set_index("band")["inside"]
     return pd.DataFrame(
         {
             "rmse": wide["rmse"]["fused"],
@@ -89,7 +79,7 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
             "ubrmse_to_ceiling": wide["ubrmse"]["fused"] / wide["ubrmse"]["ceiling"] - 1.0,
             "plain_to_ceiling": wide["ubrmse"]["plain average"] / wide["ubrmse"]["ceiling"] - 1.0,
             "rmse_without_l3": wide["rmse"]["fused, no SMAP L3"],
-            "coverage": coverage,
+            "inside": coverage,
         }
     )
 
@@ -107,7 +97,7 @@ def _print(console: Console, title: str, found: pd.DataFrame) -> None:
             *(f"{row[c]:.3f}" for c in ("rmse", "r", "best_parent_rmse", "best_parent_r", "plain_rmse", "plain_r")),
             *(f"{row[c]:+.0%}" for c in ("rmse_to_plain", "reach_to_plain", "ubrmse_to_ceiling", "plain_to_ceiling")),
             f"{row['rmse_without_l3']:.3f}",
-            f"{row['coverage']:.0%}",
+            f"{row['inside']:.0%}",
         )
     console.print(table)
 

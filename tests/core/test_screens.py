@@ -3,7 +3,7 @@
 import h5py
 import numpy as np
 import pytest
-from deepprofile.core.screens import FROZEN_K, SNOW_KG_M2, is_frozen, is_under_snow
+from deepprofile.core.screens import is_frozen, is_under_snow
 from deepprofile.grids.grids import EASE2_M09
 from deepprofile.sources.products import PRODUCTS
 from deepprofile.twin.granules import CORNER
@@ -17,8 +17,7 @@ TEMPERATURE = {
 }
 
 
-def test_what_the_values_are():
-    assert (FROZEN_K, SNOW_KG_M2) == (274.15, 0.001)
+def test_values_count_above_a_degree_of_frost_and_below_any_snow():
     assert is_frozen(np.array([274.15, 274.16, np.nan])).tolist() == [True, False, True]
     assert is_under_snow(np.array([0.0, 0.0009, 0.001, 5.0, np.nan])).tolist() == [False, False, True, True, True]
 

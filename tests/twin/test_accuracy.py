@@ -5,8 +5,8 @@ from deepprofile import twin
 
 from benchmarks.accuracy import TEST_SEED, UNEQUAL, UNEQUAL_TEST_SEED, judge, summary
 
-SURFACE = ["0-5", "5-10"]
-BELOW = ["10-30", "30-50", "50-70", "70-100"]
+SURFACE = ["0-5 cm", "5-10 cm"]
+BELOW = ["10-30 cm", "30-50 cm", "50-70 cm", "70-100 cm"]
 
 
 @pytest.fixture(
@@ -36,4 +36,4 @@ class TestAccuracy:
         assert (found["rmse_without_l3"][SURFACE] > found["rmse"][SURFACE]).all(), found
 
     def test_intervals_hold_the_truth(self, found):
-        assert found["coverage"].between(0.80, 0.97).all(), found
+        assert found["inside"].between(0.80, 0.97).all(), found

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import xarray as xr
 
 from deepprofile import config as configuration
 from deepprofile import twin
@@ -16,7 +17,7 @@ from deepprofile.app.report import write_report
 from deepprofile.app.simulated import PARENTS, prepare, simulate
 from deepprofile.config import Config
 from deepprofile.core.invert import fuse
-from deepprofile.evaluation.comparison import cell_scores, plain_average, step_function_mean
+from deepprofile.evaluation.comparison import plain_average, scores_by_band, step_function_mean
 from deepprofile.stages import invert, matchups
 from deepprofile.stages.domain import products_of
 from deepprofile.stages.matchups import Estimates
@@ -32,26 +33,15 @@ def judge(world: twin.World, stores: Published) -> pd.DataFrame:
     without = fuse({name: products[name] for name in names.parents})
     # The ceiling is that of the products as they came through ingest and regridding.
     best = ceiling(twin.World(world.truth, products, {}, world.stations))
-    rows = []
-    for k, (top, bottom) in enumerate(twin.DEPTH_BANDS_M):
-        truth = world.truth_mean(top, bottom).assign_coords(y=profile.y, x=profile.x)
-        bare = truth.drop_vars(["y", "x"])
-        fused = profile.deepprofile.mean(top, bottom).reset_coords(drop=True)
-        estimates = {
-            matchups.FUSED: fused.drop_vars(["y", "x"], errors="ignore"),
-            names.without: without.deepprofile.mean(top, bottom).reset_coords(drop=True),
+
+    def estimates(top: float, bottom: float) -> dict[str, xr.DataArray]:
+        return {
+            str(names.without): without.deepprofile.mean(top, bottom).reset_coords(drop=True),
             **{name: step_function_mean(products[name], top, bottom) for name in PARENTS},
             matchups.AVERAGE: plain_average(products, PARENTS, top, bottom),
         }
-        interval = profile.deepprofile.mean_interval(0.9, top, bottom)
-        held = ((truth >= interval.lower) & (truth <= interval.upper)).where(fused.notnull())
-        band = f"{100 * top:.0f}-{100 * bottom:.0f} cm"
-        for name, estimate in estimates.items():
-            held_share = float(held.mean()) if name == matchups.FUSED else np.nan
-            rows.append({"band": band, "estimate": name, **cell_scores(estimate, bare), "inside": held_share})
-        anomalies = cell_scores(best.isel(band=k), bare - bare.mean("time"))
-        rows.append({"band": band, "estimate": "ceiling", **anomalies, "rmse": np.nan, "inside": np.nan})
-    return pd.DataFrame(rows)
+
+    return scores_by_band(twin.DEPTH_BANDS_M, world.truth_mean, profile, estimates, best)
 
 
 def run_demo(folder: Path, run: Callable[[Config], int], say: Callable[[str], None]) -> tuple[int, list[Path]]:

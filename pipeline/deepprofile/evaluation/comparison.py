@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
@@ -73,3 +74,44 @@ def cell_scores(estimate: xr.DataArray, truth: xr.DataArray) -> dict[str, float]
         "ubrmse": float(error.std("time").median()),
         "r": float((covariance / (estimate.std("time") * known.std("time"))).median()),
     }
+
+
+def scores_by_band(
+    bands: Sequence[tuple[float, float]],
+    truth: Callable[[float, float], xr.DataArray],
+    profile: xr.Dataset,
+    estimates: Callable[[float, float], Mapping[str, xr.DataArray]],
+    best: xr.DataArray,
+) -> pd.DataFrame:
+    """Scores of a profile and of what it is compared with, against a truth, by depth band.
+
+    Parameters
+    ----------
+    bands
+        Top and bottom of each, m.
+    truth, estimates
+        Of the mean between two depths, m3 m-3, with the dimensions time, y and x; estimates by name, without the profile.
+    profile
+        What ``deepprofile.fuse`` returned; its name is ``fused``.
+    best
+        Anomalies by the best linear estimator, with one more dimension ``band``; its name is ``ceiling``.
+
+    Returns
+    -------
+    A row for each band and estimate: ``rmse``, ``ubrmse`` and ``r`` (medians over cells), and of the profile ``inside``, the
+    share of days whose 90 % interval holds the truth.
+    """
+    rows = []
+    for k, (top, bottom) in enumerate(bands):
+        true, fused = truth(top, bottom), profile.deepprofile.mean(top, bottom).reset_coords(drop=True)
+        interval = profile.deepprofile.mean_interval(0.9, top, bottom)
+        here = true.assign_coords({dim: fused[dim] for dim in ("y", "x") if dim in fused.coords})
+        inside = ((here >= interval.lower) & (here <= interval.upper)).where(fused.notnull())
+        bare = true.drop_vars(["y", "x"], errors="ignore")
+        named = {"fused": fused, **estimates(top, bottom)}
+        scores = {name: cell_scores(one.drop_vars(["y", "x"], errors="ignore"), bare) for name, one in named.items()}
+        scores["ceiling"] = cell_scores(best.isel(band=k), bare - bare.mean("time")) | {"rmse": np.nan}
+        shares = {"fused": float(inside.mean())}
+        band = f"{100 * top:.0f}-{100 * bottom:.0f} cm"
+        rows += [{"band": band, "estimate": name, **of, "inside": shares.get(name, np.nan)} for name, of in scores.items()]
+    return pd.DataFrame(rows)
