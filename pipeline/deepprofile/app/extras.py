@@ -7,14 +7,20 @@ from collections import defaultdict
 from importlib.metadata import PackageNotFoundError, requires
 from typing import Final
 
-# Packages by the name that is imported, where it is not that of the distribution.
+# The distribution to ask for, where its name is not that of the module: it is spelled otherwise, or brings the module with it.
 _DISTRIBUTIONS: Final = {
+    "aiohttp": "gcsfs",
+    "apache_beam": "pangeo-forge-recipes",
+    "cloudpickle": "distributed",
     "dask_kubernetes": "dask-kubernetes",
+    "ecmwf": "cdsapi",
     "google": "google-cloud-storage",
     "kr8s": "dask-kubernetes",
+    "numcodecs": "zarr",
     "pangeo_forge_recipes": "pangeo-forge-recipes",
     "prometheus_client": "prometheus-client",
     "pythonjsonlogger": "python-json-logger",
+    "requests": "gcsfs",
     "yaml": "pyyaml",
 }
 
