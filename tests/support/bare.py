@@ -1,6 +1,7 @@
 """What the install without extras has to do: run as a program, in an environment that has nothing else."""
 
 import sys
+from importlib.resources import files
 
 import deepprofile as dp
 import numpy as np
@@ -23,3 +24,4 @@ assert abs(float(profile.deepprofile.mean(0.0, 1.0).mean()) - truth.mean()) < 0.
 assert np.isfinite(dp.invert(products, dp.estimate_errors(products)).coefficients).all()
 assert np.isfinite(dp.triple_collocation(*(products[name].isel(layer=0) for name in "abc")).error_variance).all()
 assert not {"zarr", "fsspec", "dask", "pydantic"} & sys.modules.keys(), sys.modules.keys()
+assert (files("deepprofile") / "py.typed").is_file()
