@@ -160,10 +160,10 @@ def test_a_month_that_is_too_large_comes_in_parts(fetching, offered, granules, t
         if len(w.offer.source["request"]["day"]) > 1
     ]
     (provider,) = download.providers_of(config.product("era5_land"), config.products["era5_land"].download)
-    target, memory = tmp_path / wish.offer.name, Folder(str(tmp_path / "kept")).memory("x")
-    provider.fetch(wish.offer, target, memory)
+    target, requested = tmp_path / wish.offer.name, Folder(str(tmp_path / "kept")).request_store("x")
+    provider.fetch(wish.offer, target, requested)
     assert len(offered.submitted) == requests
-    assert memory.recall() is None
+    assert requested.load() is None
     expected = together(sorted((granules / "era5_land").glob("*_201505*.nc")))
     with xr.open_dataset(target, engine="h5netcdf") as found:
         for name in ("swvl1", "swvl2", "swvl3", "stl1"):
@@ -181,7 +181,7 @@ days = np.arange("2015-05-01", "2015-06-01", dtype="datetime64[D]")
 url, folder, target = sys.argv[1:]
 provider = Cds("reanalysis-era5-land", "", url)
 (offer,) = provider.find(days, (-10.0, 40.0, -9.0, 41.0), days[-1])
-provider.fetch(offer, Path(target), Folder(folder).memory(offer.name))
+provider.fetch(offer, Path(target), Folder(folder).request_store(offer.name))
 """
 
 
@@ -216,7 +216,7 @@ def test_a_download_in_parts_that_is_killed_takes_up_its_requests_again(offered,
         for name in ("swvl1", "swvl2", "swvl3", "stl1"):
             np.testing.assert_array_equal(found[name].values, expected[name].values)
         np.testing.assert_array_equal(found.valid_time.values, expected.valid_time.values)
-    assert Folder(str(tmp_path / "fetched")).memory("era5_land_201505.nc").recall() is None
+    assert Folder(str(tmp_path / "fetched")).request_store("era5_land_201505.nc").load() is None
 
 
 def test_what_is_too_large_in_every_part_is_said_in_the_words_of_the_store(fetching, offered):

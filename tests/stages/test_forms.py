@@ -344,7 +344,7 @@ def test_areas_that_share_a_border_agree_there_or_are_refused(tmp_path, change):
     np.testing.assert_allclose(steps.values, 0.25, rtol=1e-6)
     assert not steps.doubled
     # Every cell is counted once: 24 steps of 3 layers.
-    assert steps.recorded.tolist() == [3 * ERA5.rows * ERA5.columns] * 24
+    assert steps.n_valid.tolist() == [3 * ERA5.rows * ERA5.columns] * 24
 
 
 @pytest.mark.parametrize("names", [("swvl1_20200301", "swvl2_20200301", "swvl3_20200301", "stl1_20200301"), "abcd"])

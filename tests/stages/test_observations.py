@@ -72,10 +72,10 @@ def test_no_series_travels_with_a_task(finished):
         validate.plan(Domain.of(finished), matchups.Matchups.of(finished).estimates, root, versions, found),
     ):
         given = plan.job.inputs(plan.job.blocks[0]) if plan.job.inputs is not None else None
-        assert not plan.at_hand
+        assert not plan.on_driver
         # A description of the grid, the products and the sensors' places; series of float32 alone would be larger.
         assert len(pickle.dumps((plan.job.compute, given))) < 0.75 * days * sensors * 4
-    assert observations.plan(Domain.of(finished), root, found).at_hand
+    assert observations.plan(Domain.of(finished), root, found).on_driver
 
 
 def test_a_value_that_changes_costs_its_stretch_of_days_and_the_scores(archive):

@@ -230,7 +230,7 @@ def test_the_project_that_pays_is_named_in_the_environment(monkeypatch):
     ],
 )
 def test_what_a_file_system_raises_is_one_message(url, error, said):
-    with pytest.raises(StorageUnavailableError, match=said), objects.told(url):
+    with pytest.raises(StorageUnavailableError, match=said), objects.explained_errors(url):
         raise error
 
 

@@ -156,13 +156,13 @@ def _load(path: Path, overrides: Sequence[str] = ()) -> Config:
     return configuration.load(path, overrides)
 
 
-def _load_published(path: Path, overrides: Sequence[str], moment: AsOf | None = None) -> Config:
+def _load_published(path: Path, overrides: Sequence[str], as_of: AsOf | None = None) -> Config:
     """A configuration for what looks at a root: where it names no last day, that of the published profiles stands for it."""
     from deepprofile.stages.invert import STORE
     from deepprofile.stages.schedule import AsOf, ending, published_days
 
-    if moment is not None and moment.until is not None:
-        return _load(path, [*overrides, *_until(moment)])
+    if as_of is not None and as_of.until is not None:
+        return _load(path, [*overrides, *_until(as_of)])
     try:
         return _load(path, overrides)
     except ConfigError as error:
@@ -299,10 +299,10 @@ def _on_pools(
         metrics.publication(before["seconds"])
 
     def begin(plan: StagePlan) -> Callable[[Progress], None]:
-        told = (display.stage(plan), metrics.stage(plan))
+        listeners = (display.stage(plan), metrics.stage(plan))
 
         def tell(progress: Progress) -> None:
-            for each in told:
+            for each in listeners:
                 each(progress)
 
         return tell
@@ -372,7 +372,7 @@ def _day(option: str, text: str) -> np.datetime64:
         raise ConfigError(f"{option} {text}: write a day as 2026-01-31{', or today' if option == '--until' else ''}") from error
 
 
-def _moment(until: str | None, today: str | None) -> AsOf:
+def _as_of(until: str | None, today: str | None) -> AsOf:
     from deepprofile.stages.schedule import AsOf
 
     now = AsOf.now().today if today is None else _day("--today", today)
@@ -381,9 +381,9 @@ def _moment(until: str | None, today: str | None) -> AsOf:
     return AsOf(now, now if until == "today" else _day("--until", until))
 
 
-def _until(moment: AsOf) -> list[str]:
+def _until(as_of: AsOf) -> list[str]:
     """What stands for the period's end until it is known how far the granules go."""
-    return [] if moment.until is None else [f"period.end={moment.until}"]
+    return [] if as_of.until is None else [f"period.end={as_of.until}"]
 
 
 def _redone(
@@ -468,10 +468,10 @@ def run(
     from deepprofile.stages.pipeline import STAGES, Request
 
     with _explained():
-        moment = _moment(until, today)
-        loaded = _load(config, [*set_, *_until(moment)])
+        as_of = _as_of(until, today)
+        loaded = _load(config, [*set_, *_until(as_of)])
         request = Request(
-            moment,
+            as_of,
             collocate=True if collocate else None,
             remake=collocate,
             redo=_redone(loaded, first, last, redo),
@@ -569,7 +569,7 @@ def plan(
     from deepprofile.stages.pipeline import already_there, workloads
 
     with _explained():
-        checked = _load_published(config, set_, _moment(until, None))
+        checked = _load_published(config, set_, _as_of(until, None))
         listed = workloads(checked)
         grid = checked.grid.grid()
         days = (checked.period.end - checked.period.start).days + 1
@@ -589,12 +589,12 @@ def status(
     until: UntilDay = None,
     today: Today = None,
 ) -> None:
-    """Say what is there of every product and day, what is published, and what came of the runs."""
+    """Say what is there of every product and day, what is published, and the run history."""
     from deepprofile.stages.pipeline import status_of
 
     with _explained():
-        moment = _moment(until, today)
-        found = status_of(_load_published(config, set_, moment), moment)
+        as_of = _as_of(until, today)
+        found = status_of(_load_published(config, set_, as_of), as_of)
     if as_json:
         sys.stdout.write(json.dumps(redacted(found), indent=1, sort_keys=True) + "\n")
         return
@@ -651,7 +651,7 @@ def main() -> None:
         err.print("\nStopped.")
         sys.exit(STOPPED)
     except Exception as error:
-        # An error of the program itself: whoever mends it needs all of it.
+        # An error of the program itself: whoever fixes it needs the whole traceback.
         if wants_json():
             logging.getLogger("deepprofile.app.cli").critical("an error of the program", exc_info=error)
         else:

@@ -21,7 +21,7 @@ from deepprofile.grids.grids import Grid
 from deepprofile.sources.products import PRODUCTS, GranuleError, GranuleName, Product, Steps
 from deepprofile.storage.filesystems import filesystem, is_local
 from deepprofile.storage.fingerprints import fingerprint
-from deepprofile.storage.objects import MissingPathError, folders, is_pattern, listing, told
+from deepprofile.storage.objects import MissingPathError, explained_errors, folders, is_pattern, listing
 
 # Begins the URL of a store in Zarr that holds a product as its provider has it.
 MIRROR: Final = "zarr+"
@@ -162,7 +162,7 @@ def find_granules(product: Product, url: str, days: NDArray[np.datetime64], cach
     """
     if url.startswith(MIRROR):
         return _mirrored(product, url, days)
-    with told(url):
+    with explained_errors(url):
         fs, path = filesystem(url)
         if not is_pattern(url) and not fs.exists(path):
             raise MissingPathError(f"there is no folder {url} for the granules of {product.name}")

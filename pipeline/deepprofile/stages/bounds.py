@@ -32,7 +32,7 @@ from deepprofile.stages.domain import Domain
 from deepprofile.stages.plan import Expected, PlanError, StagePlan, Step
 from deepprofile.storage.filesystems import join
 from deepprofile.storage.fingerprints import fingerprint
-from deepprofile.storage.objects import MissingPathError, exists, listing, told
+from deepprofile.storage.objects import MissingPathError, exists, explained_errors, listing
 from deepprofile.storage.stores import Root, read_region, write_shards
 
 # The version of what turns a file into bounds.
@@ -62,7 +62,7 @@ def _place(bound: GridBound, cache: Cache) -> Path | str:
     """
     if bound.path.startswith(MIRROR) or any(exists(join(bound.path, mark)) for mark in ZARR_MARKS):
         return bound.path.removeprefix(MIRROR)
-    with told(bound.path):
+    with explained_errors(bound.path):
         found = listing(bound.path)
     if not found:
         raise MissingPathError(f"there is no file {bound.path}, which inversion.bounds names")
@@ -190,7 +190,7 @@ def plan(domain: Domain, settings: Inversion, cache: Cache, root: Root) -> Stage
         name: bound.model_dump(mode="json") if isinstance(bound, GridBound) else bound
         for name, bound in zip(NAMES, settings.bounds, strict=True)
     }
-    return StagePlan(STAGE, STORE, version, made, Job(workload(domain), task, mark), task.url, files, at_hand=True)
+    return StagePlan(STAGE, STORE, version, made, Job(workload(domain), task, mark), task.url, files, on_driver=True)
 
 
 def _check(settings: Inversion, target: Grid, values: Floats) -> None:

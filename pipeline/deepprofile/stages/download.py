@@ -144,23 +144,23 @@ class Folder:
             return {}
         return {str(entry["url"]).rsplit("/", 1)[-1]: int(entry["size"]) for entry in listing(self.url)}
 
-    def memory(self, name: str) -> FolderMemory:
+    def request_store(self, name: str) -> FolderRequestStore:
         """What is under way for a granule."""
-        return FolderMemory(join(self.url, _HIDDEN, "requests", f"{name}.json"))
+        return FolderRequestStore(join(self.url, _HIDDEN, "requests", f"{name}.json"))
 
 
 @dataclass(frozen=True)
-class FolderMemory(RequestStore):
+class FolderRequestStore(RequestStore):
     """One small object."""
 
     url: str
 
-    def recall(self) -> str | None:
+    def load(self) -> str | None:
         """See ``RequestStore``."""
         found = read_sound(self.url, {"request": str})
         return None if found is None else str(found["request"])
 
-    def keep(self, what: str | None) -> None:
+    def save(self, what: str | None) -> None:
         """See ``RequestStore``."""
         if what is None:
             remove(self.url)
@@ -268,7 +268,7 @@ class DownloadBlock:
         offer = given.offer
         with tempfile.TemporaryDirectory(prefix="deepprofile-download-") as scratch:
             target = Path(scratch) / offer.name
-            self.providers[given.collection].fetch(offer, target, self.folder.memory(offer.name))
+            self.providers[given.collection].fetch(offer, target, self.folder.request_store(offer.name))
             try:
                 provisional = self.product.is_provisional(target)
             except GranuleError as error:

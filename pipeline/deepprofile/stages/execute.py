@@ -149,7 +149,7 @@ def execute(plan: StagePlan, root: Root, run_with: RunWith) -> StageResult:
         write_document(join(folder, DAYS), {"marks": list(plan.marks.days)})
     began = time.monotonic()
     records = run_with.run(
-        job, Ledger(join(folder, "blocks")), watch, pool=ThreadPool(1) if plan.at_hand else None, previous=previous
+        job, Ledger(join(folder, "blocks")), watch, pool=ThreadPool(1) if plan.on_driver else None, previous=previous
     )
     problems = sorted({problem for record in records.values() for problem in record.problems})
     if plan.finish is not None:

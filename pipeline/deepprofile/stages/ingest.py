@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
@@ -111,7 +111,7 @@ class _Days:
 
     values: NDArray[np.float32]
     steps: list[int]
-    recorded: list[int]
+    n_valid: list[int]
     provisional: list[int]
     unscreened: list[int]
     lacking: set[str] = field(default_factory=set)
@@ -147,7 +147,7 @@ class IngestBlock:
             written += write_shards(self.url, "provisional", (days[0],), np.array(found.provisional, np.uint8))
         details: dict[str, Any] = {
             "steps": found.steps,
-            "recorded": found.recorded,
+            "n_valid": found.n_valid,
             "provisional": [k for k, value in enumerate(found.provisional) if value],
             "broken": found.broken,
         }
@@ -181,7 +181,7 @@ class IngestBlock:
             found.bytes_read += found.values[first:after].nbytes
         provisional = set(earlier.details["provisional"])
         for k in earlier.unchanged:
-            found.steps[k], found.recorded[k] = earlier.details["steps"][k], earlier.details["recorded"][k]
+            found.steps[k], found.n_valid[k] = earlier.details["steps"][k], _n_valid(earlier.details)[k]
             found.provisional[k] = int(k in provisional)
             found.unscreened[k] = earlier.details["unscreened"][k] if "unscreened" in earlier.details else 0
         if any(found.unscreened):
@@ -232,7 +232,7 @@ class IngestBlock:
             if read.doubled:
                 found.doubled.setdefault(k, []).append(", ".join(each.url for each in same))
             again: set[str] = set()
-            for time, values, count in zip(read.times, read.values, read.recorded, strict=True):
+            for time, values, count in zip(read.times, read.values, read.n_valid, strict=True):
                 if time not in steps:
                     steps[time] = values, int(count), granule.url
                 elif are_alike(values, steps[time][0]).all():
@@ -255,7 +255,7 @@ class IngestBlock:
         # In the order of time: the sum does not depend on the order in which files were found.
         ordered = [steps[time][0] for time in sorted(steps)]
         found.values[k] = mean_of_steps(ordered, steps_needed(self.min_day_fraction, self.product.steps_per_day))
-        found.steps[k], found.recorded[k] = len(steps), sum(count for _, count, _ in steps.values())
+        found.steps[k], found.n_valid[k] = len(steps), sum(count for _, count, _ in steps.values())
 
 
 def plan(task: ProductIngest, root: Root, as_of: AsOf | None = None) -> StagePlan:
@@ -409,6 +409,12 @@ def workload(task: ProductIngest) -> Workload:
     )
 
 
+def _n_valid(details: Mapping[str, Any]) -> Sequence[int]:
+    """Values of each day that were not fill; records of earlier versions of this software call them ``recorded``."""
+    found: Sequence[int] = details.get("n_valid", details.get("recorded", ()))
+    return found
+
+
 @dataclass(frozen=True)
 class DayCounts:
     """What is there of a product, day by day, over all blocks.
@@ -419,7 +425,7 @@ class DayCounts:
     """
 
     steps: NDArray[np.int64]
-    recorded: NDArray[np.int64]
+    n_valid: NDArray[np.int64]
     provisional: NDArray[np.bool_]
     broken: NDArray[np.bool_]
     unscreened: NDArray[np.int64]
@@ -428,20 +434,20 @@ class DayCounts:
     @classmethod
     def of(cls, count: int, records: Mapping[str, Record]) -> DayCounts:
         """From the records of the blocks of an ingest of so many days."""
-        steps, recorded = np.zeros(count, np.int64), np.zeros(count, np.int64)
+        steps, n_valid = np.zeros(count, np.int64), np.zeros(count, np.int64)
         provisional, broken, unscreened = np.zeros(count, bool), np.zeros(count, bool), np.zeros(count, np.int64)
         doubled: set[tuple[int, str]] = set()
         for record in records.values():
             first = record.region[0][0]
             part = slice(first, first + len(record.details.get("steps", ())))
             steps[part] = np.maximum(steps[part], record.details.get("steps", ()))
-            recorded[part] += np.array(record.details.get("recorded", ()), np.int64)
+            n_valid[part] += np.array(_n_valid(record.details), np.int64)
             if "unscreened" in record.details:
                 unscreened[part] = np.maximum(unscreened[part], record.details["unscreened"])
             for into, name in ((provisional, "provisional"), (broken, "broken")):
                 into[[first + k for k in record.details.get(name, ())]] = True
             doubled |= {(first + k, names) for k, of_day in record.details.get("doubled", ()) for names in of_day}
-        return cls(steps, recorded, provisional, broken, unscreened, tuple(sorted(doubled)))
+        return cls(steps, n_valid, provisional, broken, unscreened, tuple(sorted(doubled)))
 
 
 @dataclass(frozen=True)
@@ -465,7 +471,7 @@ class _Finish:
             # What could not be used is said already.
             if due[k] and found.steps[k] < per_day and not found.broken[k]:
                 problems.append(f"{day}: {per_day - found.steps[k]} of {per_day} time steps of {name} are missing")
-            if found.steps[k] and not found.recorded[k] and self.product.spatially_complete:
+            if found.steps[k] and not found.n_valid[k] and self.product.spatially_complete:
                 problems.append(f"{day}: the granules of {name} hold no value at all, only fill")
             if final[k] and found.provisional[k]:
                 problems.append(f"{day}: {name} is still provisional, and should be final by now")

@@ -186,7 +186,7 @@ def along_curve(rows: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[
     return place
 
 
-def few_at_a_time(block: Block) -> list[tuple[int, int]]:
+def sensor_batches(block: Block) -> list[tuple[int, int]]:
     """The sensors of a block of stores along sensors alone, first and last + 1, as many at a time as are held in memory."""
     first, after = block.region[0]
     return [(start, min(start + SENSORS_PER_CHUNK, after)) for start in range(first, after, SENSORS_PER_CHUNK)]
@@ -242,7 +242,7 @@ def plan(domain: Domain, root: Root, found: Found) -> StagePlan:
         {"sensors": stations.sizes["sensor"]},
         lambda _: list(dict.fromkeys(report.problems)),
         notes=lambda _: list(dict.fromkeys(report.notes)),
-        at_hand=True,
+        on_driver=True,
     )
 
 

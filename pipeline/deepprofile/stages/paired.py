@@ -17,7 +17,7 @@ from deepprofile.execution.blocks import Block, Job, Outcome, Workload, grid_blo
 from deepprofile.stages import matchups, observations, rivals, schemas
 from deepprofile.stages.domain import Domain
 from deepprofile.stages.matchups import SensorSeries, layer_weights
-from deepprofile.stages.observations import Found, few_at_a_time
+from deepprofile.stages.observations import Found, sensor_batches
 from deepprofile.stages.plan import StagePlan
 from deepprofile.stages.schemas import SENSORS_PER_BLOCK, SENSORS_PER_CHUNK
 from deepprofile.storage.filesystems import zarr_store
@@ -41,7 +41,7 @@ class ComparisonBlock:
     def __call__(self, block: Block, _: Any) -> Outcome:
         """See ``deepprofile.execution.blocks.Job``."""
         first = block.region[0][0]
-        parts = [self._differences(*span) for span in few_at_a_time(block)]
+        parts = [self._differences(*span) for span in sensor_batches(block)]
         whole = xr.concat([part for part, _ in parts], "sensor")
         written = 0
         for name in ("n", "n_effective"):

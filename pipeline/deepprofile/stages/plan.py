@@ -74,7 +74,7 @@ class StagePlan:
     ``url`` is that of the version of the store that it makes. ``finish`` is given the record of every block when all are done;
     it returns sentences about inputs that were missing. ``notes`` returns, in the same way, what a user should know although
     nothing is missing: it changes no exit code. ``marks``: of a store along time, of which a block can be brought up to date
-    day by day; its blocks are given ``BlockInputs``. ``summary``: what is to be remembered of the days. ``at_hand``: its
+    day by day; its blocks are given ``BlockInputs``. ``summary``: what is to be remembered of the days. ``on_driver``: its
     blocks are done by the driver, which alone holds what they are made of.
     """
 
@@ -89,7 +89,7 @@ class StagePlan:
     marks: DayFingerprints | None = None
     summary: Callable[[Mapping[str, Record]], Mapping[str, Any]] | None = None
     notes: Callable[[Mapping[str, Record]], list[str]] | None = None
-    at_hand: bool = False
+    on_driver: bool = False
 
 
 @dataclass(frozen=True)

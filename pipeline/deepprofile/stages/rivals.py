@@ -43,7 +43,7 @@ from deepprofile.stages.observations import Found
 from deepprofile.stages.plan import StagePlan
 from deepprofile.storage.filesystems import filesystem, join
 from deepprofile.storage.fingerprints import fingerprint
-from deepprofile.storage.objects import MissingPathError, exists, is_pattern, listing, told
+from deepprofile.storage.objects import MissingPathError, exists, explained_errors, is_pattern, listing
 from deepprofile.storage.stores import Root, Template, read_region, write_shards
 
 # The version of what turns a rival's files into daily means at sensors.
@@ -126,7 +126,7 @@ def _listed(name: str, rival: Rival) -> list[Granule]:
         # What a store holds cannot be looked through: its metadata are written when it is.
         tags = [granule_of(str(e["url"]), e).identity for mark in ZARR_MARKS for e in listing(join(url, mark))]
         return [Granule(MIRROR + url, 0, fingerprint(tags), "")]
-    with told(path):
+    with explained_errors(path):
         fs, place = filesystem(path)
         if not is_pattern(path) and not fs.exists(place):
             raise MissingPathError(f"there is nothing at {path} for the rival {name}")

@@ -35,7 +35,7 @@ from deepprofile.execution.blocks import Block, Job, Outcome, Workload, grid_blo
 from deepprofile.stages import collocate, invert, matchups, observations, paired, rivals, schemas
 from deepprofile.stages.domain import Domain
 from deepprofile.stages.matchups import FUSED, Estimates, Matchups, SensorSeries
-from deepprofile.stages.observations import Found, few_at_a_time
+from deepprofile.stages.observations import Found, sensor_batches
 from deepprofile.stages.plan import Expected, StagePlan, Step
 from deepprofile.stages.schemas import (
     SENSORS_PER_BLOCK,
@@ -81,7 +81,7 @@ class ScoreBlock:
         """See ``deepprofile.execution.blocks.Job``."""
         first = block.region[0][0]
         parts = []
-        for span in few_at_a_time(block):
+        for span in sensor_batches(block):
             own = slice(span[0] - first, span[1] - first)
             parts.append(self._scores(*span, Variances(*(np.array(values[own]) for values in variances))))
         written = 0

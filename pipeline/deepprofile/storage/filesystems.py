@@ -49,11 +49,11 @@ def anonymous() -> bool:
 
 
 @cache
-def _patient_gcs() -> type[Any]:
+def _retrying_gcs() -> type[Any]:
     from gcsfs.core import GCSFileSystem
 
-    class PatientGCSFileSystem(GCSFileSystem):  # type: ignore[misc]
-        """gcsfs, with our patience in place of its own: one budget a block, and every repetition is counted."""
+    class RetryingGCSFileSystem(GCSFileSystem):  # type: ignore[misc]
+        """gcsfs with our retries in place of its own: one budget a block, and every repetition is counted."""
 
         async def _request(self, *args: Any, **kwargs: Any) -> Any:
             return await retry_async(lambda: GCSFileSystem._request.__wrapped__(self, *args, **kwargs))
@@ -69,7 +69,7 @@ def _patient_gcs() -> type[Any]:
             elif session is not None and session.connector is not None:
                 session.connector._close()
 
-    return PatientGCSFileSystem
+    return RetryingGCSFileSystem
 
 
 def filesystem(url: str, *, asynchronous: bool = False) -> tuple[Any, str]:
@@ -86,7 +86,7 @@ def filesystem(url: str, *, asynchronous: bool = False) -> tuple[Any, str]:
         return fs, str(path)
     import aiohttp
 
-    kind = _patient_gcs()
+    kind = _retrying_gcs()
     fs = kind(
         token="anon" if anonymous() else None,
         asynchronous=asynchronous,

@@ -160,7 +160,7 @@ def _link_objects(source: str, target: str, names: Sequence[str]) -> None:
 
 
 @contextmanager
-def told(url: str) -> Iterator[None]:
+def explained_errors(url: str) -> Iterator[None]:
     """Whatever a file system raises while a URL is looked at becomes one message with the URL, the cause, and what to do.
 
     Raises

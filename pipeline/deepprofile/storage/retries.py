@@ -173,23 +173,23 @@ async def retry_async(attempt: Callable[[], Awaitable[T]]) -> T:
     StorageUnavailableError
         Where the budget is used up.
     """
-    with _RetryLoop() as patience:
+    with _RetryLoop() as retries:
         while True:
             try:
                 return await attempt()
             except Exception as error:  # noqa: BLE001
-                pause = patience.pause_after(error)
+                pause = retries.pause_after(error)
             await asyncio.sleep(pause)
 
 
 def retry_sync(attempt: Callable[[], T]) -> T:
     """The same for a function that blocks."""
-    with _RetryLoop() as patience:
+    with _RetryLoop() as retries:
         while True:
             try:
                 return attempt()
             except Exception as error:  # noqa: BLE001
-                pause = patience.pause_after(error)
+                pause = retries.pause_after(error)
             time.sleep(pause)
 
 

@@ -17,7 +17,7 @@ def test_gldas_is_given_in_volumes_and_screened(sample_data):
     steps = product.read(path, product.grid, name.days)
     assert steps.times.astype(str).tolist() == ["2015-01-01T00:00"]
     # 243 883 land cells in each of the three layers; 100 697 of them neither frozen nor under snow.
-    assert steps.recorded.tolist() == [731_649]
+    assert steps.n_valid.tolist() == [731_649]
     assert np.isfinite(steps.values).sum(axis=(0, 2, 3)).tolist() == [100_697] * 3
     with h5py.File(path) as file:
         row = int(np.argmin(np.abs(file["lat"][:] + 15.125)))
@@ -45,7 +45,7 @@ def test_smap_l4_subset_is_placed_by_its_own_coordinates(sample_data):
     assert name.key == "20200128T1500"
     steps = product.read(path, product.grid, name.days)
     assert steps.layers.tolist() == [True, False]
-    assert steps.recorded.tolist() == [246_473]
+    assert steps.n_valid.tolist() == [246_473]
     with h5py.File(path) as file:
         # cell_column says where the providers put it.
         row, column = 250, 600

@@ -131,7 +131,7 @@ class Steps:
         Shape (step,), ``datetime64[m]``.
     values
         Screened soil moisture, m3 m-3, float32, shape (step, layer, rows, columns); NaN where missing.
-    recorded
+    n_valid
         Values that were not fill before screening, by step; shape (step,).
     layers
         Whether the granule has each layer; shape (layer,).
@@ -145,7 +145,7 @@ class Steps:
 
     times: NDArray[np.datetime64]
     values: Floats
-    recorded: NDArray[np.int64]
+    n_valid: NDArray[np.int64]
     layers: NDArray[np.bool_]
     provisional: bool = False
     unscreened: tuple[str, ...] = ()
@@ -457,7 +457,7 @@ class Product(ABC):
         # What is stored: layers, temperature and snow, and from which part it comes.
         stored = np.full((times.size, count + 2, *window.shape), np.nan, np.float32)
         owner = np.full(stored.shape, -1, np.int16)
-        values, recorded = stored[:, :count].copy(), np.zeros(times.size, np.int64)
+        values, n_valid = stored[:, :count].copy(), np.zeros(times.size, np.int64)
         needed: list[Steps] = []
         for number, part in enumerate(ordered):
             steps, own = self._read(part, window), self._stored(part, window)
@@ -476,11 +476,11 @@ class Product(ABC):
             stored[places], owner[places] = np.where(new, own, before), np.where(new, number, owners)
             if new.any() or not both.any():
                 needed.append(steps)
-                recorded[places] += new[:, :count].sum(axis=(1, 2, 3)) if both[:, :count].any() else steps.recorded
+                n_valid[places] += new[:, :count].sum(axis=(1, 2, 3)) if both[:, :count].any() else steps.n_valid
         return Steps(
             times,
             values,
-            recorded,
+            n_valid,
             np.any([self._present(part.file) for part in parts], axis=0),
             any(steps.provisional for steps in needed),
             tuple(dict.fromkeys(what for steps in needed if steps.layers.any() for what in steps.unscreened)),
@@ -502,12 +502,12 @@ class Product(ABC):
         file, steps = part.file, part.chosen
         cells = self._locate(part)
         where, reader = placement(cells, self.grid, window), FieldReader(file, part.axis, cells)
-        values, recorded = self._values(part, window, reader)
+        values, n_valid = self._values(part, window, reader)
         unscreened = self._screen(file, values, lambda variable: reader.window(variable, steps, where))
         return Steps(
             part.axis.times[steps],
             self.keep_valid(values),
-            recorded,
+            n_valid,
             self._present(file),
             reader.is_provisional(steps),
             unscreened,
@@ -525,9 +525,9 @@ class Product(ABC):
                 values[:, k] = (
                     reader.window(variable, steps, where) / factor if factor != 1.0 else reader.window(variable, steps, where)
                 )
-        recorded = np.isfinite(values).sum(axis=(1, 2, 3))
+        n_valid = np.isfinite(values).sum(axis=(1, 2, 3))
         self._check_values(file, values)
-        return values, recorded
+        return values, n_valid
 
     def _factor(self, file: GranuleFile, variable: Variable, layer: Layer) -> np.float32:
         """By what a variable's values are divided to be in m3 m-3."""

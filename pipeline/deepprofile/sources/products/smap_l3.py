@@ -141,13 +141,13 @@ class SmapL3(Product):
         return cells_of(part.file, self.grid, moisture.shape, ("", f"{group}|{end}", f"{group}|"))
 
     def _read(self, part: Part, window: Grid) -> Steps:
-        values, recorded = self._values(part, window)
-        return Steps(part.axis.times[part.chosen], values, recorded, np.array([True]))
+        values, n_valid = self._values(part, window)
+        return Steps(part.axis.times[part.chosen], values, n_valid, np.array([True]))
 
     def _values(self, part: Part, window: Grid, reader: FieldReader | None = None) -> tuple[Floats, NDArray[np.int64]]:
         file, steps = part.file, part.chosen
         value = np.full((steps.size, *window.shape), np.nan, np.float32)
-        recorded: NDArray[np.int64] = np.zeros(steps.size, np.int64)
+        n_valid: NDArray[np.int64] = np.zeros(steps.size, np.int64)
         for group, end in self._passes(file):
             moisture, flag = (file.find(*_names(group, f"{name}{end}")) for name in ("soil_moisture", "retrieval_qual_flag"))
             assert moisture is not None
@@ -161,14 +161,14 @@ class SmapL3(Product):
                 continue
             where, reader = placement(cells, self.grid, window), FieldReader(file, part.axis, cells)
             seen = reader.window(moisture, steps, where) / self._factor(file, moisture, self.layers[0])
-            recorded += np.isfinite(seen).sum(axis=(1, 2))
+            n_valid += np.isfinite(seen).sum(axis=(1, 2))
             # Flags are whole numbers below 2^16, exact in single precision; outside of the swath there is none.
             quality = np.nan_to_num(reader.window(flag, steps, where), nan=_NO_FLAG)
             self._refuse_lost_flags(file, flag.name, quality, seen)
             good = (quality < _NO_FLAG) & (quality >= 0) & (quality.astype(np.int64) & _NOT_RECOMMENDED == 0)
             seen = self.keep_valid(np.where(good, seen, np.float32(np.nan)))
             value = np.where(np.isnan(value), seen, value)
-        return value[:, None], recorded
+        return value[:, None], n_valid
 
     @staticmethod
     def _refuse_lost_flags(file: GranuleFile, name: str, quality: Floats, seen: Floats) -> None:

@@ -113,9 +113,9 @@ class Cds(Provider):
         stamp = days[0].replace("-", "") if len(days) == 1 else days[0][:7].replace("-", "")
         return RemoteGranule(f"era5_land_{stamp}.nc", {"request": request}, revision=revision)
 
-    def fetch(self, offer: RemoteGranule, target: Path, memory: RequestStore) -> None:
+    def fetch(self, offer: RemoteGranule, target: Path, requested: RequestStore) -> None:
         """See ``Provider.fetch``."""
-        fetch = _Fetch(self.collection, self._client(), offer, memory)
+        fetch = _Fetch(self.collection, self._client(), offer, requested)
         parts = fetch.parts(dict(offer.source["request"]), target)
         if len(parts) == 1:
             parts[0].replace(target)
@@ -127,7 +127,7 @@ class Cds(Provider):
                     f"{offer.name}: its {len(parts)} parts do not fit together: {_first_line(error)}"
                 ) from error
         check(offer, target)
-        memory.keep(None)
+        requested.save(None)
 
     def _client(self) -> Any:
         import cdsapi
@@ -159,11 +159,11 @@ class _TooLargeError(Exception):
 class _Fetch:
     """One attempt at an offer: its request, or the parts of it that the store takes."""
 
-    def __init__(self, collection: str, client: Any, offer: RemoteGranule, memory: RequestStore) -> None:
-        self._collection, self._client, self._offer, self._memory = collection, client, offer, memory
+    def __init__(self, collection: str, client: Any, offer: RemoteGranule, requested: RequestStore) -> None:
+        self._collection, self._client, self._offer, self._requested = collection, client, offer, requested
         self._began = time.monotonic()
         # The identifier of each request that is under way, by what it asks for.
-        self._known = _recalled(memory.recall())
+        self._known = _recalled(requested.load())
 
     def parts(self, request: Mapping[str, Any], target: Path) -> list[Path]:
         """Files that together hold what is asked for, in the order of their days."""
@@ -248,7 +248,7 @@ class _Fetch:
             return CredentialsError(f"the Climate Data Store refuses {self._offer.name} ({status}{text}): {CREDENTIALS}")
         if status < 500 and status != 429:
             self._known = {}
-            self._memory.keep(None)
+            self._requested.save(None)
         return DownloadError(
             f"{self._offer.name}: the Climate Data Store answers {status} {error.response.reason}{text or ' without a reason'}"
         )
@@ -268,12 +268,12 @@ class _Fetch:
             self._forget(request)
         remote = self._client.submit(self._collection, dict(request))
         self._known[_label(request)] = remote.request_id
-        self._memory.keep(json.dumps(self._known, sort_keys=True))
+        self._requested.save(json.dumps(self._known, sort_keys=True))
         return remote
 
     def _forget(self, request: Mapping[str, Any]) -> None:
         self._known.pop(_label(request), None)
-        self._memory.keep(json.dumps(self._known, sort_keys=True) if self._known else None)
+        self._requested.save(json.dumps(self._known, sort_keys=True) if self._known else None)
 
     def _wait(self, remote: Any) -> None:
         pause = _FIRST_PAUSE

@@ -25,7 +25,7 @@ from deepprofile.sources.providers.provider import (
     RemoteGranule,
     RequestStore,
     download,
-    patient,
+    with_retries,
 )
 from deepprofile.storage.redaction import hold
 
@@ -54,7 +54,7 @@ class Earthdata(Provider):
         query = query.temporal(f"{min(days)}T00:00:00Z", f"{max(days)}T23:59:59Z").bounding_box(*box)
         if self.url is not None:
             query = query.mode(f"{self.url.rstrip('/')}/search/")
-        query.session = patient(requests.Session())
+        query.session = with_retries(requests.Session())
         try:
             with warnings.catch_warnings():
                 # What the client will call otherwise one day.
@@ -64,7 +64,7 @@ class Earthdata(Provider):
             raise DownloadError(f"the Common Metadata Repository does not answer for {self.collection}: {error}") from error
         return [offer for granule in found if (offer := _offer(granule)) is not None]
 
-    def fetch(self, offer: RemoteGranule, target: Path, memory: RequestStore) -> None:
+    def fetch(self, offer: RemoteGranule, target: Path, requested: RequestStore) -> None:
         """See ``Provider.fetch``."""
         download(_session(), offer.source["url"], offer, target, CREDENTIALS)
 
@@ -140,7 +140,7 @@ _local = threading.local()
 def _session() -> requests.Session:
     """A session of this thread, logged in once."""
     if getattr(_local, "session", None) is None:
-        _local.session = patient(_login())
+        _local.session = with_retries(_login())
     session: requests.Session = _local.session
     return session
 

@@ -117,7 +117,7 @@ class Provider(ABC):
         """
 
     @abstractmethod
-    def fetch(self, offer: RemoteGranule, target: Path, memory: RequestStore) -> None:
+    def fetch(self, offer: RemoteGranule, target: Path, requested: RequestStore) -> None:
         """Write a granule to a file.
 
         Raises
@@ -133,15 +133,15 @@ class RequestStore(ABC):
     """Remembers, beyond the end of this process, what is under way for a granule."""
 
     @abstractmethod
-    def recall(self) -> str | None:
+    def load(self) -> str | None:
         """What was kept."""
 
     @abstractmethod
-    def keep(self, what: str | None) -> None:
+    def save(self, what: str | None) -> None:
         """Keep it, instead of what was kept before; None: nothing more."""
 
 
-def patient(session: requests.Session) -> requests.Session:
+def with_retries(session: requests.Session) -> requests.Session:
     """A session that waits where the service asks for it: as long as it says, or longer each time."""
     retry = Retry(
         total=ATTEMPTS,
