@@ -349,7 +349,7 @@ UntilDay = Annotated[
     str | None,
     typer.Option(
         "--until",
-        help="Extend the record to this day, or to 'today', as far as there are granules; instead of the period's end.",
+        help="Extend the record to this day, or 'today', as far as there are granules; replaces the end of the period.",
         metavar="DAY",
         envvar="DEEPPROFILE_UNTIL",
     ),
@@ -358,7 +358,7 @@ Today = Annotated[
     str | None,
     typer.Option(
         "--today",
-        help="Judge what is missing as of this day; the day that it is (UTC) by default.",
+        help="Judge what is missing as of this day; by default today (UTC).",
         metavar="DAY",
         envvar="DEEPPROFILE_TODAY",
     ),
@@ -428,25 +428,25 @@ def run(
         str | None,
         typer.Option(
             "--from",
-            help="Do days again, from this one; of all products without --redo.",
+            help="Reprocess days from this one on, of all products unless --redo names some.",
             metavar="DAY",
             envvar="DEEPPROFILE_FROM",
         ),
     ] = None,
     last: Annotated[
-        str | None, typer.Option("--to", help="The last day that is done again.", metavar="DAY", envvar="DEEPPROFILE_TO")
+        str | None, typer.Option("--to", help="The last day to reprocess.", metavar="DAY", envvar="DEEPPROFILE_TO")
     ] = None,
     redo: Annotated[
         list[str],
         typer.Option(
-            "--redo", help="Do the days of this product again; may be repeated.", metavar="PRODUCT", envvar="DEEPPROFILE_REDO"
+            "--redo", help="Reprocess the days of this product; may be repeated.", metavar="PRODUCT", envvar="DEEPPROFILE_REDO"
         ),
     ] = [],  # noqa: B006
     collocate: Annotated[
         bool,
         typer.Option(
             "--collocate",
-            help="Make a new error model now, whatever collocation.every_days says, and even of the same inputs.",
+            help="Make a new error model now, whatever collocation.every_days says, even from the same inputs.",
             envvar="DEEPPROFILE_COLLOCATE",
         ),
     ] = False,
@@ -454,7 +454,7 @@ def run(
         str | None,
         typer.Option(
             "--accept",
-            help="Publish also what has not passed its checks; your name goes into the manifest.",
+            help="Publish even if checks fail; your name is kept in the manifest.",
             metavar="NAME",
             envvar="DEEPPROFILE_ACCEPT",
         ),
@@ -485,11 +485,11 @@ def run(
 def prune(
     config: ConfigPath = DEFAULT_CONFIG,
     set_: Overrides = [],  # noqa: B006
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be removed, and remove nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be removed, and remove nothing.")] = False,
 ) -> None:
     """Remove old versions of the stores, as the section 'retention' of the configuration says.
 
-    The current versions, those of the latest publications, whatever is recent, and what a run is at work on stay.
+    Current versions, those of the latest publications, recent ones, and what a run is working on are kept.
     """
     from deepprofile.stages import retention
 
@@ -510,9 +510,7 @@ def prune(
 
 @app.command()
 def demo(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for everything that the demo makes.")] = Path(
-        "demo-output"
-    ),
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for everything the demo makes.")] = Path("demo-output"),
 ) -> None:
     """Simulate a region, write its granules, run every stage on them, and write a report that knows the truth."""
     with _explained():
@@ -533,8 +531,8 @@ def simulate_twin(
     output: Annotated[str, typer.Option("--output", "-o", help="Folder or URL for granules, stations and configuration.")],
     rows: Annotated[int, typer.Option(help="Rows of cells of the 9 km grid.", min=4)] = 12,
     columns: Annotated[int, typer.Option(help="Columns of cells.", min=4)] = 12,
-    days: Annotated[int, typer.Option(help="Days from 2015-04-01.", min=30)] = 120,
-    seed: Annotated[int, typer.Option(help="Of everything that is random.")] = 42,
+    days: Annotated[int, typer.Option(help="Number of days, from 2015-04-01.", min=30)] = 120,
+    seed: Annotated[int, typer.Option(help="Random seed.")] = 42,
 ) -> None:
     """Simulate a region whose soil moisture is known, and write its granules as the providers do."""
     from deepprofile.app.simulated import write_twin
@@ -565,7 +563,7 @@ def plan(
     cluster: OnCluster = Where.LOCAL,
     until: UntilDay = None,
 ) -> None:
-    """Say what a run would do: blocks, bytes and memory; refuse what does not fit."""
+    """Show what a run would do: blocks, bytes and memory. Refuse what does not fit."""
     from deepprofile.stages.pipeline import already_there, workloads
 
     with _explained():
@@ -585,11 +583,11 @@ def plan(
 def status(
     config: ConfigPath = DEFAULT_CONFIG,
     set_: Overrides = [],  # noqa: B006
-    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     until: UntilDay = None,
     today: Today = None,
 ) -> None:
-    """Say what is there of every product and day, what is published, and the run history."""
+    """Show which days of each product are there, what is published, and the run history."""
     from deepprofile.stages.pipeline import status_of
 
     with _explained():
