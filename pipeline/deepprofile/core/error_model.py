@@ -499,19 +499,34 @@ def estimate_from_stack(stack: Stack, dependent: Sequence[tuple[str, str]], min_
     return dataset.assign_coords(dict(stack.cell_coords))
 
 
-def errors_from_moments(
-    moments: xr.DataArray,
-    layout: Layout,
-    design: Design,
-    min_samples: int,
-    window: int,
-    inside: Mapping[str, slice] | None = None,
-) -> xr.Dataset:
-    """The error model from the moments of each cell, dimensions (..., group, moment), as ``series_moments`` gives them.
+class Settings(NamedTuple):
+    """Of triple collocation: complete triples that a triplet needs, and cells along each side of a neighbourhood."""
 
-    Moments of parts of the record are merged by ``Moments.merge`` before; a block of cells on y and x needs a halo of half a
-    window around it, and is what lies ``inside``.
+    min_samples: int
+    window: int
+
+
+def block_errors(moments: Array, layout: Layout, design: Design, settings: Settings, inside: tuple[slice, slice]) -> CellModel:
+    """The error model of a block of cells, each array (row, column, observation).
+
+    Parameters
+    ----------
+    moments
+        Of the block and half a window around it, as ``series_moments`` gives them and ``Moments.merge`` merges those of parts
+        of the record; shape (row, column, group, 10).
+    layout, design, settings
+        The observations, which series of them are compared, and how.
+    inside
+        Rows and columns of the block within ``moments``.
     """
+    pooled = _sums_to_pool(moments, design=design, min_samples=settings.min_samples)
+    for axis in (0, 1):
+        pooled = _window_sums(pooled, axis, min(settings.window // 2, pooled.shape[axis] - 1))
+    return _estimate(moments[inside], pooled[inside], layout=layout, design=design, min_samples=settings.min_samples)
+
+
+def errors_from_moments(moments: xr.DataArray, layout: Layout, design: Design, min_samples: int, window: int) -> xr.Dataset:
+    """The error model from the moments of each cell, dimensions (..., group, moment), as ``series_moments`` gives them."""
     cell_dims = [dim for dim in moments.dims if dim not in ("group", "moment")]
     sums = xr.apply_ufunc(
         _sums_to_pool,
@@ -524,8 +539,6 @@ def errors_from_moments(
         dask_gufunc_kwargs={"output_sizes": {"sum": sums_to_pool(design)}},
     )
     pooled = _pool_cells(sums, cell_dims, window)
-    if inside is not None:
-        moments, pooled = moments.isel(inside), pooled.isel(inside)
     out = xr.apply_ufunc(
         _estimate,
         moments,
@@ -537,7 +550,16 @@ def errors_from_moments(
         output_dtypes=[np.float64] * 7 + [np.int64, np.int8],
         dask_gufunc_kwargs={"output_sizes": {OBSERVATION: layout.size}},
     )
-    dataset = xr.Dataset(dict(zip(CellModel._fields, out, strict=True)))
+    return _with_attributes(xr.Dataset(dict(zip(CellModel._fields, out, strict=True))), cell_dims, layout)
+
+
+def labelled(model: CellModel, layout: Layout) -> xr.Dataset:
+    """The error model of a block, (row, column, observation), as ``estimate_errors`` returns it: ``observation``, y and x."""
+    arrays = {name: (("y", "x", OBSERVATION), values) for name, values in model._asdict().items()}
+    return _with_attributes(xr.Dataset(arrays), ["y", "x"], layout)
+
+
+def _with_attributes(dataset: xr.Dataset, cell_dims: Sequence[Hashable], layout: Layout) -> xr.Dataset:
     dataset = dataset.transpose(OBSERVATION, *cell_dims).assign_coords(layout.coordinates())
     for name in ("error_variance", "bias_variance", "variance"):
         dataset[name].attrs["units"] = "m6 m-6"

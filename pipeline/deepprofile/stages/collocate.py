@@ -19,7 +19,15 @@ from numpy.typing import NDArray
 
 from deepprofile.config import Collocation, Config
 from deepprofile.core.collocation import MOMENTS, Moments
-from deepprofile.core.error_model import Design, errors_from_moments, plan_comparisons, series_moments, sums_to_pool
+from deepprofile.core.error_model import (
+    CellModel,
+    Design,
+    Settings,
+    block_errors,
+    plan_comparisons,
+    series_moments,
+    sums_to_pool,
+)
 from deepprofile.core.layers import OBSERVATION, Layout
 from deepprofile.execution.blocks import Block, Job, Outcome, Workload, grid_blocks
 from deepprofile.grids.grids import Grid
@@ -204,21 +212,20 @@ class WeightsBlock:
         rows, columns = block.region
         errors, read = self.errors(rows, columns)
         written = 0
-        for name in schemas.ERROR_MODEL:
-            values = errors[name].transpose(OBSERVATION, "y", "x").values.astype(schemas.ERROR_MODEL[name][0])
+        for name, of_cells in errors._asdict().items():
+            values = np.moveaxis(of_cells, -1, 0).astype(schemas.ERROR_MODEL[name][0])
             written += write_shards(self.url, name, (0, rows[0], columns[0]), values)
         return Outcome(read, written)
 
-    def errors(self, rows: tuple[int, int], columns: tuple[int, int]) -> tuple[xr.Dataset, int]:
-        """The error model of some cells, and the bytes that were read for it."""
+    def errors(self, rows: tuple[int, int], columns: tuple[int, int]) -> tuple[CellModel, int]:
+        """The error model of some cells, (row, column, observation), and the bytes that were read for it."""
         layout, design = self.comparison.design()
         reach = self.window // 2
         top, bottom = max(rows[0] - reach, 0), min(rows[1] + reach, self.target.rows)
         left, right = max(columns[0] - reach, 0), min(columns[1] + reach, self.target.columns)
         values = read_region(self.moments_url, "moments", (slice(top, bottom), slice(left, right)))
-        moments = xr.DataArray(values, dims=("y", "x", "group", "moment"))
-        inside = {"y": slice(rows[0] - top, rows[1] - top), "x": slice(columns[0] - left, columns[1] - left)}
-        return errors_from_moments(moments, layout, design, self.min_samples, self.window, inside), values.nbytes
+        inside = slice(rows[0] - top, rows[1] - top), slice(columns[0] - left, columns[1] - left)
+        return block_errors(values, layout, design, Settings(self.min_samples, self.window), inside), values.nbytes
 
 
 def moments_workload(model: ErrorModel) -> Workload:

@@ -20,7 +20,7 @@ from deepprofile.analysis.accessor import unexpressed_variance
 from deepprofile.config import Config
 from deepprofile.core.basis import MAX_DEPTH_M, basis_mean
 from deepprofile.core.collocation import MOMENTS
-from deepprofile.core.error_model import errors_from_moments, plan_comparisons
+from deepprofile.core.error_model import CellModel, Settings, block_errors, labelled, plan_comparisons
 from deepprofile.evaluation.comparison import step_function_weights
 from deepprofile.execution.blocks import Block, Job, Outcome, Workload, grid_blocks
 from deepprofile.execution.ledger import Ledger
@@ -327,9 +327,9 @@ def _errors_without(block: MatchupBlock, cells: NDArray[np.int64]) -> xr.Dataset
         series.append(known[tuple(np.round(wide, 12))])
     positions = {tuple(group): k for k, group in enumerate(whole.groups.tolist())}
     groups = [positions[tuple(series[s] for s in group)] for group in design.groups.tolist()]
-    settings = task.profiles.model.settings
-    reach = settings.window // 2
-    found: dict[int, xr.Dataset] = {}
+    collocation = task.profiles.model.settings
+    settings, reach = Settings(collocation.min_samples, collocation.window), collocation.window // 2
+    found: dict[int, CellModel] = {}
     for some, rows, columns in _tiles(cells, task.domain.blocks.cells):
         region = (_widened(rows, reach, target.rows), _widened(columns, reach, target.columns))
         moments = read_region(block.moments_url, "moments", region)
@@ -337,11 +337,12 @@ def _errors_without(block: MatchupBlock, cells: NDArray[np.int64]) -> xr.Dataset
             own = [slice(int(at), int(at) + 1) for at in cells[k]]
             spans = [_widened(at, reach, size) for at, size in zip(own, target.shape, strict=True)]
             near = moments[tuple(slice(s.start - r.start, s.stop - r.start) for s, r in zip(spans, region, strict=True))]
-            window = xr.DataArray(near[:, :, groups], dims=("y", "x", "group", "moment"))
-            inside = {dim: slice(at.start - s.start, at.stop - s.start) for dim, at, s in zip("yx", own, spans, strict=True)}
-            found[k] = errors_from_moments(window, layout, design, settings.min_samples, settings.window, inside)
-    one_by_one = [found[k] for k in range(len(cells))]
-    return xr.concat(one_by_one, "x", data_vars="minimal", coords="minimal", compat="override", join="override")
+            row, column = (slice(at.start - s.start, at.stop - s.start) for at, s in zip(own, spans, strict=True))
+            found[k] = block_errors(near[:, :, groups], layout, design, settings, (row, column))
+    joined = CellModel._make(
+        np.concatenate(parts, axis=1) for parts in zip(*(found[k] for k in range(len(cells))), strict=True)
+    )
+    return labelled(joined, layout)
 
 
 def _widened(span: slice, reach: int, size: int) -> slice:
