@@ -74,7 +74,7 @@ lowest: $(INSTALLED)  ## a run of all stages, and tests of numerics, grids and s
 	$(VENV)/lowest/bin/deepprofile run --config $(VENV)/lowest/twin/deepprofile.yaml --set compute.processes=false
 	$(VENV)/lowest/bin/deepprofile report --config $(VENV)/lowest/twin/deepprofile.yaml --output $(VENV)/lowest/twin/report
 	$(VENV)/lowest/bin/python -m pytest -q -p no:cacheprovider tests/core tests/grids \
-		tests/evaluation/test_metrics.py tests/storage/test_stores.py
+		tests/evaluation/test_metrics.py tests/storage/test_stores.py tests/app/test_cli.py::test_wrong_arguments_are_said_by_the_library
 
 soak: $(INSTALLED)  ## what takes long: a year of the schedule, whole runs anywhere, and the tests of `cluster` with twenty starts
 	DEEPPROFILE_TEST_SCHEDULE_DAYS=365 $(BIN)/python -m pytest -n 0 --timeout 10800 tests/stages/test_schedule.py
