@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import cast
 
 import numpy as np
-import pandas as pd
-import xarray as xr
 from deepprofile.config import Config
+from deepprofile.core import kernels
+from deepprofile.core.parameters import Parameters
 from deepprofile.execution.pools import ThreadPool
 from deepprofile.grids.grids import EASE2_M09
 from deepprofile.stages import ingest, invert
@@ -95,23 +95,16 @@ class Unsolved(InvertBlock):
     def solve(
         self,
         series: Mapping[str, NDArray[np.float32]],
-        errors: xr.Dataset,
-        days: pd.DatetimeIndex,
-        limits: tuple[NDArray[np.float32], NDArray[np.float32]] | None,
+        parameters: Parameters,
         filters: Mapping[str, NDArray[np.float32]],
-        covariances: bool,
-    ) -> xr.Dataset:
-        """The profile of one day, and what was read in place of the coefficients."""
+    ) -> kernels.Profiles:
+        """What was read in place of the coefficients, and flags and patterns of one day on all of them."""
         day = {name: values[:1] for name, values in series.items()}
-        past = {name: values[:, :, :1] for name, values in filters.items()}
-        one = super().solve(day, errors, days[:1], limits, past, covariances)
-        degrees = one.sizes["degree"]
-        stacked = np.concatenate(list(series.values()), axis=1)[:, :degrees]
-        shape = (stacked.shape[0], *stacked.shape[2:])
-        bare = one.drop_dims("time").assign(coefficients=(("time", "degree", "y", "x"), stacked))
-        for name in ("flags", "pattern"):
-            bare[name] = (("time", "y", "x"), np.broadcast_to(one[name].transpose("time", "y", "x").values, shape))
-        return bare
+        one = super().solve(day, parameters, {name: values[:, :, :1] for name, values in filters.items()})
+        degrees = one.coefficients.shape[-1]
+        stacked = np.concatenate(list(series.values()), axis=1)[:, :degrees].transpose(2, 3, 0, 1)
+        shape = stacked.shape[:-1]
+        return kernels.Profiles(stacked, np.broadcast_to(one.flags, shape), np.broadcast_to(one.pattern, shape))
 
 
 def run(config: Config, versions: dict[str, str], *, solve: bool, threads: int = 2) -> tuple[float, float]:

@@ -8,9 +8,9 @@ import pytest
 import xarray as xr
 from deepprofile.core import memory
 from deepprofile.core.biases import MEAN_KERNEL, mean_variance
-from deepprofile.core.invert import ERROR_CORRELATION_LENGTH_M, GAIN_SPREAD
 from deepprofile.core.layers import stack_products
 from deepprofile.core.memory import FILTERS, GAP_DAYS, exponential_filters, memory_name
+from deepprofile.core.parameters import ERROR_CORRELATION_LENGTH_M, GAIN_SPREAD
 from deepprofile.core.prior import kernel_covariance
 from deepprofile.twin.ceiling import exponential_filter
 

@@ -19,6 +19,7 @@ from deepprofile.sources.catalogue import Cache
 from deepprofile.stages import matchups, observations, paired, rivals
 from deepprofile.stages.domain import Domain
 from deepprofile.stages.execute import RunWith, execute
+from deepprofile.stages.matchups import layers_at_depths
 from deepprofile.stages.pipeline import run_stages, workloads
 from deepprofile.storage.stores import Root
 from deepprofile.twin.granules import region
@@ -108,7 +109,7 @@ def test_a_rival_that_is_one_of_the_products_has_its_scores(compared, finished):
     scored = 0
     for k in range(store.sizes["sensor"]):
         depths = float(store.depth_top[k]), float(store.depth_bottom[k])
-        own = paired.at_depths(store.soil_moisture.values[:, :, k], layers, *depths)
+        own = layers_at_depths(store.soil_moisture.values, layers, np.array([k]), [depths])[:, 0]
         # Stored to 2^-15, and read from layers that are rounded.
         np.testing.assert_allclose(own[days], product.values[k, days], atol=2e-4)
         assert np.isnan(own[[5, 20, 21, 22]]).all()

@@ -223,6 +223,30 @@ def reference_means(parts: Moments, design: Design) -> Array:
     return np.where(count > 0, mean + np.divide(shift, total, out=np.zeros_like(shift), where=total > 0), np.nan)
 
 
+class LayerErrors(NamedTuple):
+    """What an inversion takes of an error model, each (..., observation).
+
+    Attributes
+    ----------
+    error_variance
+        Of the random errors, m6 m-6; not finite where an observation is not used.
+    bias_variance
+        Mean-square bias, m6 m-6; infinite where an observation tells of anomalies only.
+    mean
+        Time mean over the days that the products share, m3 m-3.
+    variance
+        In time, m6 m-6; NaN where it is not known.
+    status
+        Where the estimate comes from; see ``CellModel``.
+    """
+
+    error_variance: NDArray[Any]
+    bias_variance: NDArray[Any]
+    mean: NDArray[Any]
+    variance: NDArray[Any]
+    status: NDArray[Any]
+
+
 class CellModel(NamedTuple):
     """The error model of each cell, each (..., observation); NaN where the cell does not have the observation.
 
@@ -251,6 +275,11 @@ class CellModel(NamedTuple):
     r_squared: Array
     n_samples: NDArray[np.int64]
     status: NDArray[np.int8]
+
+    @property
+    def of_layers(self) -> LayerErrors:
+        """What an inversion takes of it."""
+        return LayerErrors(self.error_variance, self.bias_variance, self.reference_mean, self.variance, self.status)
 
 
 def _estimate(moments: Array, sums: Array, *, layout: Layout, design: Design, min_samples: int) -> CellModel:
@@ -567,6 +596,26 @@ def _with_attributes(dataset: xr.Dataset, cell_dims: Sequence[Hashable], layout:
         dataset[name].attrs["units"] = "m3 m-3"
     dataset["status"].attrs = {"flag_values": [OWN, NEIGHBOURS, TYPICAL, ABSENT], "flag_meanings": STATUS_MEANINGS}
     return dataset
+
+
+def labelled_errors(errors: xr.Dataset) -> dict[str, xr.DataArray]:
+    """The fields of ``LayerErrors``, in their order, of an error model with labels: without coordinates, their own dimensions.
+
+    Without ``reference_mean`` the ``mean`` serves; without ``status`` all estimates count as ``OWN``.
+    """
+    variance = errors["error_variance"]
+    parts = {
+        "error_variance": variance,
+        "bias_variance": errors["bias_variance"],
+        "mean": errors["reference_mean" if "reference_mean" in errors else "mean"],
+        "variance": errors["variance"] if "variance" in errors else xr.full_like(variance, np.nan),
+        "status": errors["status"] if "status" in errors else xr.full_like(variance, OWN),
+    }
+    made = {}
+    for name, part in parts.items():
+        bare = _drop_coords(part).astype(np.int8 if name == "status" else np.float64)
+        made[name] = bare.chunk({OBSERVATION: -1}) if bare.chunks is not None else bare
+    return made
 
 
 def _drop_coords(series: xr.DataArray) -> xr.DataArray:

@@ -3,49 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Final, Literal
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, TypeVar
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
 from deepprofile.core import kernels
-from deepprofile.core.basis import MAX_ORDER, basis_mean, bernstein_from_legendre
-from deepprofile.core.biases import MEAN_KERNEL, bias_correlation, error_correlation, mean_variance
-from deepprofile.core.error_model import DEPENDENT, OWN, TYPICAL_NOISE, WINDOW, check_collocatable, estimate_from_stack
+from deepprofile.core.basis import MAX_ORDER
+from deepprofile.core.error_model import (
+    DEPENDENT,
+    WINDOW,
+    LayerErrors,
+    check_collocatable,
+    estimate_from_stack,
+    labelled_errors,
+)
+from deepprofile.core.kernels import CellErrors, CellLimits
 from deepprofile.core.layers import OBSERVATION, Layout, Stack, stack_products
-from deepprofile.core.memory import Direction, correlate_past, remember
-from deepprofile.core.prior import GaussianMoments, Prior, prior_moments
+from deepprofile.core.memory import Direction, remember
+from deepprofile.core.parameters import (
+    METHODS,
+    Model,
+    Parameters,
+    cell_errors,
+    default_order,
+    prior_level,
+    product_patterns,
+)
+from deepprofile.core.prior import Prior
 
-Array = NDArray[np.float64]
 Method = Literal["map", "wls"]
 Bound = float | xr.DataArray | NDArray[Any]
+Kind = TypeVar("Kind", CellErrors, CellLimits)
 
-METHODS: Final = {"map": kernels.MAP, "wls": kernels.WLS}
-DEFAULT_ORDER: Final = {"map": 5, "wls": 2}
-# Where one product alone tells of the deep soil, least squares of order 1 are better on measured profiles: RMSE, mean over
-# depth, 0.052 against 0.057 for order 2.
-DEEP_M: Final = 0.3
-# Errors of two layers of one product: what a model gets wrong at one depth it gets wrong nearby.
-ERROR_CORRELATION_LENGTH_M: Final = 0.5
-# How far the variations of a product are from the true ones, as a standard deviation of their ratio: by that share of what the
-# prior lets a layer vary, an observation errs beside its random error. Where no triplet tells the error, nothing tells the
-# ratio either: a layer that hardly varies is then no proof that the soil does not. Chosen on measured profiles, as they are and
-# with factors exp(0.5 N(0, 1)) on every layer of the models.
-GAIN_SPREAD: Final = 0.2
-FALLBACK_GAIN_SPREAD: Final = 0.5
-# Where products vary less at DEEP_M and below than the prior expects, by more than a factor of exp(TOLERATED), the prior is
-# damped there, in steps, so that few priors serve all cells. A deep layer that hardly varies would else count as nearly exact,
-# and what the layers above it say would come back at 1 m with the opposite sign. On measured profiles 0.4 and 0.7 do alike.
-TOLERATED: Final = 0.7
-DAMPING_STEP: Final = 0.25
-DAMPINGS: Final = 10
-# Errors, and biases, at the same depth of two products: they share forcing, soil maps and structure more than any comparison
-# between them can see. Set where intervals hold in worlds of measured profiles, whose models share a fifth or nearly half of
-# their errors.
-SHARED_ERROR: Final = 0.3
-SHARED_BIAS: Final = 0.5
 # With more patterns than these, only those of whole products have a covariance of their own.
 MOST_PATTERNS: Final = 64
 # Profiles that are worked on at a time: their observations and coefficients stay in the cache.
@@ -62,70 +54,6 @@ GENERAL_FLAGS: Final = {
 }
 
 
-@dataclass(frozen=True)
-class Model:
-    """Everything of an inversion that is the same in every cell, for n observations and d coefficients.
-
-    Attributes
-    ----------
-    layout
-        The observations.
-    method, order
-        ``kernels.MAP`` or ``kernels.WLS``; degree of the polynomial, d - 1.
-    prior
-        What is expected before any data.
-    two_scales
-        Whether time means and anomalies are inverted apart.
-    anomalies
-        Prior moments of a day's anomaly, m6 m-6: one for each step of damping.
-    setting
-        The same and all else as the compiled loops take it.
-    """
-
-    layout: Layout
-    method: int
-    order: int
-    prior: Prior
-    two_scales: bool
-    anomalies: tuple[GaussianMoments, ...]
-    setting: kernels.Setting
-
-    @classmethod
-    def build(cls, layout: Layout, method: str, order: int, prior: Prior, two_scales: bool) -> Model:
-        """Integrals of the basis and moments of the prior for these layers."""
-        # Correlations that the gain knows of, and all of them. Least squares know of none.
-        of_errors = (error_correlation(layout, ERROR_CORRELATION_LENGTH_M, share) for share in (0.0, SHARED_ERROR))
-        random = np.stack([correlate_past(each, layout) for each in of_errors])
-        lasting = np.stack([bias_correlation(layout, share) for share in (0.0, SHARED_BIAS)])
-        independent = np.stack([np.eye(layout.size)] * 2)
-        if method == "wls":
-            random[0] = np.eye(layout.size)
-        kernel, steps = prior.kernel, DAMPINGS if two_scales and method == "map" else 1
-        damped = [replace(kernel, damping=DAMPING_STEP * k) for k in range(steps)]
-        anomalies = tuple(prior_moments(each, layout.top, layout.bottom, order).scaled(prior.std**2) for each in damped)
-        setting = kernels.Setting(
-            method=METHODS[method],
-            two_scales=two_scales,
-            design=basis_mean(layout.top, layout.bottom, order),
-            anomalies=GaussianMoments(*(np.stack(part) for part in zip(*anomalies, strict=True))),
-            means=prior_moments(MEAN_KERNEL, layout.top, layout.bottom, order).scaled(mean_variance(prior.std)),
-            correlation=random if two_scales else independent,
-            bias_correlation=lasting if two_scales else independent,
-            control=bernstein_from_legendre(order),
-            product=layout.product_index,
-        )
-        return cls(layout, setting.method, order, prior, two_scales, anomalies, setting)
-
-    def damping(self, variance: xr.DataArray) -> xr.DataArray:
-        """Which of ``anomalies`` suits each cell, from the variances of the observations in time; NaN where not known."""
-        deep = 0.5 * (self.layout.top + self.layout.bottom) >= DEEP_M
-        expected = xr.DataArray(np.diag(self.anomalies[0].layer_covariance), dims=OBSERVATION) * (1.0 + TYPICAL_NOISE)
-        known = (variance > 0.0) & xr.DataArray(deep, dims=OBSERVATION)
-        excess = (0.5 * np.log(xr.where(known, variance, 1.0) / expected)).where(known)
-        damping: xr.DataArray = (-excess.mean(OBSERVATION) - TOLERATED) / DAMPING_STEP
-        return damping.fillna(0.0).round().clip(0, len(self.anomalies) - 1).astype(np.int64)
-
-
 @dataclass
 class PatternRegistry:
     """The patterns of available observations that have been met, as bit masks, in the order of their first appearance.
@@ -138,38 +66,9 @@ class PatternRegistry:
     overflowed: bool = False
 
 
-def default_order(method: str, layout: Layout) -> int:
-    """Degree of the polynomial where none is asked for."""
-    deep = len(set(layout.product_index[0.5 * (layout.top + layout.bottom) >= DEEP_M].tolist()))
-    return min(DEFAULT_ORDER[method], 1) if method == "wls" and deep <= 1 else DEFAULT_ORDER[method]
-
-
-def product_patterns(layout: Layout) -> NDArray[np.int64]:
-    """Bit masks of every combination of whole products, sorted; all single observations too where they are few.
-
-    This list does not depend on the data: it serves where the data are not there yet.
-    """
-    if layout.size <= 6:
-        return np.arange(2**layout.size, dtype=np.int64)
-    masks = [int(sum(1 << int(i) for i in np.flatnonzero(layout.product_index == p))) for p in range(len(layout.products))]
-    codes = {0}
-    for mask in masks[:8]:
-        codes |= {code | mask for code in codes}
-    for mask in masks[8:]:
-        codes |= {mask, max(codes) | mask}
-    # The past of a product never stands alone, and is there on every day on which the product is.
-    told = sum(masks[past] for past, _ in layout.pasts)
-    possible = [
-        code
-        for code in sorted(codes)
-        if (code & ~told or not code) and all(code & masks[past] or not code & masks[source] for past, source in layout.pasts)
-    ]
-    return np.array(possible, dtype=np.int64)
-
-
 # Parameters of the cells that have an axis of their own, along the observations.
 _ALONG_OBSERVATION: Final = frozenset({"error_variance", "bias_variance", "mean", "fallback"})
-_PER_CELL: Final = (*kernels.CellErrors._fields, *kernels.CellLimits._fields)
+_PER_CELL: Final = (*CellErrors._fields, *CellLimits._fields)
 
 
 def _own_axes(name: str) -> int:
@@ -177,42 +76,59 @@ def _own_axes(name: str) -> int:
     return int(name in _ALONG_OBSERVATION)
 
 
-def _rows(name: str, array: NDArray[Any], shape: tuple[int, ...], part: slice) -> NDArray[Any]:
-    """A parameter of some of the cells as a contiguous array (cell, n) or (cell,); cells without it share what there is."""
-    whole = np.broadcast_to(array, (*shape, *array.shape[array.ndim - _own_axes(name) :]))
+def _rows(parameters: Kind, shape: tuple[int, ...], part: slice) -> Kind:
+    """The parameters of some of the cells as contiguous arrays (cell, n) or (cell,); cells without one share what there is."""
     index = np.unravel_index(np.arange(part.start, part.stop), shape) if shape else (None,)
-    return np.ascontiguousarray(whole[index], dtype=array.dtype)
+
+    def some(name: str, array: NDArray[Any]) -> NDArray[Any]:
+        whole = np.broadcast_to(array, (*shape, *array.shape[array.ndim - _own_axes(name) :]))
+        return np.ascontiguousarray(whole[index], dtype=array.dtype)
+
+    return type(parameters)(*map(some, parameters._fields, parameters))
 
 
-def _errors_of(parameters: Mapping[str, NDArray[Any]], shape: tuple[int, ...], part: slice) -> kernels.CellErrors:
-    return kernels.CellErrors(*(_rows(name, parameters[name], shape, part) for name in kernels.CellErrors._fields))
+def result_type(series: Sequence[NDArray[Any] | xr.DataArray]) -> np.dtype[Any]:
+    """Type of the coefficients that are made from these products: float32, or float64 where any product is."""
+    return np.result_type(np.float32, *(s.dtype for s in series))
 
 
-def _limits_of(parameters: Mapping[str, NDArray[Any]], shape: tuple[int, ...], part: slice) -> kernels.CellLimits:
-    return kernels.CellLimits(*(_rows(name, parameters[name], shape, part) for name in kernels.CellLimits._fields))
+def invert_arrays(
+    series: Sequence[NDArray[Any]],
+    parameters: Parameters,
+    model: Model,
+    known_patterns: NDArray[np.int64] | PatternRegistry,
+) -> kernels.Profiles:
+    """Invert the cells of a block, whose products are checked.
 
+    Parameters
+    ----------
+    series
+        Of each product, in the order of ``model.layout``, (*cells, time, layer), m3 m-3, NaN where missing. Views with any
+        strides serve: some cells at a time are brought together.
+    parameters
+        See ``cell_parameters``; arrays have the shape of the cells or one that broadcasts to it.
+    model
+        What is the same in every cell.
+    known_patterns
+        Bit masks of the patterns of observations that have a covariance; or where to note those that are met.
 
-def _invert_block(
-    *arrays: NDArray[Any], model: Model, dtype: Any, known_patterns: Array | None, registry: PatternRegistry | None
-) -> tuple[NDArray[Any], NDArray[np.uint32], NDArray[np.uint16]]:
-    """Invert arrays of one block: one of (*cells, time, layer) for each product, then the parameters named in ``_PER_CELL``.
-
-    Returns coefficients (*cells, time, degree), flags and pattern (*cells, time).
+    Returns
+    -------
+    Coefficients (*cells, time, degree), flags and pattern (*cells, time).
     """
-    count = len(model.layout.products)
-    series, parameters = arrays[:count], dict(zip(_PER_CELL, arrays[count:], strict=True))
     shape, days = series[0].shape[:-2], series[0].shape[-2]
     cells, n, d = int(np.prod(shape)), model.layout.size, model.order + 1
+    dtype = result_type(series)
     # Cells are merged into one axis without a copy wherever the layout in memory allows it.
     flat = [s.reshape(cells, days, s.shape[-1]) for s in series]
     out = kernels.Profiles(
         np.empty((cells, days, d), dtype=dtype), np.empty((cells, days), np.uint32), np.empty((cells, days), np.uint16)
     )
-    if registry is None:
-        assert known_patterns is not None
-        patterns = kernels.Patterns(known_patterns.astype(np.int64), len(known_patterns), False)
+    registry = known_patterns if isinstance(known_patterns, PatternRegistry) else None
+    if isinstance(known_patterns, PatternRegistry):
+        patterns = kernels.Patterns(known_patterns.known, known_patterns.count, True)
     else:
-        patterns = kernels.Patterns(registry.known, registry.count, True)
+        patterns = kernels.Patterns(known_patterns.astype(np.int64), len(known_patterns), False)
     step, start = max(1, _PROFILES // max(days, 1)), 0
     while start < cells:
         part = slice(start, min(start + step, cells))
@@ -221,7 +137,7 @@ def _invert_block(
         for product in flat:
             observed[:, :, at : at + product.shape[-1]] = product[part]
             at += product.shape[-1]
-        errors, limits = _errors_of(parameters, shape, part), _limits_of(parameters, shape, part)
+        errors, limits = _rows(parameters.errors, shape, part), _rows(parameters.limits, shape, part)
         here = kernels.Profiles(out.coefficients[part], out.flags[part], out.pattern[part])
         n_known = kernels.invert_cells(observed, model.setting, errors, limits, patterns, here)
         start = part.stop
@@ -235,36 +151,67 @@ def _invert_block(
         patterns, start = kernels.Patterns(every, len(every), False), 0
     if registry is not None and not registry.overflowed:
         registry.count = patterns.n_known
-    return out.coefficients.reshape(*shape, days, d), out.flags.reshape(*shape, days), out.pattern.reshape(*shape, days)
+    return kernels.Profiles(
+        out.coefficients.reshape(*shape, days, d), out.flags.reshape(*shape, days), out.pattern.reshape(*shape, days)
+    )
 
 
-def _covariance_block(*arrays: NDArray[Any], model: Model, dtype: Any, known_patterns: NDArray[np.int64]) -> NDArray[Any]:
-    """Posterior covariance for each cell and known pattern, from the parameters of the cells that are ``CellErrors``."""
-    parameters = dict(zip(kernels.CellErrors._fields, arrays, strict=True))
-    shape = np.broadcast_shapes(*(array.shape[: array.ndim - _own_axes(name)] for name, array in parameters.items()))
+def covariances_of_arrays(errors: CellErrors, model: Model, dtype: Any, known_patterns: NDArray[np.int64]) -> NDArray[Any]:
+    """Posterior covariance for each cell and known pattern, (*cells, pattern, degree, degree), m6 m-6."""
+    shape = np.broadcast_shapes(*(array.shape[: array.ndim - _own_axes(name)] for name, array in errors._asdict().items()))
     cells, d = int(np.prod(shape)), model.order + 1
     out = np.empty((cells, len(known_patterns), d, d), dtype=dtype)
-    kernels.cell_covariances(model.setting, _errors_of(parameters, shape, slice(0, cells)), known_patterns, out)
+    kernels.cell_covariances(model.setting, _rows(errors, shape, slice(0, cells)), known_patterns, out)
     return out.reshape(*shape, len(known_patterns), d, d)
 
 
 @dataclass(frozen=True)
-class Parameters:
-    """The error model in the order of the observations, with their own dimensions of the cells.
+class _Labelled:
+    """The error model with labels in the order of the observations, and what else there is of each cell.
 
-    ``error_variance``, ``bias_variance``, ``mean``, ``variance`` (in time) and ``fallback`` lie along ``observation``;
-    ``prior_mean``, ``low`` and ``high`` do not. Variances in m6 m-6, all else in m3 m-3.
+    ``errors``: the fields of ``LayerErrors``. ``level``: time mean that is expected before any data; ``low`` and ``high``:
+    bounds; m3 m-3.
     """
 
-    error_variance: xr.DataArray
-    bias_variance: xr.DataArray
-    mean: xr.DataArray
-    variance: xr.DataArray
-    prior_mean: xr.DataArray
+    errors: Sequence[xr.DataArray]
+    level: xr.DataArray
     low: xr.DataArray
     high: xr.DataArray
-    fallback: xr.DataArray
     two_scales: bool
+
+    @property
+    def lazy(self) -> bool:
+        """Whether anything is backed by dask."""
+        return any(part.chunks is not None for part in (*self.errors, self.level, self.low, self.high))
+
+    def cell_errors(self, model: Model) -> CellErrors:
+        """As the compiled loops take them, with their own dimensions of the cells."""
+        fields, count = CellErrors._fields, len(self.errors)
+
+        def of_cells(*arrays: NDArray[Any]) -> CellErrors:
+            level, low, high = arrays[count:]
+            return _whole(cell_errors(LayerErrors(*arrays[:count]), level, low, high, model))
+
+        # With two scales they do not depend on the level.
+        level = xr.DataArray(np.nan) if model.two_scales else self.level
+        made = xr.apply_ufunc(
+            of_cells,
+            *self.errors,
+            *(level, self.low, self.high),
+            input_core_dims=[[OBSERVATION]] * count + [[]] * 3,
+            output_core_dims=[[OBSERVATION] if _own_axes(name) else [] for name in fields],
+            join="override",
+            dask="parallelized",
+            output_dtypes=[{"damping": np.int64, "fallback": np.bool_}.get(name, np.float64) for name in fields],
+        )
+        return CellErrors(*made)
+
+
+def _whole(errors: CellErrors) -> CellErrors:
+    """The same, all of them with the shape of the cells."""
+    shape = np.broadcast_shapes(*(array.shape[: array.ndim - _own_axes(name)] for name, array in errors._asdict().items()))
+    full = (np.broadcast_to(a, (*shape, *a.shape[a.ndim - _own_axes(name) :])) for name, a in errors._asdict().items())
+    return CellErrors(*full)
 
 
 def _match_observations(errors: xr.Dataset | xr.DataArray, layout: Layout) -> xr.Dataset | xr.DataArray:
@@ -289,53 +236,41 @@ def _match_observations(errors: xr.Dataset | xr.DataArray, layout: Layout) -> xr
     return errors.isel({OBSERVATION: [given.index(key) for key in layout.identities()]})
 
 
-def _parameters(stack: Stack, errors: xr.Dataset | xr.DataArray, prior: Prior, bounds: tuple[Bound, Bound]) -> Parameters:
-    layout = stack.layout
-    errors = _match_observations(errors, layout)
-    plain = isinstance(errors, xr.DataArray)
-    if not plain and "error_variance" not in errors:
+def _label(stack: Stack, errors: xr.Dataset | xr.DataArray, prior: Prior, bounds: tuple[Bound, Bound]) -> _Labelled:
+    """The error model, the prior's mean and the bounds, checked."""
+    errors = _match_observations(errors, stack.layout)
+    if isinstance(errors, xr.Dataset) and "error_variance" not in errors:
         raise ValueError("errors has no variable 'error_variance'; deepprofile.estimate_errors returns it")
-    variance = errors if isinstance(errors, xr.DataArray) else errors["error_variance"]
+    given = errors if isinstance(errors, xr.Dataset) else xr.Dataset({"error_variance": errors})
+    variance = given["error_variance"]
     _check_cell_dims("errors", variance, stack, {OBSERVATION})
-    variance = _bare(variance).astype(np.float64)
     if variance.chunks is None and bool((variance <= 0.0).any()):
         raise ValueError("errors holds error variances that are negative or zero; a variance is positive (inf: not used)")
-    fallback = xr.zeros_like(variance, dtype=bool)
-    names = () if plain else errors.data_vars
-    two_scales = "bias_variance" in names and "mean" in names
-    bias = _bare(errors["bias_variance"]) if two_scales else xr.zeros_like(variance)
-    if two_scales and bias.chunks is None and bool((bias < 0.0).any()):
+    two_scales = {"bias_variance", "mean"} <= set(given.data_vars)
+    if two_scales and given["bias_variance"].chunks is None and bool((given["bias_variance"] < 0.0).any()):
         raise ValueError("errors holds bias variances that are negative")
-    usable = np.isfinite(variance)
-    if two_scales:
-        mean = _bare(errors["reference_mean" if "reference_mean" in names else "mean"]).astype(np.float64)
-        # A bias of infinite variance: the observation tells of anomalies only.
-        usable = usable & np.isfinite(mean) & bias.notnull()
-    elif prior.mean is None:
-        mean = _time_mean(stack)
-    else:
-        mean = xr.zeros_like(variance)
-    if "status" in names:
-        fallback = _bare(errors["status"]) != OWN
-        fallback = fallback & usable
-    error = variance.where(usable)
+    if not two_scales:
+        # Of the time means nothing is known but what the products say, or the prior.
+        mean = _time_mean(stack) if prior.mean is None else xr.zeros_like(variance)
+        none = xr.zeros_like(variance, dtype=np.float64)
+        given = given.drop_vars("reference_mean", errors="ignore").assign(bias_variance=none, mean=mean)
+    of_layers = list(labelled_errors(given).values())
     if prior.mean is None:
-        weight = (1.0 / (variance + bias)).where(usable & np.isfinite(mean), 0.0)
-        total = weight.sum(OBSERVATION)
-        # Where nothing is known, half of the way between the bounds of most soils; nothing can be inverted there.
-        prior_mean = ((weight * mean.fillna(0.0)).sum(OBSERVATION) / total.where(total > 0)).fillna(0.25)
+        level = xr.apply_ufunc(
+            lambda *arrays: prior_level(LayerErrors(*arrays), two_scales),
+            *of_layers,
+            input_core_dims=[[OBSERVATION]] * len(of_layers),
+            join="override",
+            dask="parallelized",
+            output_dtypes=[np.float64],
+        )
     elif isinstance(prior.mean, xr.DataArray):
         _check_cell_dims("prior.mean", prior.mean, stack, set())
-        prior_mean = _bare(prior.mean).astype(np.float64)
+        level = _bare(prior.mean).astype(np.float64)
     else:
-        prior_mean = xr.DataArray(float(prior.mean))
-    if not two_scales:
-        # One scale: what is inverted are departures from the prior's mean.
-        mean = xr.zeros_like(variance) + prior_mean
+        level = xr.DataArray(float(prior.mean))
     low, high = _check_bounds(bounds, stack)
-    # Of all days, as they are: what is not known is taken to be as the prior says.
-    in_time = _bare(errors["variance"]).astype(np.float64) if "variance" in names else xr.full_like(variance, np.nan)
-    return Parameters(error, bias, mean, in_time.where(usable), prior_mean, low, high, fallback, two_scales)
+    return _Labelled(of_layers, level, low, high, two_scales)
 
 
 def _time_mean(stack: Stack) -> xr.DataArray:
@@ -482,51 +417,33 @@ def invert_stack(
     bounds: tuple[Bound, Bound],
     prior: Prior,
     known_patterns: NDArray[np.int64] | None = None,
-    covariances: bool = True,
 ) -> xr.Dataset:
-    """``invert`` on products that are checked; ``known_patterns`` fixes those that have a covariance, whatever is met.
-
-    Without ``covariances`` there is no ``posterior_covariance``: it does not depend on time, and need not be made again.
-    """
+    """``invert`` on products that are checked; ``known_patterns`` fixes those that have a covariance, whatever is met."""
     layout = stack.layout
     degree = default_order(method, layout) if order is None else int(order)
-    parameters = _parameters(stack, errors, prior, bounds)
-    model = Model.build(layout, method, degree, prior, parameters.two_scales)
-    dtype = np.result_type(np.float32, *(s.dtype for s in stack.series))
-    lazy = stack.lazy or any(p.chunks is not None for p in vars(parameters).values() if isinstance(p, xr.DataArray))
-    if lazy and known_patterns is None:
-        known_patterns = product_patterns(layout)
-    registry = PatternRegistry() if known_patterns is None else None
+    labelled = _label(stack, errors, prior, bounds)
+    model = Model.build(layout, method, degree, prior, labelled.two_scales)
+    lazy = stack.lazy or labelled.lazy
+    known: NDArray[np.int64] | PatternRegistry = PatternRegistry()
+    if known_patterns is not None or lazy:
+        known = product_patterns(layout) if known_patterns is None else known_patterns
     series = [
         _bare(s.chunk(layer=-1) if s.chunks is not None else s).rename(layer=f"layer_{p}")
         for p, s in enumerate(stack.aligned())
     ]
-    # NaN bounds mark cells without soil.
-    error_variance = parameters.error_variance.where(np.isfinite(parameters.low) & np.isfinite(parameters.high))
-    damping = xr.DataArray(np.int64(0))
-    if model.two_scales and method == "map":
-        spread = xr.where(parameters.fallback, FALLBACK_GAIN_SPREAD, GAIN_SPREAD)
-        damping = model.damping(parameters.variance)
-        expected = np.stack([np.diag(each.layer_covariance) for each in model.anomalies])
-        error_variance = error_variance + spread**2 * xr.apply_ufunc(
-            lambda kind: expected[kind], damping, output_core_dims=[[OBSERVATION]], dask="parallelized",
-            output_dtypes=[np.float64], dask_gufunc_kwargs={"output_sizes": {OBSERVATION: layout.size}},
-        )  # fmt: skip
-    per_cell = {
-        "error_variance": error_variance,
-        "damping": damping,
-        **{name: getattr(parameters, name) for name in _PER_CELL if name not in ("error_variance", "damping")},
-    }
+    of_errors = labelled.cell_errors(model)
     core: list[list[Hashable]] = [[f"layer_{p}"] for p in range(len(series))]
     outputs: list[list[Hashable]] = [["degree"], [], []]
     if not lazy:
         core, outputs = [["time", *c] for c in core], [["time", *c] for c in outputs]
     core += [[OBSERVATION] if _own_axes(name) else [] for name in _PER_CELL]
+    dtype = result_type(stack.series)
     coefficients, flags, pattern = xr.apply_ufunc(
         _invert_days if lazy else _invert_block,
         *series,
-        *(per_cell[name] for name in _PER_CELL),
-        kwargs={"model": model, "dtype": dtype, "known_patterns": known_patterns, "registry": registry},
+        *of_errors,
+        *(labelled.level, labelled.low, labelled.high),
+        kwargs={"model": model, "known_patterns": known},
         input_core_dims=core,
         output_core_dims=outputs,
         join="override",
@@ -534,28 +451,25 @@ def invert_stack(
         output_dtypes=[dtype, np.uint32, np.uint16],
         dask_gufunc_kwargs={"output_sizes": {"degree": degree + 1}},
     )
-    if registry is not None:
-        known_patterns, pattern = _sort_patterns(registry, layout, pattern)
-    assert known_patterns is not None
-    covariance = (
-        _covariances([per_cell[name] for name in kernels.CellErrors._fields], model, dtype, known_patterns)
-        if covariances
-        else None
-    )
+    listed, pattern = _sort_patterns(known, layout, pattern) if isinstance(known, PatternRegistry) else (known, pattern)
     found = xr.Dataset({"coefficients": coefficients, "flags": flags, "pattern": pattern})
-    return _assemble(found, covariance, known_patterns, stack, model, parameters)
+    return _assemble(found, _covariances(of_errors, model, dtype, listed), listed, stack, model, labelled)
 
 
-def _covariances(
-    of_errors: Sequence[xr.DataArray], model: Model, dtype: Any, known_patterns: NDArray[np.int64]
-) -> xr.DataArray:
-    """Posterior covariance for each cell and known pattern, from the fields of ``CellErrors``."""
+def _invert_block(*arrays: NDArray[Any], model: Model, known_patterns: NDArray[np.int64] | PatternRegistry) -> kernels.Profiles:
+    """``invert_arrays`` of one array for each product, then those named in ``_PER_CELL``."""
+    count, split = len(model.layout.products), len(model.layout.products) + len(CellErrors._fields)
+    parameters = Parameters(CellErrors(*arrays[count:split]), CellLimits(*arrays[split:]))
+    return invert_arrays(arrays[:count], parameters, model, known_patterns)
+
+
+def _covariances(errors: CellErrors, model: Model, dtype: Any, known_patterns: NDArray[np.int64]) -> xr.DataArray:
+    """Posterior covariance for each cell and known pattern, from the fields of ``CellErrors`` with labels."""
     degrees = model.order + 1
     covariance: xr.DataArray = xr.apply_ufunc(
-        _covariance_block,
-        *of_errors,
-        kwargs={"model": model, "dtype": dtype, "known_patterns": known_patterns},
-        input_core_dims=[[OBSERVATION] if _own_axes(name) else [] for name in kernels.CellErrors._fields],
+        lambda *arrays: covariances_of_arrays(CellErrors(*arrays), model, dtype, known_patterns),
+        *errors,
+        input_core_dims=[[OBSERVATION] if _own_axes(name) else [] for name in CellErrors._fields],
         output_core_dims=[["availability", "degree", "degree_2"]],
         join="override",
         dask="parallelized",
@@ -593,26 +507,25 @@ def _sort_patterns(registry: PatternRegistry, layout: Layout, pattern: xr.DataAr
 
 def _assemble(
     found: xr.Dataset,
-    covariance: xr.DataArray | None,
+    covariance: xr.DataArray,
     known_patterns: NDArray[np.int64],
     stack: Stack,
     model: Model,
-    parameters: Parameters,
+    labelled: _Labelled,
 ) -> xr.Dataset:
     """The result with its attributes and coordinates; ``found`` has the coefficients, the flags and the pattern."""
     layout, prior = stack.layout, model.prior
     bits = np.array([[bool(code >> i & 1) for i in range(layout.size)] for code in known_patterns.tolist()])
     bits = bits.reshape(-1, layout.size)
     dataset = found.assign(
-        prior_mean=parameters.prior_mean.astype(found.coefficients.dtype),
-        lower_bound=parameters.low,
-        upper_bound=parameters.high,
+        prior_mean=labelled.level.astype(found.coefficients.dtype),
+        lower_bound=labelled.low,
+        upper_bound=labelled.high,
     )
-    if covariance is not None:
-        # Where all cells share one error model they share one covariance: a view, not a copy for each of them.
-        lacking = {dim: stack.series[0].sizes[dim] for dim in stack.cell_dims if dim not in covariance.dims}
-        covariance = covariance.expand_dims(lacking).transpose(*stack.cell_dims, "availability", "degree", "degree_2")
-        dataset["posterior_covariance"] = covariance.assign_attrs(units="m6 m-6")
+    # Where all cells share one error model they share one covariance: a view, not a copy for each of them.
+    lacking = {dim: stack.series[0].sizes[dim] for dim in stack.cell_dims if dim not in covariance.dims}
+    covariance = covariance.expand_dims(lacking).transpose(*stack.cell_dims, "availability", "degree", "degree_2")
+    dataset["posterior_covariance"] = covariance.assign_attrs(units="m6 m-6")
     meanings = [*GENERAL_FLAGS, *(f"uses_{name}" for name in layout.products)]
     masks = [*GENERAL_FLAGS.values(), *(1 << (kernels.FIRST_PRODUCT_BIT + p) for p in range(len(layout.products)))]
     shown = [(name, mask) for name, mask in zip(meanings, masks, strict=True) if mask < 2**32]

@@ -85,12 +85,15 @@ class CellErrors(NamedTuple):
         Time mean of each observation, m3 m-3, shape (cell, n).
     damping
         Which of the priors of anomalies suits the cell, shape (cell,).
+    fallback
+        Whether the error of an observation is a fallback, shape (cell, n).
     """
 
     error_variance: Array
     bias_variance: Array
     mean: Array
     damping: NDArray[np.int64]
+    fallback: NDArray[np.bool_]
 
 
 class CellLimits(NamedTuple):
@@ -102,14 +105,11 @@ class CellLimits(NamedTuple):
         Time mean that is expected before any data, m3 m-3, shape (cell,).
     low, high
         Bounds, m3 m-3, shape (cell,); NaN where there is no soil.
-    fallback
-        Whether the error of an observation is a fallback, shape (cell, n).
     """
 
     prior_mean: Array
     low: Array
     high: Array
-    fallback: NDArray[np.bool_]
 
 
 class Patterns(NamedTuple):
@@ -504,7 +504,7 @@ def invert_cells(
                     for i in range(n):
                         for k in range(d):
                             gains[kept, i, k] = current.gain[k, i]
-                    flags[kept] = _describe(code, d, degrees[kept], product, size_of, limits.fallback[cell])
+                    flags[kept] = _describe(code, d, degrees[kept], product, size_of, errors.fallback[cell])
                     positions[kept] = largest_known(code, usable, known[:n_known])
                     found = positions[kept] >= 0 and known[positions[kept]] & usable == code
                     if not found and patterns.may_extend:

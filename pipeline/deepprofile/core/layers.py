@@ -188,15 +188,15 @@ def _check_units(name: str, series: xr.DataArray) -> None:
 def _in_range(name: str, series: xr.DataArray) -> xr.DataArray:
     """The series with all of its values checked: now, or where it is backed by dask, when it is computed."""
     if series.chunks is None:
-        _refuse_values(series.values, name=name)
+        check_values(series.values, name=name)
         return series
     checked: xr.DataArray = xr.apply_ufunc(
-        _refuse_values, series, kwargs={"name": name}, dask="parallelized", output_dtypes=[series.dtype], keep_attrs=True
+        check_values, series, kwargs={"name": name}, dask="parallelized", output_dtypes=[series.dtype], keep_attrs=True
     )
     return checked
 
 
-def _refuse_values(values: NDArray[Any], *, name: str) -> NDArray[Any]:
+def check_values(values: NDArray[Any], *, name: str) -> NDArray[Any]:
     """Values as they are; a ValueError where they cannot be soil moisture."""
     problem = beyond_soil_moisture(values)
     if problem:

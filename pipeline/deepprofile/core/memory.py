@@ -22,7 +22,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from deepprofile.core.biases import is_retrieval
-from deepprofile.core.error_model import TYPICAL
+from deepprofile.core.error_model import TYPICAL, LayerErrors, labelled_errors
 from deepprofile.core.layers import OBSERVATION, Layout, Stack
 from deepprofile.core.prior import Prior
 
@@ -245,9 +245,7 @@ def filtered(series: xr.DataArray, direction: Direction) -> xr.DataArray:
     return found.chunk(time=series.chunksizes["time"]) if series.chunks is not None else found
 
 
-def remember(
-    stack: Stack, errors: xr.Dataset, prior: Prior, direction: Direction, series: Mapping[str, xr.DataArray] | None = None
-) -> tuple[Stack, xr.Dataset]:
+def remember(stack: Stack, errors: xr.Dataset, prior: Prior, direction: Direction) -> tuple[Stack, xr.Dataset]:
     """Products and their error model with the past of the retrievals as further products.
 
     Parameters
@@ -255,12 +253,9 @@ def remember(
     stack, errors
         Products, and what ``estimate_errors`` says of them, in the order of their layers.
     prior
-        Whose variance ``apart`` refers to.
+        Whose variance ``Filter.apart`` refers to.
     direction
         ``"past"``, or ``"both"``: what came after a day counts too.
-    series
-        The filters of each remembered product, (..., time, layer), where they are at hand: they may know days that the stack
-        does not have.
 
     Raises
     ------
@@ -272,29 +267,42 @@ def remember(
             "memory needs an error model with 'error_variance', 'bias_variance' and 'mean': what deepprofile.estimate_errors "
             "returns; pass memory=None to go without"
         )
-    layout, n = with_memory(stack.layout), stack.layout.size
-    names = remembered(stack.layout)
-    of_source = [int(np.flatnonzero(stack.layout.product_index == stack.layout.products.index(name))[0]) for name in names]
+    layout = with_memory(stack.layout)
+    widened = xr.apply_ufunc(
+        lambda *arrays: remembered_errors(LayerErrors(*np.broadcast_arrays(*arrays)), stack.layout, prior.std, direction),
+        *labelled_errors(errors).values(),
+        input_core_dims=[[OBSERVATION]] * len(LayerErrors._fields),
+        output_core_dims=[[OBSERVATION]] * len(LayerErrors._fields),
+        exclude_dims={OBSERVATION},
+        dask="parallelized",
+        output_dtypes=[np.float64] * (len(LayerErrors._fields) - 1) + [np.int8],
+        dask_gufunc_kwargs={"output_sizes": {OBSERVATION: layout.size}},
+    )
+    wide = xr.Dataset(dict(zip(LayerErrors._fields, widened, strict=True))).assign_coords(layout.coordinates())
+    found = [filtered(stack.series[stack.layout.products.index(name)], direction) for name in remembered(stack.layout)]
+    ordered = [own.transpose(*stack.cell_dims, "time", "layer") for own in found]
+    return replace(stack, layout=layout, series=(*stack.series, *ordered)), wide
+
+
+def remembered_errors(errors: LayerErrors, layout: Layout, prior_std: float, direction: Direction) -> LayerErrors:
+    """The error model, each (..., n), with that of the observations of the past after it.
+
+    ``layout``: of the observations without them. ``prior_std``: of the prior at the surface, m3 m-3.
+    """
+    names, n = remembered(layout), layout.size
+    of_source = [int(np.flatnonzero(layout.product_index == layout.products.index(name))[0]) for name in names]
     filters = [each for _ in names for each in FILTERS]
-    wide = errors.isel({OBSERVATION: [*range(n), *np.repeat(of_source, len(FILTERS)).tolist()]})
-    if wide.chunks:
-        wide = wide.chunk({OBSERVATION: -1})
-    past = xr.DataArray(np.arange(layout.size) >= n, dims=OBSERVATION)
-    # A retrieval whose error no triplet tells is not remembered: what is wrong with it would be so for weeks.
-    unknown = past & (wide["status"] == TYPICAL) if "status" in wide else False
-    apart = xr.DataArray([0.0] * n + [each.apart * prior.std**2 for each in filters], dims=OBSERVATION)
-    wide = wide.drop_vars([name for name in ("product", "layer_top", "layer_bottom") if name in wide.coords])
-    wide = wide.assign(
-        error_variance=(wide["error_variance"] * xr.where(past, ERROR_SHARE[direction], 1.0) + apart).where(~unknown),
-        # No vote on the time mean.
-        bias_variance=wide["bias_variance"].where(~past, wide["bias_variance"] * np.inf),
-    ).assign_coords(layout.coordinates())
-    found = []
-    for name in names:
-        source = stack.series[stack.layout.products.index(name)]
-        own = filtered(source, direction) if series is None else series[name]
-        found.append(own.transpose(*stack.cell_dims, "time", "layer"))
-    return replace(stack, layout=layout, series=(*stack.series, *found)), wide
+    wide = LayerErrors(*(part[..., [*range(n), *np.repeat(of_source, len(FILTERS))]] for part in errors))
+    past = np.arange(n + len(filters)) >= n
+    apart = np.array([0.0] * n + [each.apart * prior_std**2 for each in filters])
+    error_variance = wide.error_variance * np.where(past, ERROR_SHARE[direction], 1.0) + apart
+    with np.errstate(invalid="ignore"):
+        return wide._replace(
+            # A retrieval whose error no triplet tells is not remembered: what is wrong with it would be so for weeks.
+            error_variance=np.where(past & (wide.status == TYPICAL), np.nan, error_variance),
+            # No vote on the time mean.
+            bias_variance=np.where(past, wide.bias_variance * np.inf, wide.bias_variance),
+        )
 
 
 def correlate_past(correlation: NDArray[np.float64], layout: Layout) -> NDArray[np.float64]:

@@ -13,22 +13,21 @@ from functools import lru_cache, partial
 from typing import Any, Final
 
 import numpy as np
-import xarray as xr
 import zarr
-from numpy.typing import NDArray
 
 from deepprofile.config import Collocation, Config
 from deepprofile.core.collocation import MOMENTS, Moments
 from deepprofile.core.error_model import (
     CellModel,
     Design,
+    LayerErrors,
     Settings,
     block_errors,
     plan_comparisons,
     series_moments,
     sums_to_pool,
 )
-from deepprofile.core.layers import OBSERVATION, Layout
+from deepprofile.core.layers import Layout
 from deepprofile.execution.blocks import Block, Job, Outcome, Workload, grid_blocks
 from deepprofile.grids.grids import Grid
 from deepprofile.sources.products import Product
@@ -320,14 +319,11 @@ def plan_weights(model: ErrorModel, root: Root, versions: Mapping[str, str]) -> 
     return StagePlan("collocate/weights", STORE, version, made, job, task.url, inputs)
 
 
-def read_errors(url: str, layout: Layout, rows: slice, columns: slice) -> xr.Dataset:
-    """The error model of some cells as ``deepprofile.invert`` takes it."""
-    region = (slice(None), rows, columns)
-    arrays: dict[str, tuple[tuple[str, ...], NDArray[Any]]] = {
-        name: ((OBSERVATION, "y", "x"), read_region(url, name, region))
-        for name in ("error_variance", "bias_variance", "mean", "reference_mean", "variance", "status")
-    }
-    return xr.Dataset(arrays).assign_coords(layout.coordinates())
+def read_errors(url: str, rows: slice, columns: slice) -> LayerErrors:
+    """The error model of some cells, each (row, column, observation), as ``deepprofile.core.parameters`` takes it."""
+    stored = {"mean": "reference_mean"}
+    names = [stored.get(name, name) for name in LayerErrors._fields]
+    return LayerErrors(*(np.moveaxis(read_region(url, name, (slice(None), rows, columns)), 0, -1) for name in names))
 
 
 def steps(config: Config) -> list[Step]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, Final
 
 import numpy as np
@@ -13,9 +13,20 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from deepprofile.config import Config, Inversion
-from deepprofile.core.invert import Bound, default_order, invert_stack, product_patterns
-from deepprofile.core.layers import OBSERVATION, Layout, stack_products
-from deepprofile.core.memory import FILTERS, exponential_filters, reach, remember, remembered, with_memory
+from deepprofile.core import kernels
+from deepprofile.core.error_model import OWN, LayerErrors
+from deepprofile.core.invert import covariances_of_arrays, invert_arrays, invert_stack
+from deepprofile.core.layers import OBSERVATION, Layout, check_values, stack_products
+from deepprofile.core.memory import (
+    FILTERS,
+    exponential_filters,
+    reach,
+    remember,
+    remembered,
+    remembered_errors,
+    with_memory,
+)
+from deepprofile.core.parameters import Model, Parameters, cell_parameters, default_order, product_patterns
 from deepprofile.core.prior import Prior
 from deepprofile.execution.blocks import Block, Job, Outcome, Workload, grid_blocks
 from deepprofile.execution.ledger import Ledger
@@ -83,66 +94,103 @@ class Profiles:
         return len(product_patterns(self.layout))
 
 
-def profile_of(
-    series: Mapping[str, NDArray[np.float32]],
-    errors: xr.Dataset,
-    layout: Layout,
-    days: pd.DatetimeIndex,
-    settings: Inversion,
-    cell_bounds: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None,
-    filters: Mapping[str, NDArray[np.float32]] | None = None,
-    covariances: bool = True,
-) -> xr.Dataset:
-    """Profiles of arrays (day, layer, row, column) by product, with the patterns of whole products.
+@lru_cache(maxsize=4)
+def _model(comparison: Comparison, settings: Inversion) -> Model:
+    """What is the same in every cell; a worker makes it once."""
+    layout, _ = comparison.design()
+    order = default_order(settings.method, layout) if settings.order is None else settings.order
+    layout = with_memory(layout) if settings.direction else layout
+    return Model.build(layout, settings.method, order, _prior(settings), two_scales=True)
 
-    ``cell_bounds``: the lower and the upper bound of each cell, shape (row, column), where these are not numbers.
-    ``filters``: of each remembered product, (row, column, day, filter); where not given, from the series alone.
-    ``covariances``: whether to make those of the posterior, which do not depend on time.
+
+@dataclass(frozen=True)
+class Inverter:
+    """Turns arrays of products into profiles, without labels.
+
+    Attributes
+    ----------
+    comparison
+        The observations.
+    settings
+        Of the inversion.
     """
-    products = {}
-    for p, name in enumerate(layout.products):
-        own = layout.product_index == p
-        products[name] = xr.DataArray(
-            series[name].transpose(2, 3, 0, 1),
-            dims=("y", "x", "time", "layer"),
-            coords={"time": days, "layer_top": ("layer", layout.top[own]), "layer_bottom": ("layer", layout.bottom[own])},
-        )
-    stack, prior = stack_products(products), _prior(settings)
-    limits: tuple[Bound, Bound] | None = settings.constant_bounds
-    if limits is None:
-        assert cell_bounds is not None
-        low, high = cell_bounds
-        limits = low, high
-    if settings.direction:
-        past = {
-            name: xr.DataArray(values, dims=("y", "x", "time", "layer"), coords={"time": days})
-            for name, values in (filters or {}).items()
-        }
-        stack, errors = remember(stack, errors, prior, settings.direction, past or None)
-    listed = product_patterns(stack.layout)
-    return invert_stack(stack, errors, settings.method, settings.order, limits, prior, listed, covariances)
+
+    comparison: Comparison
+    settings: Inversion
+
+    @property
+    def model(self) -> Model:
+        """What is the same in every cell."""
+        return _model(self.comparison, self.settings)
+
+    def parameters(
+        self, errors: LayerErrors, cell_bounds: tuple[NDArray[np.float32], NDArray[np.float32]] | None
+    ) -> Parameters:
+        """Errors and limits of cells, from the error model, each (row, column, observation).
+
+        ``cell_bounds``: the lower and the upper bound of each cell, (row, column), where they are no numbers.
+        """
+        limits = self.settings.constant_bounds if cell_bounds is None else cell_bounds
+        assert limits is not None
+        low, high = (np.asarray(limit, np.float64) for limit in limits)
+        direction = self.settings.direction
+        of_layers = errors._replace(error_variance=errors.error_variance.astype(np.float64))
+        if direction:
+            layout, _ = self.comparison.design()
+            of_layers = remembered_errors(of_layers, layout, self.settings.prior.std, direction)
+        return cell_parameters(of_layers, None, low, high, self.model)
+
+    def profiles(
+        self,
+        series: Mapping[str, NDArray[np.float32]],
+        parameters: Parameters,
+        filters: Mapping[str, NDArray[np.float32]] | None = None,
+    ) -> kernels.Profiles:
+        """Profiles (row, column, day, ...), with the patterns of whole products, of products (day, layer, row, column) by name.
+
+        ``filters``: of each remembered product, (row, column, day, filter).
+
+        Raises
+        ------
+        ValueError
+            For values that cannot be soil moisture in m3 m-3.
+        """
+        layout, _ = self.comparison.design()
+        arrays = []
+        for name in layout.products:
+            check_values(series[name], name=name)
+            arrays.append(series[name].transpose(2, 3, 0, 1))
+        if self.settings.direction:
+            arrays += [(filters or {})[name] for name in remembered(layout)]
+        return invert_arrays(arrays, parameters, self.model, product_patterns(self.model.layout))
+
+    def covariances(self, parameters: Parameters) -> NDArray[np.float32]:
+        """Posterior covariances (row, column, pattern, degree, degree), m6 m-6: they do not depend on time."""
+        return covariances_of_arrays(parameters.errors, self.model, np.float32, product_patterns(self.model.layout))
 
 
 def _prototype(profiles: Profiles) -> xr.Dataset:
     """The result of one cell and day without data: every array, attribute and coordinate that a profile has."""
     layout, _ = profiles.model.comparison.design()
-    series = {
-        name: np.full((1, int((layout.product_index == p).sum()), 1, 1), np.nan, np.float32)
-        for p, name in enumerate(layout.products)
-    }
-    one = np.ones((layout.size, 1, 1), np.float32)
-    errors = xr.Dataset(
-        {
-            "error_variance": ((OBSERVATION, "y", "x"), 0.002 * one),
-            "bias_variance": ((OBSERVATION, "y", "x"), 0.001 * one),
-            "mean": ((OBSERVATION, "y", "x"), 0.25 * one),
-            "reference_mean": ((OBSERVATION, "y", "x"), 0.25 * one),
-            "variance": ((OBSERVATION, "y", "x"), 0.004 * one),
-            "status": ((OBSERVATION, "y", "x"), np.zeros(one.shape, np.int8)),
-        }
-    ).assign_coords(layout.coordinates())
-    limits = np.zeros((1, 1), np.float32), np.ones((1, 1), np.float32)
-    return profile_of(series, errors, layout, pd.DatetimeIndex(["2000-01-01"]), profiles.settings, limits)
+    settings, products = profiles.settings, {}
+    for p, name in enumerate(layout.products):
+        own = layout.product_index == p
+        products[name] = xr.DataArray(
+            np.full((1, 1, 1, int(own.sum())), np.nan, np.float32),
+            dims=("y", "x", "time", "layer"),
+            coords={
+                "time": pd.DatetimeIndex(["2000-01-01"]),
+                "layer_top": ("layer", layout.top[own]),
+                "layer_bottom": ("layer", layout.bottom[own]),
+            },
+        )
+    some = LayerErrors(*(np.full(layout.size, v) for v in (0.002, 0.001, 0.25, 0.004, OWN)))
+    errors = xr.Dataset({name: (OBSERVATION, part) for name, part in some._asdict().items()})
+    stack, errors = stack_products(products), errors.assign_coords(layout.coordinates())
+    if settings.direction:
+        stack, errors = remember(stack, errors, _prior(settings), settings.direction)
+    listed = product_patterns(stack.layout)
+    return invert_stack(stack, errors, settings.method, settings.order, (0.0, 1.0), _prior(settings), listed)
 
 
 def template(profiles: Profiles) -> Template:
@@ -169,21 +217,18 @@ class InvertBlock:
         """See ``deepprofile.execution.blocks.Job``."""
         days, rows, columns = block.region
         cells = (rows[1] - rows[0], columns[1] - columns[0])
-        layout, _design = self.comparison.design()
         fresh = given.fresh(days[1] - days[0])
         stretches = [(days[0] + a, days[0] + b) for a, b in spans(fresh)]
-        # Without a day to compute, one day of the record: what does not depend on time is written all the same.
         series, filters, read = self._read(stretches, rows, columns)
-        errors = collocate.read_errors(self.weights_url, layout, slice(*rows), slice(*columns))
+        errors = collocate.read_errors(self.weights_url, slice(*rows), slice(*columns))
         limits = bounds.read(self.bounds_url, rows, columns) if self.bounds_url is not None else None
-        read += errors.nbytes
-        places = np.array(fresh or [0])
-        index = pd.DatetimeIndex(self.first_day + (days[0] + places).astype("timedelta64[D]"))
-        # What does not depend on time belongs to the first block of days.
-        first = block.index[0] == 0
-        profile = self.solve(series, errors, index, limits, filters, first)
+        read += sum(part.nbytes for part in errors)
+        parameters = Inverter(self.comparison, self.settings).parameters(errors, limits)
+        profiles = self.solve(series, parameters, filters)
         arrays: dict[str, NDArray[Any]] = {
-            name: profile[name].transpose(*dims).values for name, dims in schemas.PROFILE_IN_TIME.items()
+            "coefficients": profiles.coefficients.transpose(2, 3, 0, 1),
+            "flags": profiles.flags.transpose(2, 0, 1),
+            "pattern": profiles.pattern.transpose(2, 0, 1),
         }
         before: dict[str, NDArray[Any]] = {}
         if given.earlier is not None:
@@ -193,7 +238,7 @@ class InvertBlock:
             read += sum(array.nbytes for array in before.values())
         arrays["coefficients"] = quantize(arrays["coefficients"], schemas.COEFFICIENT_PRECISION)
         # Bounds that all cells of the block share have no dimensions.
-        low, high = (np.broadcast_to(profile[n].values, cells) for n in ("lower_bound", "upper_bound"))
+        low, high = (np.broadcast_to(limit, cells) for limit in (parameters.limits.low, parameters.limits.high))
         computed = np.array(fresh, np.int64)
         details = gate.of_block(arrays["coefficients"][: len(fresh)], computed, before.get("coefficients"), low, high)
         if given.earlier is not None and given.earlier.unchanged:
@@ -208,12 +253,16 @@ class InvertBlock:
         written = write_shards(self.url, "coefficients", (corner[0], 0, *corner[1:]), arrays["coefficients"])
         for name in ("flags", "pattern"):
             written += write_shards(self.url, name, corner, arrays[name])
-        if first:
+        # What does not depend on time belongs to the first block of days.
+        if block.index[0] == 0:
+            static: dict[str, NDArray[Any]] = {
+                "posterior_covariance": Inverter(self.comparison, self.settings).covariances(parameters),
+                "prior_mean": parameters.limits.prior_mean,
+                "lower_bound": low,
+                "upper_bound": high,
+            }
             for name, dims in schemas.PROFILE_STATIC.items():
-                values = profile[name]
-                spread = values.expand_dims({d: n for d, n in zip(("y", "x"), cells, strict=True) if d not in values.dims})
-                array = np.asarray(spread.transpose("y", "x", *dims).values, np.float32)
-                written += write_shards(self.url, name, (*corner[1:], *[0] * len(dims)), array)
+                written += write_shards(self.url, name, (*corner[1:], *[0] * len(dims)), static[name].astype(np.float32))
         return Outcome(read, written, details=details)
 
     def _read(
@@ -251,15 +300,11 @@ class InvertBlock:
     def solve(
         self,
         series: Mapping[str, NDArray[np.float32]],
-        errors: xr.Dataset,
-        days: pd.DatetimeIndex,
-        limits: tuple[NDArray[np.float32], NDArray[np.float32]] | None,
+        parameters: Parameters,
         filters: Mapping[str, NDArray[np.float32]],
-        covariances: bool,
-    ) -> xr.Dataset:
-        """The profiles of what was read; see ``profile_of``."""
-        layout, _ = self.comparison.design()
-        return profile_of(series, errors, layout, days, self.settings, limits, filters, covariances)
+    ) -> kernels.Profiles:
+        """The profiles of what was read; see ``Inverter.profiles``."""
+        return Inverter(self.comparison, self.settings).profiles(series, parameters, filters)
 
 
 def workload(profiles: Profiles) -> Workload:

@@ -11,7 +11,6 @@ from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 import numpy as np
-import pandas as pd
 import xarray as xr
 import zarr
 from numpy.typing import NDArray
@@ -20,7 +19,7 @@ from deepprofile.analysis.accessor import unexpressed_variance
 from deepprofile.config import Config
 from deepprofile.core.basis import MAX_DEPTH_M, basis_mean
 from deepprofile.core.collocation import MOMENTS
-from deepprofile.core.error_model import CellModel, Settings, block_errors, labelled, plan_comparisons
+from deepprofile.core.error_model import CellModel, LayerErrors, Settings, block_errors, plan_comparisons
 from deepprofile.evaluation.comparison import step_function_weights
 from deepprofile.execution.blocks import Block, Job, Outcome, Workload, grid_blocks
 from deepprofile.execution.ledger import Ledger
@@ -28,7 +27,7 @@ from deepprofile.sources.products import Product
 from deepprofile.stages import bounds, collocate, invert, observations, schemas
 from deepprofile.stages.analysis_ready import Source
 from deepprofile.stages.attributes import grid_attributes
-from deepprofile.stages.collocate import ErrorModel, layout_of
+from deepprofile.stages.collocate import Comparison, ErrorModel, layout_of
 from deepprofile.stages.domain import Domain
 from deepprofile.stages.increments import BlockInputs, DayFingerprints, day_fingerprints_of
 from deepprofile.stages.invert import Profiles
@@ -122,12 +121,12 @@ class _Still(NamedTuple):
     """What does not change from day to day at the sensors of a block.
 
     ``variance``: that of the fused estimate, m6 m-6, (availability, sensor). ``errors``: the error model without retrievals
-    of the block's cells, along x; None where it is not needed. ``bounds``: of these cells, (1, cell), where
-    they are no numbers.
+    of the block's cells, each (1, cell, observation); None where it is not needed. ``bounds``: of these cells, (1, cell),
+    where they are no numbers.
     """
 
     variance: NDArray[np.float64]
-    errors: xr.Dataset | None
+    errors: LayerErrors | None
     bounds: tuple[Values, Values] | None
 
 
@@ -196,22 +195,23 @@ class MatchupBlock:
             if name == FUSED:
                 values[:, e] = _at_sensors(coefficients, of_sensor, places, order)
             elif name == estimates.without:
-                profile = self._without(series, still, pd.DatetimeIndex(self.task.domain.days[days]))
-                values[:, e] = _at_sensors(profile, of_sensor, places, order)
+                values[:, e] = _at_sensors(self._without(series, still), of_sensor, places, order)
             else:
                 layers = next(source.layers for source in self.sources if source.name == name)
-                values[:, e] = _of_product(series[name], layers, of_sensor, places)
+                values[:, e] = layers_at_depths(series[name], layers, of_sensor, [place[2:] for place in places])
         variance = np.take_along_axis(still.variance, pattern[:, of_sensor], axis=0)
         deviation = np.where(np.isfinite(values[:, 0]), np.sqrt(variance), np.nan).astype(np.float32)
         return values, deviation, read
 
-    def _without(self, series: Mapping[str, Values], still: _Still, times: pd.DatetimeIndex) -> Values:
+    def _without(self, series: Mapping[str, Values], still: _Still) -> Values:
         """Coefficients (day, degree, cell) of the fusion as it would be without retrievals."""
         assert still.errors is not None
         kept = {name: values[:, :, None] for name, values in series.items() if name in self.task.estimates.parents}
-        layout, settings = layout_of(self.task.models_alone.products), self.task.profiles.settings
-        profile = invert.profile_of(kept, still.errors, layout, times, settings, still.bounds, covariances=False)
-        return np.asarray(profile["coefficients"].transpose("time", "degree", "y", "x").values[:, :, 0])
+        models, settings = self.task.models_alone, self.task.profiles.settings
+        inversion = invert.Inverter(Comparison.of(models.products, ()), settings)
+        found = inversion.profiles(kept, inversion.parameters(still.errors, still.bounds))
+        coefficients: Values = found.coefficients[0].transpose(1, 2, 0)
+        return coefficients
 
 
 def _cells_of(places: Sequence[Place]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -247,7 +247,7 @@ def _basis(top: float, bottom: float, order: int) -> NDArray[np.float64]:
 
 
 @lru_cache(maxsize=4096)
-def layer_weights(layers: tuple[tuple[float, float], ...], top: float, bottom: float) -> NDArray[np.float64]:
+def _layer_weights(layers: tuple[tuple[float, float], ...], top: float, bottom: float) -> NDArray[np.float64]:
     """By what the layers of a product count at the depths of a sensor, shape (layer,); a point lies in one layer."""
     tops, bottoms = np.array(layers).T
     top = min(top, MAX_DEPTH_M - _LAYER_M)
@@ -264,12 +264,18 @@ def _at_sensors(coefficients: Values, of_sensor: NDArray[np.int64], places: Sequ
     return total.astype(np.float32)
 
 
-def _of_product(
-    series: Values, layers: tuple[tuple[float, float], ...], of_sensor: NDArray[np.int64], places: Sequence[Place]
+def layers_at_depths(
+    series: Values,
+    layers: tuple[tuple[float, float], ...],
+    of_sensor: NDArray[np.int64],
+    depths: Sequence[tuple[float, float]],
 ) -> Values:
-    """The step function of a product at the depths of each sensor, (day, sensor), from its layers (day, layer, cell)."""
-    weights = np.array([layer_weights(layers, top, bottom) for _, _, top, bottom in places])
-    total = np.zeros((len(series), len(places)))
+    """The step function of a product at the depths of each sensor, (day, sensor), from its layers (day, layer, cell).
+
+    ``layers``, ``depths``: top and bottom, m, of each layer and of each sensor. ``of_sensor``: the cell of each sensor.
+    """
+    weights = np.array([_layer_weights(layers, top, bottom) for top, bottom in depths])
+    total = np.zeros((len(series), len(depths)))
     for layer in range(len(layers)):
         used = weights[:, layer] != 0.0
         total[:, used] += weights[used, layer] * series[:, layer, of_sensor[used]]
@@ -310,8 +316,8 @@ def _unexpressed(attrs: Mapping[str, Any], top: float, bottom: float, order: int
     return float(unexpressed_variance(attrs, np.array([top]), np.array([bottom]), order)[0])
 
 
-def _errors_without(block: MatchupBlock, cells: NDArray[np.int64]) -> xr.Dataset:
-    """The error model of some cells, along x, from those of the moments that concern the models alone."""
+def _errors_without(block: MatchupBlock, cells: NDArray[np.int64]) -> LayerErrors:
+    """The error model of some cells, each (1, cell, observation), from those of the moments that concern the models alone."""
     task, target = block.task, block.task.domain.grid
     layout = layout_of(task.models_alone.products)
     whole_layout, whole = task.profiles.model.comparison.design()
@@ -339,10 +345,8 @@ def _errors_without(block: MatchupBlock, cells: NDArray[np.int64]) -> xr.Dataset
             near = moments[tuple(slice(s.start - r.start, s.stop - r.start) for s, r in zip(spans, region, strict=True))]
             row, column = (slice(at.start - s.start, at.stop - s.start) for at, s in zip(own, spans, strict=True))
             found[k] = block_errors(near[:, :, groups], layout, design, settings, (row, column))
-    joined = CellModel._make(
-        np.concatenate(parts, axis=1) for parts in zip(*(found[k] for k in range(len(cells))), strict=True)
-    )
-    return labelled(joined, layout)
+    of_cells = (found[k].of_layers for k in range(len(cells)))
+    return LayerErrors._make(np.concatenate(parts, axis=1) for parts in zip(*of_cells, strict=True))
 
 
 def _widened(span: slice, reach: int, size: int) -> slice:

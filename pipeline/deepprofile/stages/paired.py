@@ -16,7 +16,7 @@ from deepprofile.evaluation.metrics import COMPARED, RESAMPLES, score_difference
 from deepprofile.execution.blocks import Block, Job, Outcome, Workload, grid_blocks
 from deepprofile.stages import matchups, observations, rivals, schemas
 from deepprofile.stages.domain import Domain
-from deepprofile.stages.matchups import SensorSeries, layer_weights
+from deepprofile.stages.matchups import SensorSeries, layers_at_depths
 from deepprofile.stages.observations import Found, sensor_batches
 from deepprofile.stages.plan import StagePlan
 from deepprofile.stages.schemas import SENSORS_PER_BLOCK, SENSORS_PER_CHUNK
@@ -67,20 +67,12 @@ class ComparisonBlock:
             series = read_region(url, "soil_moisture", (slice(None), slice(None), own))
             depths = (read_region(url, name, (slice(None),)).tolist() for name in ("layer_top", "layer_bottom"))
             layers = tuple(zip(*depths, strict=True))
-            theirs = np.stack([at_depths(series[:, :, k], layers, *place) for k, place in enumerate(zip(*places, strict=True))])
+            # A rival's store has the sensors themselves in place of cells.
+            at_sensors = layers_at_depths(series, layers, np.arange(after - first), list(zip(*places, strict=True)))
+            theirs = np.ascontiguousarray(at_sensors.T)
             parts.append(score_differences(ours, xr.DataArray(theirs, dims=("sensor", "time"), coords=times), truth))
             read += series.nbytes
         return xr.concat(parts, "rival"), read
-
-
-def at_depths(
-    series: NDArray[np.float32], layers: tuple[tuple[float, float], ...], top: float, bottom: float
-) -> NDArray[np.float32]:
-    """The step function of layers (day, layer) at the depths of a sensor, (day,), as the matchups have products."""
-    weights, total = layer_weights(layers, top, bottom), np.zeros(len(series))
-    for layer in np.flatnonzero(weights):
-        total += weights[layer] * series[:, layer]
-    return np.where(weights.any(), total, np.nan).astype(np.float32)
 
 
 def workload(days: int, compared: Sequence[Rival], count: int) -> Workload:
