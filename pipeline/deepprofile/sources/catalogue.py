@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from deepprofile.grids.grids import Grid
 from deepprofile.sources.products import PRODUCTS, GranuleError, GranuleName, Product, Steps
+from deepprofile.sources.products.passes import add_step, take_mean
 from deepprofile.storage.filesystems import filesystem, is_local
 from deepprofile.storage.fingerprints import fingerprint
 from deepprofile.storage.objects import MissingPathError, explained_errors, folders, is_pattern, listing
@@ -242,12 +243,27 @@ def steps_needed(min_day_fraction: float, steps_per_day: int) -> int:
 
 def mean_of_steps(steps: Sequence[NDArray[np.float32]], needed: int) -> NDArray[np.float32]:
     """Mean of a day's time steps, in their order; NaN where fewer than ``needed`` of them have a value."""
-    total, number = np.zeros(steps[0].shape), np.zeros(steps[0].shape, np.int32)
+    day = DaySum(steps[0].shape)
     for values in steps:
-        valid = np.isfinite(values)
-        total[valid] += values[valid]
-        number += valid
-    return np.where(number >= needed, total / np.maximum(number, 1), np.nan).astype(np.float32)
+        day.add(values)
+    return day.mean(needed)
+
+
+class DaySum:
+    """Sums over the time steps of a day, which are added in their order: the mean does not depend on what is read when."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self._total, self._number = np.zeros(shape), np.zeros(shape, np.uint8)
+
+    def add(self, values: NDArray[np.float32]) -> None:
+        """Add the values of a step, where there are any."""
+        add_step(np.ascontiguousarray(values).reshape(-1), self._total.reshape(-1), self._number.reshape(-1))
+
+    def mean(self, needed: int) -> NDArray[np.float32]:
+        """Mean of the steps; NaN where fewer than ``needed`` of them have a value."""
+        out = np.empty(self._total.shape, np.float32)
+        take_mean(self._total.reshape(-1), self._number.reshape(-1), needed, out.reshape(-1))
+        return out
 
 
 def _ending(name: str) -> str:

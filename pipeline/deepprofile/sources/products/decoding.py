@@ -14,12 +14,15 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from deepprofile.sources.products.files import GranuleError, Index, Variable
+from deepprofile.sources.products.passes import remove_missing
 
 Floats = NDArray[np.float32]
 Times = NDArray[np.datetime64]
 
 # Defaults of netCDF for what was never written, and of GRIB for what is missing, are beyond it; no quantity here is.
 _ABSURD: Final = 1e30
+# Whole numbers of so many bytes are exact in single precision.
+_EXACT_BYTES: Final = 2
 # Units of durations in minutes, by how their names begin.
 _MINUTES: Final = {
     "nanosec": 1e-9 / 60.0,
@@ -62,10 +65,24 @@ def decode(variable: Variable, index: Index) -> Floats:
     if isinstance(fill, (str, np.ndarray)):
         kept.pop("_FillValue")
     if len(kept) == ("_FillValue" in kept):
+        if stored.dtype == np.float32 and stored.flags.c_contiguous and stored.flags.writeable:
+            return _single_pass(stored, stored.dtype, attrs)
+        if stored.dtype.kind in "iu" and stored.dtype.itemsize <= _EXACT_BYTES and stored.dtype.isnative:
+            return _single_pass(np.ascontiguousarray(stored).astype(np.float32), stored.dtype, attrs)
         return _without_missing(stored, np.array(stored, dtype=np.float32), attrs, packed=False)
     dims = tuple(f"axis_{k}" for k in range(stored.ndim))
     decoded = xr.conventions.decode_cf_variable(variable.name, xr.Variable(dims, stored, kept), decode_times=False)
     return _without_missing(stored, np.array(decoded.values, dtype=np.float32), attrs, packed=is_packed(variable))
+
+
+def _single_pass(values: Floats, stored: np.dtype[Any], attrs: Mapping[str, Any]) -> Floats:
+    """What ``_without_missing`` makes of values that are stored as they are, in place; ``stored``: the type in the file."""
+    marks = [_marks_of(stored, attrs[key]) for key in ("_FillValue", "missing_value") if key in attrs]
+    known = np.concatenate([np.array([], np.float32), *(each.astype(np.float32) for each in marks)])
+    low, high = (limit if limit == limit else end for limit, end in zip(_limits(attrs), (-np.inf, np.inf), strict=True))
+    greatest = np.nextafter(np.float32(_ABSURD), np.float32(0.0))
+    remove_missing(values.reshape(-1), known, greatest, np.float32(low), np.float32(high))
+    return values
 
 
 def _without_missing(stored: NDArray[Any], decoded: Floats, attrs: Mapping[str, Any], *, packed: bool) -> Floats:
@@ -84,18 +101,26 @@ def _without_missing(stored: NDArray[Any], decoded: Floats, attrs: Mapping[str, 
 def _equals(stored: NDArray[Any], marks: Any) -> NDArray[np.bool_]:
     """Where stored numbers are one of some marks, which files often give in a wider type, or in the unsigned twin of theirs."""
     out = np.zeros(stored.shape, bool)
+    for mark in _marks_of(stored.dtype, marks):
+        out |= stored == mark
+    return out
+
+
+def _marks_of(stored: np.dtype[Any], marks: Any) -> NDArray[Any]:
+    """Some marks in the type of the stored numbers; those that it does not have are left out."""
+    found = []
     for mark in _numbers(marks):
-        if np.issubdtype(stored.dtype, np.integer) and not np.can_cast(mark.dtype, stored.dtype):
+        if np.issubdtype(stored, np.integer) and not np.can_cast(mark.dtype, stored):
             whole = np.isfinite(mark) and float(mark).is_integer()
-            bits = 8 * stored.dtype.itemsize
+            bits = 8 * stored.itemsize
             if not whole or not -(2 ** (bits - 1)) <= int(mark) < 2**bits:
                 continue
-            unsigned = np.array(int(mark) % 2**bits, dtype=f"u{stored.dtype.itemsize}")
-            out |= stored == unsigned.astype(stored.dtype.newbyteorder("=")).astype(stored.dtype)
+            unsigned = np.array(int(mark) % 2**bits, dtype=f"u{stored.itemsize}")
+            found.append(unsigned.astype(stored.newbyteorder("=")).astype(stored))
             continue
         with np.errstate(over="ignore"):
-            out |= stored == np.asarray(mark).astype(stored.dtype)
-    return out
+            found.append(np.asarray(mark).astype(stored))
+    return np.array(found, stored)
 
 
 def is_packed(variable: Variable) -> bool:
@@ -133,10 +158,7 @@ def _outside(stored: NDArray[Any], decoded: Floats, attrs: Mapping[str, Any], *,
     Limits of the packed type, or of its unsigned twin, are those of the packed numbers, others those of the unpacked ones
     (netCDF User Guide, appendix A). Attributes of Zarr are JSON, where numbers have no type: whole ones count as packed.
     """
-    limits = [_numbers(attrs[key])[:1] if key in attrs else np.array([]) for key in ("valid_min", "valid_max")]
-    both = _numbers(attrs["valid_range"]) if "valid_range" in attrs else np.array([])
-    if both.size == 2:
-        limits = [both[:1], both[1:]]
+    limits = _stated_limits(attrs)
     typed = any(isinstance(attrs[key], (np.ndarray, np.generic)) for key in _LIMITS if key in attrs)
     out = np.zeros(stored.shape, bool)
     for limit, beyond in zip(limits, (np.less, np.greater), strict=True):
@@ -148,6 +170,19 @@ def _outside(stored: NDArray[Any], decoded: Floats, attrs: Mapping[str, Any], *,
             else:
                 out |= beyond(stored if in_stored else decoded, limit[0] if in_stored else np.float32(limit[0]))
     return out
+
+
+def _stated_limits(attrs: Mapping[str, Any]) -> list[NDArray[Any]]:
+    """The least and the greatest valid number, each in an array of one, or none."""
+    both = _numbers(attrs["valid_range"]) if "valid_range" in attrs else np.array([])
+    if both.size == 2:
+        return [both[:1], both[1:]]
+    return [_numbers(attrs[key])[:1] if key in attrs else np.array([]) for key in ("valid_min", "valid_max")]
+
+
+def _limits(attrs: Mapping[str, Any]) -> list[float]:
+    """The same as numbers; NaN where none is stated."""
+    return [float(limit[0]) if limit.size else float("nan") for limit in _stated_limits(attrs)]
 
 
 def _as_unsigned(values: NDArray[Any]) -> NDArray[Any]:

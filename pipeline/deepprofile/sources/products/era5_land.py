@@ -10,7 +10,6 @@ from typing import ClassVar, Final
 import numpy as np
 
 from deepprofile.grids.grids import ERA5_LAND_01, Grid
-from deepprofile.sources.products.decoding import Floats
 from deepprofile.sources.products.fields import FieldReader
 from deepprofile.sources.products.files import GranuleFile, opened
 from deepprofile.sources.products.granule import GranuleName, Layer, Product, base_name, day, has_data_ending
@@ -41,6 +40,7 @@ class Era5Land(Product):
     steps_per_day: ClassVar[int] = 24
     latency_days: ClassVar[int] = 5
     final_latency_days: ClassVar[int | None] = 92
+    residue: ClassVar[float] = _TINY
 
     @property
     def collections(self) -> tuple[tuple[str, str], ...]:
@@ -73,12 +73,6 @@ class Era5Land(Product):
         stops = [str(file.attribute(name) or "") for name in ("valid_time_stop", "valid_time_stop_era5t")]
         final, there = (_stated_day(stop) for stop in stops)
         return final, max((stop for stop in (final, there) if stop is not None), default=None)
-
-    def keep_valid(self, values: Floats) -> Floats:
-        """See ``Product.keep_valid``: what is below 0 by the last digits of single precision is 0."""
-        with np.errstate(invalid="ignore"):
-            values[(values < 0.0) & (values > -_TINY)] = 0.0
-        return super().keep_valid(values)
 
 
 def _stated_day(text: str) -> np.datetime64 | None:

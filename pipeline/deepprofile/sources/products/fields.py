@@ -46,9 +46,9 @@ class FieldReader:
         # Steps of which values were taken that will be replaced.
         self._replaced: set[int] = set()
 
-    def window(self, variable: Variable, steps: NDArray[np.int64], where: Placement) -> Floats:
-        """Values of some steps on a window, (step, rows, columns)."""
-        return where.fill(partial(self.values, variable, steps), steps.size)
+    def window(self, variable: Variable, steps: NDArray[np.int64], where: Placement, out: Floats | None = None) -> Floats:
+        """Values of some steps on a window, (step, rows, columns); into ``out`` where that is given."""
+        return where.fill(partial(self.values, variable, steps), steps.size, out)
 
     def values(self, variable: Variable, steps: NDArray[np.int64], rows: slice, columns: slice) -> Floats:
         """Values of some steps on some of the file's own rows and columns, (step, rows, columns), NaN where missing.
@@ -70,7 +70,7 @@ class FieldReader:
         kept = found.reshape(-1, *found.shape[times:])
         if "t0" in roles:
             kept = kept[self._positions(steps, in_time)]
-        else:
+        elif len(kept) != steps.size:
             kept = np.broadcast_to(kept, (steps.size, *kept.shape[1:]))
         return np.ascontiguousarray(self._newest(kept, steps))
 

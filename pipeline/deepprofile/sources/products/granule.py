@@ -18,7 +18,7 @@ from typing import ClassVar, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from deepprofile.core.screens import is_frozen, is_under_snow
+from deepprofile.core.screens import FROZEN_K, SNOW_KG_M2
 from deepprofile.grids.grids import Grid
 from deepprofile.sources.products.decoding import (
     Floats,
@@ -40,6 +40,7 @@ from deepprofile.sources.products.files import (
     opened_zarr,
     reading,
 )
+from deepprofile.sources.products.passes import count_values, hide, keep_range
 from deepprofile.sources.products.placement import Cells, cells_of, placement
 
 TEMPERATURE, SNOW = "soil temperature", "snow"
@@ -208,6 +209,8 @@ class Product(ABC):
     outages: ClassVar[tuple[Outage, ...]] = ()
     # Whether no value is exactly 0: then zeros are holes in a file.
     never_zero: ClassVar[bool] = False
+    # What is below 0 by less than this is 0: the last digits of single precision.
+    residue: ClassVar[float] = 0.0
     # Whether a field of the whole grid is one chunk of a file, which is unpacked to read any part of it.
     fields_are_one_chunk: ClassVar[bool] = False
     # Raised whenever the reader makes other values of the same file.
@@ -517,17 +520,17 @@ class Product(ABC):
         """The chosen steps on the window, not screened, (step, layer, row, column), and how many values of each are no fill."""
         file, steps, cells = part.file, part.chosen, self._locate(part)
         where, reader = placement(cells, self.grid, window), reader or FieldReader(file, part.axis, cells)
-        values = np.full((steps.size, len(self.layers), *window.shape), np.nan, np.float32)
+        values = np.empty((steps.size, len(self.layers), *window.shape), np.float32)
         for k, names in enumerate(self.variables):
             variable = file.find(*names)
-            if variable is not None:
-                factor = self._factor(file, variable, self.layers[k])
-                values[:, k] = (
-                    reader.window(variable, steps, where) / factor if factor != 1.0 else reader.window(variable, steps, where)
-                )
-        n_valid = np.isfinite(values).sum(axis=(1, 2, 3))
-        self._check_values(file, values)
-        return values, n_valid
+            if variable is None:
+                values[:, k] = np.nan
+                continue
+            factor = self._factor(file, variable, self.layers[k])
+            reader.window(variable, steps, where, values[:, k])
+            if factor != 1.0:
+                values[:, k] /= factor
+        return values, self._check_values(file, values)
 
     def _factor(self, file: GranuleFile, variable: Variable, layer: Layer) -> np.float32:
         """By what a variable's values are divided to be in m3 m-3."""
@@ -542,8 +545,8 @@ class Product(ABC):
         """Values of frozen and of snow-covered ground become NaN, in place; what the file lacks for that is returned."""
         amounts, screens = self._amounts(file, read), ((TEMPERATURE, self.temperature), (SNOW, self.snow))
         for what, found in amounts.items():
-            hidden = is_frozen(found) if what == TEMPERATURE else is_under_snow(found)
-            values[np.broadcast_to(hidden[:, None], values.shape)] = np.nan
+            warm = what == TEMPERATURE
+            hide(values, found, np.float32(FROZEN_K if warm else SNOW_KG_M2), warm, np.float32(0.0))
         return tuple(what for what, names in screens if names and what not in amounts)
 
     def _amounts(self, file: GranuleFile, read: _Read) -> dict[str, Floats]:
@@ -564,43 +567,45 @@ class Product(ABC):
             found[what] = amounts
         return found
 
-    def _check_values(self, file: GranuleFile, values: Floats) -> None:
-        """Raise where values cannot be soil moisture: many of a layer outside of the valid range, or holes of zeros.
+    def _check_values(self, file: GranuleFile, values: Floats) -> NDArray[np.int64]:
+        """How many values each step has; raises where they cannot be soil moisture.
+
+        That is, many of a layer outside of the valid range, or holes of zeros.
 
         No layer of GLDAS Noah or SMAP Level 4 holds a zero anywhere (granules of 2015, 2016 and 2020). One of ERA5-Land
         may, in a desert; where the same cell is moist or missing at another hour of the day, or moist above, a zero is a hole
         too, and becomes NaN, in place.
         """
-        if not self.spatially_complete:
-            return
         low, high = self.valid_range
-        with np.errstate(invalid="ignore"):
-            outside, there = (values < low - 0.01) | (values > high), np.isfinite(values)
-            zero, moist = np.abs(values) < _PARTLY_ZERO, values > 0.01
-            nothing = np.abs(values) < _NOTHING
+        zero, nothing = np.float32(_PARTLY_ZERO), np.float32(_NOTHING)
+        counts = count_values(values, np.float32(low - 0.01), np.float32(high), zero, nothing)
+        if not self.spatially_complete:
+            return counts.n_valid
         for k, layer in enumerate(self.layers):
-            count = int(outside[:, k].sum())
-            if count > _MAX_INVALID * there[:, k].sum():
+            if counts.outside[k] > _MAX_INVALID * counts.there[k]:
                 least, most = float(np.nanmin(values[:, k])), float(np.nanmax(values[:, k]))
                 raise GranuleError(
-                    f"{file.name} holds values from {least:.4g} to {most:.4g} for {layer}, which are no soil moisture "
-                    f"in m3 m-3 ({low:g} to {high:g}): it is damaged, or packed in another way than it says"
+                    f"{file.name} holds values from {least:.4g} to {most:.4g} for {layer}, which are "
+                    f"no soil moisture in m3 m-3 ({low:g} to {high:g}): it is damaged, or packed in another way than it says"
                 )
-        if self.never_zero and nothing.any():
+        if self.never_zero and counts.nothings:
             raise GranuleError(f"{file.name} is damaged: soil moisture is exactly 0 in places, a hole in the file")
-        holes = zero & (moist | ~there).any(axis=0)
-        holes[:, 1:] |= zero[:, 1:] & moist[:, :1]
-        values[holes] = np.nan
+        if counts.zeros:
+            with np.errstate(invalid="ignore"):
+                zeros, moist, absent = np.abs(values) < zero, values > 0.01, np.isnan(values)
+            holes = zeros & (moist | absent).any(axis=0)
+            holes[:, 1:] |= zeros[:, 1:] & moist[:, :1]
+            values[holes] = np.nan
+        return counts.n_valid
 
     def _is_provisional(self, file: GranuleFile) -> bool:
         """Whether any value of a file will be replaced."""
         return FieldReader.has_provisional(file)
 
     def keep_valid(self, values: Floats) -> Floats:
-        """Values outside of the valid range become NaN, in place."""
+        """Values outside of the valid range become NaN, in place; the array is contiguous."""
         low, high = self.valid_range
-        with np.errstate(invalid="ignore"):
-            values[(values < low) | (values > high)] = np.nan
+        keep_range(values.reshape(-1), np.float32(low), np.float32(high), np.float32(self.residue))
         return values
 
 

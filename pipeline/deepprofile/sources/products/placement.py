@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -61,9 +62,18 @@ class Placement:
     x: tuple[_Run, ...]
     shape: tuple[int, int]
 
-    def fill(self, read: Callable[[slice, slice], Floats], steps: int) -> Floats:
-        """An array (steps, rows, columns) of the window; ``read`` gives (steps, rows, columns) of the file."""
-        out = np.full((steps, *self.shape), np.nan, np.float32)
+    def fill(self, read: Callable[[slice, slice], Floats], steps: int, out: Floats | None = None) -> Floats:
+        """An array (steps, rows, columns) of the window; ``read`` gives (steps, rows, columns) of the file.
+
+        ``out``: where that goes, instead of into an array of its own.
+        """
+        whole = all(len(runs) == 1 and runs[0].to == slice(0, n) for runs, n in zip((self.y, self.x), self.shape, strict=True))
+        if whole and out is None and not (self.y[0].backwards or self.x[0].backwards):
+            return read(self.y[0].own, self.x[0].own)
+        if out is None:
+            out = np.empty((steps, *self.shape), np.float32)
+        if not whole:
+            out[...] = np.nan
         for y in self.y:
             for x in self.x:
                 out[:, y.to, x.to] = read(y.own, x.own)[:, y.order, x.order]
@@ -72,9 +82,16 @@ class Placement:
 
 def placement(cells: Cells, grid: Grid, window: Grid) -> Placement:
     """Where a file's cells lie in a window of the product's grid."""
+    return _placement(cells.rows.tobytes(), cells.columns.tobytes(), grid, window)
+
+
+@lru_cache(maxsize=8)
+def _placement(own_rows: bytes, own_columns: bytes, grid: Grid, window: Grid) -> Placement:
+    """See ``placement``; granules of a product mostly have the same cells."""
+    of_rows, of_columns = (np.frombuffer(own, np.int64) for own in (own_rows, own_columns))
     columns = np.arange(window.first_column, window.first_column + window.columns) % grid.whole_columns
     rows = np.arange(window.first_row, window.first_row + window.rows)
-    return Placement(_runs(cells.rows, rows, grid.whole_rows), _runs(cells.columns, columns, grid.whole_columns), window.shape)
+    return Placement(_runs(of_rows, rows, grid.whole_rows), _runs(of_columns, columns, grid.whole_columns), window.shape)
 
 
 def _runs(own: NDArray[np.int64], wanted: NDArray[np.int64], count: int) -> tuple[_Run, ...]:

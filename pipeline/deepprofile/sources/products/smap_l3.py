@@ -26,6 +26,7 @@ from deepprofile.sources.products.granule import (
     has_data_ending,
     outage,
 )
+from deepprofile.sources.products.passes import fill_gaps, keep_recommended
 from deepprofile.sources.products.placement import Cells, cells_of, placement
 from deepprofile.sources.products.smap import rank_of
 
@@ -146,7 +147,7 @@ class SmapL3(Product):
 
     def _values(self, part: Part, window: Grid, reader: FieldReader | None = None) -> tuple[Floats, NDArray[np.int64]]:
         file, steps = part.file, part.chosen
-        value = np.full((steps.size, *window.shape), np.nan, np.float32)
+        value: Floats | None = None
         n_valid: NDArray[np.int64] = np.zeros(steps.size, np.int64)
         for group, end in self._passes(file):
             moisture, flag = (file.find(*_names(group, f"{name}{end}")) for name in ("soil_moisture", "retrieval_qual_flag"))
@@ -160,26 +161,31 @@ class SmapL3(Product):
             if not cells.rows.size:
                 continue
             where, reader = placement(cells, self.grid, window), FieldReader(file, part.axis, cells)
-            seen = reader.window(moisture, steps, where) / self._factor(file, moisture, self.layers[0])
-            n_valid += np.isfinite(seen).sum(axis=(1, 2))
+            seen, factor = reader.window(moisture, steps, where), self._factor(file, moisture, self.layers[0])
+            if factor != 1.0:
+                seen /= factor
             # Flags are whole numbers below 2^16, exact in single precision; outside of the swath there is none.
-            quality = np.nan_to_num(reader.window(flag, steps, where), nan=_NO_FLAG)
-            self._refuse_lost_flags(file, flag.name, quality, seen)
-            good = (quality < _NO_FLAG) & (quality >= 0) & (quality.astype(np.int64) & _NOT_RECOMMENDED == 0)
-            seen = self.keep_valid(np.where(good, seen, np.float32(np.nan)))
-            value = np.where(np.isnan(value), seen, value)
+            quality = reader.window(flag, steps, where)
+            there, recommended, empty = keep_recommended(seen, quality, _NOT_RECOMMENDED, np.float32(_NO_FLAG))
+            n_valid += there
+            self._refuse_lost_flags(file, flag.name, recommended, empty)
+            seen = self.keep_valid(seen)
+            if value is None:
+                value = seen
+            else:
+                fill_gaps(value.reshape(-1), seen.reshape(-1))
+        if value is None:
+            value = np.full((steps.size, *window.shape), np.nan, np.float32)
         return value[:, None], n_valid
 
     @staticmethod
-    def _refuse_lost_flags(file: GranuleFile, name: str, quality: Floats, seen: Floats) -> None:
+    def _refuse_lost_flags(file: GranuleFile, name: str, recommended: int, empty: int) -> None:
         """Raise where a flag is 0, which recommends, in many cells without a value: zeros that were written over it.
 
         In sound files a value was retrieved wherever the flag recommends it (all 107 such cells of a year of SPL3SMP over
         Hawaii); a few cells are let pass.
         """
-        recommended = quality == 0
-        empty = int((recommended & np.isnan(seen)).sum())
-        if empty >= _LOST_CELLS and empty > _LOST_SHARE * recommended.sum():
+        if empty >= _LOST_CELLS and empty > _LOST_SHARE * recommended:
             raise GranuleError(
                 f"{file.name} is damaged: {name} recommends {empty} cells that hold no soil moisture, a hole in the file: "
                 "which retrievals are good is not known"
