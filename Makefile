@@ -13,7 +13,7 @@ export NUMBA_CACHE_DIR := $(CURDIR)/$(VENV)/numba/$(shell find pipeline/deepprof
 
 KERNELS := $(NUMBA_CACHE_DIR)/.compiled
 
-.PHONY: help demo test coverage bare lowest lint types format bench twin calibration cluster soak manifests lock clean
+.PHONY: help demo test coverage bare lowest lint types format bench scale twin calibration cluster soak manifests lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -97,9 +97,11 @@ format: $(INSTALLED)  ## rewrite the sources in the project's format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(INSTALLED)  ## speed and memory, as ratios taken in one run
+bench: $(INSTALLED)  ## speed and memory beside their floors and peers, in one run; the README has its tables
 	$(BIN)/python -m benchmarks
-	$(BIN)/python -m benchmarks.stages
+	$(BIN)/python -m benchmarks.results
+
+scale: $(INSTALLED)  ## throughput against workers, and validation at the size of the paper: the figures of docs/scale.md
 	$(BIN)/python -m benchmarks.scale
 	$(BIN)/python -m benchmarks.validation
 

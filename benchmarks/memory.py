@@ -26,17 +26,17 @@ from deepprofile.config import Config
 from deepprofile.evaluation.stations import Report
 from deepprofile.execution.blocks import Block
 from deepprofile.execution.pools import WORKER_BASE_BYTES
-from deepprofile.stages import collocate, ingest, invert, matchups, observations, paired, rivals, schemas, validate
+from deepprofile.stages import collocate, covariances, ingest, invert, matchups, observations, paired, rivals, schemas, validate
 from deepprofile.stages.domain import Domain, days_of
 from deepprofile.stages.increments import PublishedBlock
 from deepprofile.stages.plan import StagePlan
+from deepprofile.stages.profiles import Profiles
 from deepprofile.storage.stores import Root, create, write_shards
 from deepprofile.twin import LAND_MODELS, World
 from deepprofile.twin.granules import write_granules
-from rich.console import Console
-from rich.table import Table
 
 from benchmarks.peak import PeakMemory
+from benchmarks.results import Measurement
 from benchmarks.stages import CORNER, PRODUCTS, START, configure, fill
 
 # Days in a block of each product, so that all take about as much: those without a granule take as much as others.
@@ -142,7 +142,8 @@ def _plan_matchups(config: Config, root: Root, versions: dict[str, str]) -> Stag
 _PLANNERS: dict[str, Callable[[Config, Root, dict[str, str]], StagePlan]] = {
     collocate.MOMENTS_STORE: lambda config, *place: collocate.plan_moments(collocate.ErrorModel.of(config), *place),
     collocate.STORE: lambda config, *place: collocate.plan_weights(collocate.ErrorModel.of(config), *place),
-    invert.STORE: lambda config, *place: invert.plan(invert.Profiles.of(config), *place),
+    covariances.STORE: lambda config, *place: covariances.plan(Profiles.of(config), *place),
+    invert.STORE: lambda config, *place: invert.plan(Profiles.of(config), *place),
     matchups.STORE: _plan_matchups,
 }
 
@@ -237,7 +238,7 @@ def _large_blocks(folder: Path) -> Iterator[Measured]:
     yield from _ingest(folder / "ingest")
     # Two blocks of days: moments are merged.
     small, wide = configure(folder / "small", 1, cells=32, days=32), configure(folder / "wide", 2, cells=CELLS, days=DAYS)
-    yield from _later_stages(small, wide, (collocate.MOMENTS_STORE, collocate.STORE, invert.STORE))
+    yield from _later_stages(small, wide, (collocate.MOMENTS_STORE, collocate.STORE, covariances.STORE, invert.STORE))
 
 
 def _long_records(folder: Path) -> Iterator[Measured]:
@@ -270,15 +271,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with tempfile.TemporaryDirectory(prefix="deepprofile-memory-") as folder:
             print(json.dumps([asdict(each) for each in PARTS[chosen.part](Path(folder))]))
         return 0
-    found = measure_all()
-    table = Table(title="Memory of a block (MiB)", title_justify="left")
-    for name in ("stage", "planned", "taken", "share", "process", "process / plan"):
-        table.add_column(name, justify="left" if name == "stage" else "right")
-    for each in found:
-        sizes = [f"{size / 2**20:.0f}" for size in (each.planned, each.taken)]
-        table.add_row(each.stage, *sizes, f"{each.taken / each.planned:.2f}", f"{each.peak / 2**20:.0f}", f"{each.share:.2f}")
-    Console(width=110).print(table)
+    for table in measurement().values():
+        table.show()
     return 0
+
+
+def measurement() -> dict[str, Measurement]:
+    """The table of all stages."""
+    table = Measurement(
+        "Memory of a block (MiB)", ("stage", "planned", "taken", "taken / planned", "process", "process / plan")
+    )
+    for each in measure_all():
+        sizes = [f"{size / 2**20:.0f}" for size in (each.planned, each.taken)]
+        table.add(each.stage, *sizes, f"{each.taken / each.planned:.2f}", f"{each.peak / 2**20:.0f}", f"{each.share:.2f}")
+    return {"memory": table}
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Speed and memory of the numerics, as ratios taken side by side in one run (``make bench``).
+"""Speed and memory of the numerics, as ratios taken side by side in one run.
 
 The peers are what one would write without this library: ``scipy.optimize.lsq_linear`` under ``xr.apply_ufunc(vectorize=True)``
 for the inversion, and a loop over ``pytesmo.metrics.tcol_metrics`` for triple collocation. Medians of repeats; one
@@ -11,8 +11,6 @@ import resource
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable
 
 import deepprofile as dp
 import numpy as np
@@ -21,9 +19,9 @@ import xarray as xr
 from deepprofile.core.basis import basis_mean
 from deepprofile.core.prior import Kernel, prior_moments
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.table import Table
 from scipy.optimize import lsq_linear
+
+from benchmarks.results import Measurement, clock, timed
 
 LAYERS = {
     "smap_l4": ((0.0, 0.05), (0.0, 1.0)),
@@ -36,16 +34,6 @@ PRIOR = dp.Prior(mean=0.25, std=0.06)
 BOUNDS = (0.05, 0.8)
 TOP = np.array([a for layers in LAYERS.values() for a, _ in layers])
 BOTTOM = np.array([b for layers in LAYERS.values() for _, b in layers])
-
-
-def clock(function: Callable[[], object], repeats: int = 3) -> float:
-    """Median seconds of some calls."""
-    seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        function()
-        seconds.append(time.perf_counter() - start)
-    return float(np.median(seconds))
 
 
 def make_products(days: int, cells: int, dry_share: float = 0.0) -> dict[str, xr.DataArray]:
@@ -105,7 +93,7 @@ def peer_inversion(products: dict[str, xr.DataArray], profiles: int) -> float:
     seconds = clock(
         lambda: xr.apply_ufunc(solve, stacked, input_core_dims=[["observation"]], output_core_dims=[["degree"]], vectorize=True)
     )
-    return profiles / seconds
+    return profiles / seconds.cpu
 
 
 def bandwidth() -> float:
@@ -113,23 +101,32 @@ def bandwidth() -> float:
     source = np.ones(50_000_000)
     target = np.empty_like(source)
     np.copyto(target, source)
-    return 2 * source.nbytes / clock(lambda: np.copyto(target, source))
+    return 2 * source.nbytes / clock(lambda: np.copyto(target, source)).cpu
 
 
-def bench_inversion(console: Console, copy_rate: float) -> None:
+def bench_inversion(copy_rate: float) -> Measurement:
     """Inversion end to end on two million float32 profiles, without and with a tenth at a bound."""
     errors = error_variances()
-    table = Table(title="invert, end to end, one core, 2 million float32 profiles", title_justify="left")
-    for column in ("profiles at a bound", "ours (1/s)", "lsq_linear (1/s)", "ratio", "of the memory bandwidth"):
-        table.add_column(column, justify="right")
+    table = Measurement(
+        "invert, end to end, one core, 2 million float32 profiles, order 5",
+        (
+            "profiles at a bound",
+            "CPU / wall (s)",
+            "ours (1/s of CPU)",
+            "lsq_linear (1/s of CPU)",
+            "ratio",
+            "of memory bandwidth",
+        ),
+        note="The peer is `scipy.optimize.lsq_linear` under `xr.apply_ufunc(vectorize=True)`.",
+    )
     for share in (0.0, 0.17):
         products = make_products(1000, 2000, share)
         few = {name: p.isel(cell=slice(0, 2)) for name, p in products.items()}
         dp.invert(few, errors, prior=PRIOR, bounds=BOUNDS)
         profile = dp.invert(products, errors, prior=PRIOR, bounds=BOUNDS)
         hit = float(((profile.flags & 6) > 0).mean())
-        ours = 2_000_000 / clock(lambda p=products: dp.invert(p, errors, prior=PRIOR, bounds=BOUNDS))  # type: ignore[misc]
-        peer = peer_inversion(products, 2000)
+        seconds = clock(lambda p=products: dp.invert(p, errors, prior=PRIOR, bounds=BOUNDS))  # type: ignore[misc]
+        ours, peer = 2_000_000 / seconds.cpu, peer_inversion(products, 2000)
         moved = (
             sum(p.nbytes for p in products.values())
             + profile.coefficients.nbytes
@@ -137,17 +134,25 @@ def bench_inversion(console: Console, copy_rate: float) -> None:
             + profile.pattern.nbytes
         )
         share_of_limit = ours * moved / 2_000_000 / copy_rate
-        table.add_row(f"{hit:.0%}", f"{ours:,.0f}", f"{peer:,.0f}", f"{ours / peer:,.0f}", f"{share_of_limit:.0%}")
-    console.print(table)
+        table.add(f"{hit:.0%}", seconds, f"{ours:,.0f}", f"{peer:,.0f}", f"{ours / peer:,.0f}", f"{share_of_limit:.0%}")
+    return table
 
 
-def bench_collocation(console: Console, copy_rate: float) -> None:
+def bench_collocation(copy_rate: float) -> Measurement:
     """Triple collocation against a loop over pytesmo."""
     from pytesmo.metrics import tcol_metrics
 
-    table = Table(title="triple_collocation, float32", title_justify="left")
-    for column in ("days", "cells", "memory order", "ours (cells/s)", "pytesmo (cells/s)", "ratio", "of the memory bandwidth"):
-        table.add_column(column, justify="right")
+    columns = (
+        "days x cells, memory order",
+        "CPU / wall (s)",
+        "ours (cells/s)",
+        "pytesmo (cells/s)",
+        "ratio",
+        "of memory bandwidth",
+    )
+    table = Measurement(
+        "triple_collocation, float32, two threads", columns, note="The peer is a loop over `pytesmo.metrics.tcol_metrics`."
+    )
     rng = np.random.default_rng(1)
     for days, cells in ((365, 100_000), (4000, 10_000)):
         truth = rng.normal(0.25, 0.05, (cells, days)).astype(np.float32)
@@ -156,20 +161,20 @@ def bench_collocation(console: Console, copy_rate: float) -> None:
             layouts = arrays if order[0] == "cell" else [np.ascontiguousarray(a.T) for a in arrays]
             # The peer reads the same arrays, a series at a time.
             few = [(a if order[0] == "cell" else a.T)[:300] for a in layouts]
-            peer = 300 / clock(lambda f=few: [tcol_metrics(*row) for row in zip(*f, strict=True)])  # type: ignore[misc]
+            peer = 300 / clock(lambda f=few: [tcol_metrics(*row) for row in zip(*f, strict=True)]).wall  # type: ignore[misc]
             x, y, z = (xr.DataArray(a, dims=order) for a in layouts)
             dp.triple_collocation(x, y, z)
-            ours = cells / clock(lambda x=x, y=y, z=z: dp.triple_collocation(x, y, z), 5)  # type: ignore[misc]
+            seconds = clock(lambda x=x, y=y, z=z: dp.triple_collocation(x, y, z), 5)  # type: ignore[misc]
+            ours = cells / seconds.wall
             limit = ours * 12 * days / copy_rate
-            table.add_row(
-                f"{days}", f"{cells:,}", ", ".join(order), f"{ours:,.0f}", f"{peer:,.0f}", f"{ours / peer:,.0f}", f"{limit:.0%}"
-            )
-    console.print(table)
+            place = f"{days} x {cells:,}, {', '.join(order)}"
+            table.add(place, seconds, f"{ours:,.0f}", f"{peer:,.0f}", f"{ours / peer:,.0f}", f"{limit:.0%}")
+    return table
 
 
 def measure_memory(cells: int) -> tuple[float, float]:
     """Peak memory above input and output (MiB) and seconds of an inversion, in a process of its own."""
-    code = f"from benchmarks.__main__ import report_memory; report_memory({cells})"
+    code = f"from benchmarks.numerics import report_memory; report_memory({cells})"
     out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
     return float(out[0]), float(out[1])
 
@@ -187,9 +192,9 @@ def report_memory(cells: int) -> None:
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    start = time.perf_counter()
-    profile = dp.invert(products, errors, prior=PRIOR, bounds=BOUNDS)
-    seconds = time.perf_counter() - start
+    made = []
+    seconds = timed(lambda: made.append(dp.invert(products, errors, prior=PRIOR, bounds=BOUNDS))).cpu
+    profile = made[0]
     done.set()
     watcher.join()
     output = sum(profile[name].nbytes for name in ("coefficients", "flags", "pattern")) / 1024
@@ -202,27 +207,21 @@ def _resident() -> float:
         return int(file.read().split()[1]) * resource.getpagesize() / 1024
 
 
-def bench_memory(console: Console) -> None:
+def bench_memory() -> Measurement:
     """Memory and time against the number of cells."""
-    table = Table(title="invert against the number of cells, 500 days", title_justify="left")
-    for column in ("cells", "peak above input and output (MiB)", "seconds", "seconds per million profiles"):
-        table.add_column(column, justify="right")
+    columns = ("cells", "peak above input and output (MiB)", "CPU (s)", "s per million profiles")
+    table = Measurement("invert against the number of cells, 500 days", columns)
     for cells in (1000, 2000, 4000, 8000):
         extra, seconds = measure_memory(cells)
-        table.add_row(f"{cells:,}", f"{extra:.0f}", f"{seconds:.2f}", f"{seconds / cells / 500 * 1e6:.3f}")
-    console.print(table)
+        table.add(f"{cells:,}", f"{extra:.0f}", f"{seconds:.2f}", f"{seconds / cells / 500 * 1e6:.3f}")
+    return table
 
 
-def main() -> int:
-    """Run every benchmark and print its table."""
-    console = Console(width=130)
+def measure() -> dict[str, Measurement]:
+    """Every table of the numerics."""
     rate = bandwidth()
-    console.print(f"One core copies {rate / 1e9:.1f} GB/s (bytes read and written).")
-    bench_inversion(console, rate)
-    bench_collocation(console, rate)
-    bench_memory(console)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return {
+        "inversion": bench_inversion(rate),
+        "collocation": bench_collocation(rate),
+        "inversion-memory": bench_memory(),
+    }

@@ -28,6 +28,7 @@ from deepprofile.execution.ledger import Ledger
 from deepprofile.execution.pools import DaskPool, ThreadPool
 from deepprofile.stages import invert
 from deepprofile.stages.pipeline import run_stages
+from deepprofile.stages.profiles import Profiles
 from deepprofile.storage.fingerprints import fingerprint
 from deepprofile.storage.stores import Root
 from distributed import Client, LocalCluster
@@ -72,9 +73,9 @@ def measure_block(folder: Path) -> tuple[float, float, float]:
     versions = fill(config)
     run_stages(config, ("collocate",), ThreadPool(2))
     versions = Root(config.root).current()
-    run_invert(config, versions, solve=True, threads=1)
-    seconds = min(run_invert(config, versions, solve=True, threads=1)[0] for _ in range(3))
-    job = invert.workload(invert.Profiles.of(config))
+    run_invert(config, versions, threads=1)
+    seconds = min(run_invert(config, versions, threads=1) for _ in range(3))
+    job = invert.workload(Profiles.of(config))
     blocks = len(job.blocks)
     return seconds / blocks, job.bytes_in / blocks, job.bytes_out / blocks
 

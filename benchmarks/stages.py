@@ -1,9 +1,8 @@
-"""The ``invert`` stage against the same engine that reads and writes the same bytes without solving; time and memory by blocks.
+"""Stages on one thread and on two, each against a program that reads and writes the same and does nothing else.
 
     python -m benchmarks.stages
 
-Stores lie on the local disk. Both sides read the same shards of four products, regrid them, and write shards of the same size;
-the other side writes what it read. Ratios are of medians of paired runs.
+Stores lie on the local disk. Ratios are medians of those of paired runs.
 """
 
 from __future__ import annotations
@@ -11,42 +10,42 @@ from __future__ import annotations
 import shutil
 import sys
 import tempfile
-import time
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from datetime import date, timedelta
 from pathlib import Path
-from typing import cast
+from typing import Any
 
 import numpy as np
+import zarr
 from deepprofile.config import Config
-from deepprofile.core import kernels
-from deepprofile.core.parameters import Parameters
 from deepprofile.execution.pools import ThreadPool
 from deepprofile.grids.grids import EASE2_M09
-from deepprofile.stages import ingest, invert
+from deepprofile.stages import collocate, covariances, ingest, invert
 from deepprofile.stages.domain import days_of
 from deepprofile.stages.execute import RunWith, execute
 from deepprofile.stages.ingest import ProductIngest
-from deepprofile.stages.invert import InvertBlock, Profiles
-from deepprofile.stages.pipeline import run_stages
+from deepprofile.stages.plan import StagePlan
+from deepprofile.stages.profiles import Profiles
+from deepprofile.storage import stores
 from deepprofile.storage.stores import Root, create, write_shards
-from numpy.typing import NDArray
-from rich.console import Console
-from rich.table import Table
 
-from benchmarks.peak import PeakMemory
+from benchmarks.results import Measurement, median, ratio, side_by_side, timed
 
 START = date(2016, 1, 1)
 DAYS_A_BLOCK, CELLS = 64, 64
-PAIRS = 5
+# Of the region that is measured: two by two shards, eight stretches of days.
+EDGE, DAYS = 128, 512
+PAIRS = 3
 # Row and column of the grid at which the region begins.
 CORNER = (305, 857)
 PRODUCTS = ("smap_l4", "gldas_noah", "era5_land", "smap_l3")
 
 
-def configure(folder: Path, blocks: int, cells: int = CELLS, days: int = DAYS_A_BLOCK) -> Config:
-    """A region of so many rows and columns, one block, and as many days as make these blocks."""
+def configure(
+    folder: Path, blocks: int, cells: int = CELLS, days: int = DAYS_A_BLOCK, *, memory: str = "past", edge: int | None = None
+) -> Config:
+    """A region of so many rows and columns and as many days as make these blocks; ``edge``: rows of a block, if not all."""
     end = START + timedelta(days=days * blocks - 1)
     window = EASE2_M09.window(*CORNER, cells, cells)
     lat, lon = window.lat.tolist(), window.lon.tolist()
@@ -56,7 +55,8 @@ def configure(folder: Path, blocks: int, cells: int = CELLS, days: int = DAYS_A_
             "grid": {"name": "ease2_m09", "bbox": [lon[0], lat[-1], lon[-1], lat[0]]},
             "period": {"start": START, "end": end},
             "products": {name: {"granules": "none"} for name in PRODUCTS},
-            "blocks": {"days": days, "cells": cells, "chunk_days": min(16, days), "chunk_cells": min(32, cells)},
+            "blocks": {"days": days, "cells": cells if edge is None else edge},
+            "inversion": {"memory": memory},
             "collocation": {"min_samples": 30, "window": 5},
         }
     )
@@ -89,71 +89,188 @@ def fill(config: Config) -> dict[str, str]:
     return versions
 
 
-class Unsolved(InvertBlock):
-    """Reads and writes what a block of the stage does, but solves nothing: arrays have the shapes of profiles."""
-
-    def solve(
-        self,
-        series: Mapping[str, NDArray[np.float32]],
-        parameters: Parameters,
-        filters: Mapping[str, NDArray[np.float32]],
-    ) -> kernels.Profiles:
-        """What was read in place of the coefficients, and flags and patterns of one day on all of them."""
-        day = {name: values[:1] for name, values in series.items()}
-        one = super().solve(day, parameters, {name: values[:, :, :1] for name, values in filters.items()})
-        degrees = one.coefficients.shape[-1]
-        stacked = np.concatenate(list(series.values()), axis=1)[:, :degrees].transpose(2, 3, 0, 1)
-        shape = stacked.shape[:-1]
-        return kernels.Profiles(stacked, np.broadcast_to(one.flags, shape), np.broadcast_to(one.pattern, shape))
+def run(config: Config, versions: dict[str, str], *, threads: int = 2) -> float:
+    """Seconds of one run of the ``invert`` stage from nothing."""
+    plan = invert.plan(Profiles.of(config), Root(config.root), versions)
+    clean(plan, config)
+    return timed(lambda: execute(plan, Root(config.root), RunWith(ThreadPool(threads), config.compute))).wall
 
 
-def run(config: Config, versions: dict[str, str], *, solve: bool, threads: int = 2) -> tuple[float, float]:
-    """Seconds and MiB of one run of the stage from nothing."""
-    root = Root(config.root)
-    plan = invert.plan(Profiles.of(config), root, versions)
-    if not solve:
-        block = cast(InvertBlock, plan.job.compute)
-        plan = replace(plan, job=replace(plan.job, compute=Unsolved(**vars(block))))
-    for folder in (plan.url, f"{config.root}/runs/invert-{plan.version}"):
+def clean(plan: StagePlan, config: Config) -> None:
+    """Remove what a stage has made."""
+    for folder in (plan.url, f"{config.root}/runs/{plan.stage.replace('/', '-')}-{plan.version}"):
         shutil.rmtree(folder, ignore_errors=True)
-    with PeakMemory() as memory:
-        began = time.perf_counter()
-        execute(plan, root, RunWith(ThreadPool(threads), config.compute))
-        seconds = time.perf_counter() - began
-    return seconds, memory.more / 2**20
+
+
+@dataclass
+class Trace:
+    """What a stage reads and writes: arrays by URL with regions, in order."""
+
+    reads: list[tuple[str, tuple[slice, ...]]] = field(default_factory=list)
+    writes: list[tuple[str, tuple[slice, ...]]] = field(default_factory=list)
+
+    def __enter__(self) -> Trace:
+        """Look over the shoulder of the functions that read and write shards."""
+        module: Any = stores
+        self._before = module.at_the_same_time, module.write_bytes
+        together, write = self._before
+
+        def reading(calls: Sequence[Any], *, local: bool = False) -> list[Any]:
+            shards = [call for call in calls if getattr(call, "func", None) is module._read_shard]
+            if shards:
+                url = _array_of(shards[0].args[1])[0]
+                self.reads.append((url, _hull([_region(*call.args[:3]) for call in shards])))
+            return list(together(calls, local=local))
+
+        def writing(url: str, content: bytes, *, durable: bool = True) -> None:
+            if "/c/" in url and not durable:
+                array = module._described(*_array_of(url)[0].rsplit("/", 1))
+                whole = _region(array, url, tuple(slice(0, size) for size in array.shards))
+                cut = (slice(part.start, min(part.stop, n)) for part, n in zip(whole, array.shape, strict=True))
+                self.writes.append((_array_of(url)[0], tuple(cut)))
+            write(url, content, durable=durable)
+
+        module.at_the_same_time, module.write_bytes = reading, writing
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leave everything as it was."""
+        module: Any = stores
+        module.at_the_same_time, module.write_bytes = self._before
+
+
+def _array_of(url: str) -> tuple[str, tuple[int, ...]]:
+    """The array and the place of a shard's object."""
+    array, _, place = url.rpartition("/c/")
+    return array, tuple(map(int, place.split("/")))
+
+
+def _region(array: Any, url: str, inside: tuple[slice, ...]) -> tuple[slice, ...]:
+    """A region of a shard as one of the array."""
+    place = _array_of(url)[1]
+    return tuple(
+        slice(k * size + part.start, k * size + part.stop) for k, size, part in zip(place, array.shards, inside, strict=True)
+    )
+
+
+def _hull(regions: Sequence[tuple[slice, ...]]) -> tuple[slice, ...]:
+    return tuple(slice(min(p.start for p in along), max(p.stop for p in along)) for along in zip(*regions, strict=True))
+
+
+def floor(plan: StagePlan, trace: Trace) -> Callable[[], None]:
+    """A program of zarr and nothing else that reads the same regions and writes the same shards: no code of the stage."""
+    copy = f"{plan.url}-floor"
+    shutil.rmtree(copy, ignore_errors=True)
+    create(copy, plan.template)
+    opened: dict[str, Any] = {url: zarr.open_array(url, mode="r") for url in {url for url, _ in [*trace.reads, *trace.writes]}}
+    into: dict[str, Any] = {url: zarr.open_array(url.replace(plan.url, copy), mode="r+") for url, _ in trace.writes}
+    stored = [(into[url], region, opened[url][region]) for url, region in trace.writes]
+
+    def program() -> None:
+        for url, region in trace.reads:
+            opened[url][region]
+        for array, region, values in stored:
+            array[region] = values
+
+    return program
+
+
+def _planned(config: Config) -> list[tuple[str, Callable[[], StagePlan]]]:
+    """The stages after the ingest, each planned when those before it are there."""
+    root = Root(config.root)
+    model, profiles = collocate.ErrorModel.of(config), Profiles.of(config)
+    versions = root.current()
+
+    def of(store: str, planner: Callable[[dict[str, str]], StagePlan]) -> tuple[str, Callable[[], StagePlan]]:
+        def make() -> StagePlan:
+            plan = planner(versions)
+            versions[store] = plan.version
+            return plan
+
+        return store, make
+
+    return [
+        of(collocate.MOMENTS_STORE, lambda there: collocate.plan_moments(model, root, there)),
+        of(collocate.STORE, lambda there: collocate.plan_weights(model, root, there)),
+        of(covariances.STORE, lambda there: covariances.plan(profiles, root, there)),
+        of(invert.STORE, lambda there: invert.plan(profiles, root, there)),
+    ]
+
+
+def _size(url: str) -> int:
+    return sum(path.stat().st_size for path in Path(url).rglob("*") if path.is_file())
+
+
+def measure(days: int = DAYS, edge: int = EDGE) -> dict[str, Measurement]:
+    """Each stage on one thread and on two, against its floor; and the chain."""
+    stages = Measurement(
+        f"Stages on {edge} x {edge} cells and {days} days against a zarr program that reads and writes the same, local disk",
+        (
+            "stage",
+            "one thread, CPU / wall (s)",
+            "two threads, wall (s)",
+            "one / two",
+            "zarr alone, CPU / wall (s)",
+            "ratio of CPU / wall",
+        ),
+        note="The floor opens its arrays beforehand, and writes values that it holds already.",
+    )
+    chain = Measurement(
+        "The chain from analysis-ready stores to profiles",
+        (
+            "memory of the past",
+            "profiles",
+            "profiles a second of CPU",
+            "coefficients (B a profile)",
+            "all of the profile store",
+        ),
+    )
+    for memory in ("none", "past"):
+        folder = Path(tempfile.mkdtemp(prefix="deepprofile-bench-"))
+        try:
+            config = configure(folder, -(-days // DAYS_A_BLOCK), edge, memory=memory, edge=CELLS)
+            fill(config)
+            _measure_one(config, memory, stages, chain)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+    return {"stages": stages, "chain": chain}
+
+
+def _measure_one(config: Config, memory: str, stages: Measurement, chain: Measurement) -> None:
+    root, cpu = Root(config.root), 0.0
+    for store, make in _planned(config):
+        plan = make()
+
+        def run_with(threads: int, plan: StagePlan = plan) -> Callable[[], object]:
+            def call() -> None:
+                clean(plan, config)
+                execute(plan, root, RunWith(ThreadPool(threads), config.compute))
+
+            return call
+
+        with Trace() as trace:
+            run_with(1)()
+        one, two, alone = side_by_side([run_with(1), run_with(2), floor(plan, trace)], PAIRS)
+        cpu += median(one).cpu
+        faster = ratio(one, two).wall
+        name = store if memory == "none" else f"{store}, memory"
+        if memory == "none" or store in (covariances.STORE, invert.STORE):
+            stages.add(name, median(one), f"{median(two).wall:.3g}", f"{faster:.2f}", median(alone), ratio(one, alone))
+    count = int(np.prod(config.grid.grid().shape)) * days_of(config).size
+    made = plan.url
+    chain.add(
+        memory,
+        f"{count:,}",
+        f"{count / cpu:,.0f}",
+        f"{_size(f'{made}/coefficients') / count:.2f}",
+        f"{_size(made) / count:.2f}",
+    )
 
 
 def main() -> int:
     """Run the benchmark and print its tables."""
-    console = Console(width=110)
-    table = Table(title="invert stage on the local disk, two threads", title_justify="left")
-    for name in ("blocks", "profiles", "solving (s)", "not solving (s)", "ratio", "s a block", "memory above start (MiB)"):
-        table.add_column(name, justify="right")
-    for blocks in (1, 2, 4, 8):
-        folder = Path(tempfile.mkdtemp(prefix="deepprofile-bench-"))
-        try:
-            config = configure(folder, blocks)
-            versions = fill(config)
-            run_stages(config, ("collocate",), ThreadPool(2))
-            versions = Root(config.root).current()
-            run(config, versions, solve=True)
-            run(config, versions, solve=False)
-            pairs = [(run(config, versions, solve=True), run(config, versions, solve=False)) for _ in range(PAIRS)]
-            solving, idle = (float(np.median([pair[k][0] for pair in pairs])) for k in (0, 1))
-            memory = float(np.median([pair[0][1] for pair in pairs]))
-            profiles = blocks * DAYS_A_BLOCK * int(np.prod(config.grid.grid().shape))
-            row = (
-                f"{blocks}",
-                f"{profiles:,}",
-                f"{solving:.2f}",
-                f"{idle:.2f}",
-                f"{solving / idle:.2f}",
-                f"{solving / blocks:.3f}",
-            )
-            table.add_row(*row, f"{memory:.0f}")
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-    console.print(table)
+    for table in measure().values():
+        table.show()
     return 0
 
 

@@ -70,7 +70,7 @@ def configure(day: Day, data: Path, output: Path) -> Config:
         "period": {"start": day.date, "end": day.date},
         "products": {day.product: {"granules": str(data / day.folder / day.pattern)}},
         "ingest": {"min_day_fraction": day.min_day_fraction},
-        "blocks": {"days": 1, "cells": 256, "chunk_days": 1, "chunk_cells": 64},
+        "blocks": {"days": 1, "cells": 256, "chunk_cells": 64},
     }
     return Config.model_validate(document)
 

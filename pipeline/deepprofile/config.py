@@ -333,15 +333,22 @@ class Blocks(Section):
 
     days: Positive = Field(64, description="days in a shard")
     cells: Positive = Field(64, description="rows, and columns, in a shard")
-    chunk_days: Positive = Field(16, description="days in a chunk; divides days")
-    chunk_cells: Positive = Field(32, description="rows, and columns, in a chunk; divides cells")
+    chunk_days: Positive | None = Field(
+        None, description="days in a chunk; divides days; all days of the shard where not given, which serves series of a cell"
+    )
+    chunk_cells: Positive = Field(16, description="rows, and columns, in a chunk; divides cells")
 
     @model_validator(mode="after")
     def _divide(self) -> Blocks:
         for whole, part in (("days", "chunk_days"), ("cells", "chunk_cells")):
-            if getattr(self, whole) % getattr(self, part):
+            if getattr(self, part) is not None and getattr(self, whole) % getattr(self, part):
                 raise ValueError(f"{part} {getattr(self, part)} does not divide {whole} {getattr(self, whole)}")
         return self
+
+    @property
+    def days_in_chunk(self) -> int:
+        """Days in a chunk."""
+        return self.days if self.chunk_days is None else self.chunk_days
 
 
 class Kubernetes(Section):

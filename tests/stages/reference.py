@@ -19,7 +19,7 @@ from deepprofile import config as configuration
 from deepprofile import twin
 from deepprofile.execution.pools import ThreadPool
 from deepprofile.sources.products import PRODUCTS
-from deepprofile.stages import collocate, ingest, invert, matchups, observations, validate
+from deepprofile.stages import collocate, covariances, ingest, invert, matchups, observations, validate
 from deepprofile.stages.pipeline import STAGES, run_stages
 from deepprofile.storage.filesystems import zarr_store
 from deepprofile.storage.stores import Root
@@ -29,12 +29,12 @@ from tests.support.granules import DAYS, NAMES, SHAPE, document
 
 FILE = Path(__file__).with_name("reference.npz")
 SAMPLE = 600
-# How far another processor may be off: two steps of what is rounded to 2^-15, and a little of what is not rounded.
-STEPS, RELATIVE, RARE = 2 * 2.0**-15, 2e-3, 0.005
+# How far another processor may be off: two steps of soil moisture as it is stored, and a little of what is not rounded.
+STEPS, RELATIVE, RARE = 2 * 2.0**-14, 2e-3, 0.005
 # In the order in which they are made: the first that differs is to blame.
 STORES = (
     *map(ingest.store_name, NAMES),
-    *(collocate.MOMENTS_STORE, collocate.STORE, invert.STORE, observations.STORE, matchups.STORE),
+    *(collocate.MOMENTS_STORE, collocate.STORE, covariances.STORE, invert.STORE, observations.STORE, matchups.STORE),
     *(validate.DIFFERENCES_STORE, validate.STORE),
 )
 
@@ -45,6 +45,7 @@ def algorithms():
         **{ingest.store_name(name): [ingest.ALGORITHM, PRODUCTS[name].algorithm] for name in NAMES},
         collocate.MOMENTS_STORE: [collocate.MOMENTS_ALGORITHM],
         collocate.STORE: [collocate.WEIGHTS_ALGORITHM],
+        covariances.STORE: [covariances.ALGORITHM],
         invert.STORE: [invert.ALGORITHM],
         observations.STORE: [observations.ALGORITHM],
         matchups.STORE: [matchups.ALGORITHM],

@@ -6,7 +6,7 @@ import yaml
 from deepprofile import config as configuration
 from deepprofile.execution.pools import ThreadPool
 from deepprofile.sources.products import PRODUCTS
-from deepprofile.stages import collocate, ingest, invert, matchups, observations, validate
+from deepprofile.stages import collocate, covariances, ingest, invert, matchups, observations, validate
 from deepprofile.stages.pipeline import STAGES, Request, run_stages
 from deepprofile.storage.stores import Root
 
@@ -37,7 +37,7 @@ def test_values_that_change_are_found_and_named(world, finished, monkeypatch, st
 
 def test_a_step_of_rounding_is_no_change():
     values = np.linspace(0.05, 0.45, 500).astype(np.float32)
-    assert not reference.differ(values, values + np.float32(2.0**-15))
+    assert not reference.differ(values, values + np.float32(2.0**-14))
     assert reference.differ(values, values + np.float32(0.003))
     assert reference.differ(values, np.where(np.arange(500) % 50 == 0, np.nan, values).astype(np.float32))
 
@@ -46,6 +46,7 @@ UPGRADES = {
     "a reader": (type(PRODUCTS["era5_land"]), "algorithm", "ard/era5_land"),
     "moments": (collocate, "MOMENTS_ALGORITHM", "moments"),
     "weights": (collocate, "WEIGHTS_ALGORITHM", "weights"),
+    "covariances": (covariances, "ALGORITHM", "covariance"),
     "inversion": (invert, "ALGORITHM", "profile"),
     "matchups": (matchups, "ALGORITHM", "matchups"),
     "differences": (validate, "DIFFERENCES_ALGORITHM", "differences"),
@@ -79,6 +80,9 @@ def test_after_an_upgrade_no_block_is_taken_over(upgraded, monkeypatch, step):
     following = [
         s for s in reference.STORES[reference.STORES.index(store) :] if not s.startswith("ard/") and s != observations.STORE
     ]
+    if store == covariances.STORE:
+        # Profiles do not depend on them, but scores do.
+        following.remove("profile")
     assert all(after[s] != before[s] for s in following)
     if store.startswith("ard/"):
         # The days of the profiles too: their marks hold the algorithm of the days that they were made of.

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import deepprofile as dp
 import h5py
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import xarray as xr
 from deepprofile.config import ConfigError
 from deepprofile.execution.pools import ThreadPool
 from deepprofile.grids.grids import EASE2_M09
-from deepprofile.stages import bounds, matchups
+from deepprofile.stages import bounds, covariances, matchups
 from deepprofile.stages.pipeline import STAGES, run_stages, workloads
 from deepprofile.stages.plan import PlanError
 from deepprofile.storage.stores import Root
@@ -76,7 +77,7 @@ def opened(config, store):
 def test_profiles_obey_the_porosity_of_their_cell(profiles, porosity, finished):
     config = profiles("root", porosity())
     run(config)
-    profile, before = opened(config, "profile"), opened(finished, "profile")
+    profile, before = (dp.open_store(each.root).load() for each in (config, finished))
     np.testing.assert_array_equal(profile.upper_bound.values, porosity.values)
     assert (profile.lower_bound.values == 0.0).all()
     depths = np.linspace(0.0, 1.0, 41)
@@ -110,7 +111,7 @@ def test_bounds_do_not_depend_on_blocks_nor_on_where_the_file_lies(profiles, por
     run(config, ("invert",))
     other = profiles("other", porosity(name="moved.h5"), blocks={"days": 40, "cells": 16, "chunk_days": 20, "chunk_cells": 8})
     run(other, ("invert",))
-    for store in (bounds.STORE, "profile"):
+    for store in (bounds.STORE, covariances.STORE, "profile"):
         whole, parts = opened(config, store), opened(other, store)
         for name in whole.variables:
             assert whole[name].values.tobytes() == parts[name].values.tobytes(), (store, name)

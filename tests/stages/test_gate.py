@@ -9,16 +9,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 from deepprofile.config import Gate, Retention
-from deepprofile.core.basis import basis_at
+from deepprofile.core.basis import basis_at, bernstein_from_legendre
 from deepprofile.execution.pools import ThreadPool
 from deepprofile.stages import gate
 from deepprofile.stages.pipeline import STAGES, Request, run_stages
 from deepprofile.stages.retention import expired_versions, publications, remove
 from deepprofile.stages.schedule import AsOf
+from deepprofile.stages.schemas import COEFFICIENTS
 from deepprofile.storage.filesystems import join
 from deepprofile.storage.lease import Holder
 from deepprofile.storage.objects import read_json
+from deepprofile.storage.packing import Packing
 from deepprofile.storage.stores import Root, exists
+from numpy.polynomial import legendre, polynomial
 
 from tests.support.granules import NAMES, tree
 
@@ -83,13 +86,31 @@ def test_scores_at_stations_are_a_check(configure, published):
     assert found["r change"].passed
 
 
+def by_cell(coefficients):
+    """Coefficients (day, degree, row, column) as an inversion returns them."""
+    return np.ascontiguousarray(coefficients.transpose(2, 3, 0, 1))
+
+
+def test_bounds_are_judged_by_the_profile_and_not_by_what_encloses_it():
+    """Bernstein coefficients enclose a polynomial, but not tightly: where they leave the bounds, depths decide."""
+    chebyshev = legendre.poly2leg(polynomial.Polynomial(np.polynomial.chebyshev.cheb2poly([0, 0, 0, 0, 0, 1])).coef)
+    coefficients = 0.5 * chebyshev + np.r_[0.5, np.zeros(5)]
+    enclosing = bernstein_from_legendre(5) @ coefficients
+    assert enclosing.min() < -1.0
+    profile = coefficients.astype(np.float32).reshape(1, 1, 1, 6)
+    day, limits = np.array([0]), (np.zeros((1, 1)), np.ones((1, 1)))
+    assert gate.of_block(profile, COEFFICIENTS, day, None, limits)["outside"] == 0
+    tighter = (np.zeros((1, 1)), np.full((1, 1), 0.999))
+    assert gate.of_block(profile, COEFFICIENTS, day, None, tighter)["outside"] == 1
+
+
 def test_a_profile_outside_of_its_bounds_is_counted():
     coefficients = np.zeros((2, 3, 1, 2), np.float32)
     coefficients[:, 0] = 0.3
     # Rises by 0.8 over the depth: below zero at the surface.
     coefficients[1, 1, 0, 1] = 0.4
     low, high = np.zeros((1, 2)), np.full((1, 2), 0.8)
-    found = gate.of_block(coefficients, np.array([3, 4]), None, low, high)
+    found = gate.of_block(by_cell(coefficients), COEFFICIENTS, np.array([3, 4]), None, (low, high))
     assert (found["computed"], found["outside"]) == (4, 1)
     (check, *_) = gate.of_profiles(Gate(), {}, {})
     assert check.passed
@@ -100,7 +121,8 @@ def test_the_change_of_a_profile_is_its_mean_square_over_depth():
     old, new = (rng.normal(0.3, 0.01, (4, 5, 2, 2)).astype(np.float32) for _ in range(2))
     old[3, :, 0, 0] = np.nan
     new[0, :, 1, 1] = np.nan
-    found = gate.of_block(new, np.arange(4), old[:3], np.zeros((2, 2)), np.ones((2, 2)))
+    fine, bounds = Packing("int32", 2.0**-24), (np.zeros((2, 2)), np.ones((2, 2)))
+    found = gate.of_block(by_cell(new), fine, np.arange(4), old[:3].swapaxes(0, 1), bounds)
     depths = np.linspace(0.0, 1.0, 2001)
     theta = np.einsum("zk,tkyx->ztyx", basis_at(depths, 4), (new[:3] - old[:3]).astype(float))
     expected = np.nansum(np.trapezoid(theta**2, depths, axis=0))
@@ -135,16 +157,17 @@ def test_old_versions_go_but_for_the_current_the_recent_and_the_leased(configure
     assert expired_versions(root, Retention(versions=1, days=90), later) == []
     assert expired_versions(root, Retention(versions=3, days=30), later) == []
     stores = {old.store for old in expired_versions(root, Retention(versions=1, days=30), later)}
-    assert stores == {"profile", "matchups", "differences", "validation"}
+    assert stores == {"covariance", "profile", "matchups", "differences", "validation"}
     # A run that is at work on versions keeps them from being removed.
     manifest = manifest_of(one)
     with root.lease() as lease:
         assert lease.holder.run == Holder.of_this_process().run == manifest["drivers"][-1]["run"]
         assert expired_versions(root, Retention(versions=1, days=30), later) == []
     found = expired_versions(root, Retention(versions=2, days=30), later)
-    assert [old.store for old in found] == ["differences", "matchups", "profile", "validation"]
+    assert [old.store for old in found] == ["covariance", "differences", "matchups", "profile", "validation"]
     assert all(old.bytes > 0 for old in found)
-    before, stage_of = tree(one.root), {"profile": "invert", "validation": "validate"}
+    before = tree(one.root)
+    stage_of = {"covariance": "invert-covariances", "profile": "invert", "validation": "validate"}
     for old in found:
         remove(old)
         assert not exists(root.version(old.store, old.version))

@@ -110,7 +110,7 @@ def test_a_rival_that_is_one_of_the_products_has_its_scores(compared, finished):
     for k in range(store.sizes["sensor"]):
         depths = float(store.depth_top[k]), float(store.depth_bottom[k])
         own = layers_at_depths(store.soil_moisture.values, layers, np.array([k]), [depths])[:, 0]
-        # Stored to 2^-15, and read from layers that are rounded.
+        # Stored to 2^-14, and read from layers that are rounded.
         np.testing.assert_allclose(own[days], product.values[k, days], atol=2e-4)
         assert np.isnan(own[[5, 20, 21, 22]]).all()
         known = np.isfinite(own) & np.isfinite(fused.values[k]) & np.isfinite(measured.values[k])

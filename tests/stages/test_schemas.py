@@ -12,8 +12,9 @@ import pytest
 import xarray as xr
 from deepprofile.config import Config
 from deepprofile.evaluation.stations import Report
-from deepprofile.stages import collocate, ingest, invert, matchups, observations, rivals, schemas
+from deepprofile.stages import collocate, covariances, ingest, invert, matchups, observations, rivals, schemas
 from deepprofile.stages.domain import Domain
+from deepprofile.stages.profiles import Profiles
 
 FOLDER = Path(__file__).with_name("schemas")
 PRODUCTS = ("smap_l4", "gldas_noah", "era5_land", "smap_l3")
@@ -48,13 +49,14 @@ def stations(domain):
 def templates():
     """The template of every store, by name."""
     config = Config.model_validate(CONFIG)
-    domain, model, profiles = Domain.of(config), collocate.ErrorModel.of(config), invert.Profiles.of(config)
+    domain, model, profiles = Domain.of(config), collocate.ErrorModel.of(config), Profiles.of(config)
     task, sensors = matchups.Matchups.of(config), stations(domain)
     return {
         **{f"ard_{name}": ingest.template(ingest.ProductIngest.of(config, name)) for name in PRODUCTS},
         "moments": schemas.moments(domain, len(model.comparison.design()[1].groups)),
         "weights": collocate.weights_template(model),
         "bounds": schemas.bounds(domain),
+        "covariance": covariances.template(profiles),
         "profile": invert.template(profiles),
         "observations": schemas.observations(domain, sensors),
         "matchups": matchups.template(task, sensors),
@@ -69,11 +71,11 @@ def described(template):
     """A template as JSON: of coordinates, which hold values, only the ends."""
 
     def variable(one):
-        found = {"dims": one.dims, "dtype": one.dtype, "attrs": one.attrs}
+        found = {"dims": one.dims, "dtype": one.stored_dtype, "attrs": one.stored_attributes}
         if one.values is not None:
             flat = np.asarray(one.values).ravel()
             return found | {"shape": np.shape(one.values), "ends": [flat[0], flat[-1]] if flat.size else []}
-        return found | {"shards": one.shards, "chunks": one.chunks, "fill": str(one.fill), "precision": one.precision}
+        return found | {"shards": one.shards, "chunks": one.chunks, "fill": str(one.stored_fill)}
 
     document = {
         "sizes": template.sizes,

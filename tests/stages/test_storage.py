@@ -80,7 +80,7 @@ def test_stores_are_the_same_wherever_they_are(written, anywhere, finished, gran
         # A second run does nothing.
         assert all(result.progress.skipped == result.progress.blocks for result in run(path))
         found = status_of(configuration.load(path))
-        made = {"moments", "weights", "profile", "observations", "matchups", "differences", "validation"}
+        made = {"moments", "weights", "covariance", "profile", "observations", "matchups", "differences", "validation"}
         assert found["current"].keys() == {f"ard/{name}" for name in NAMES} | made
         assert set(found["days"]["smap_l3"].values()) == {"there"}
         assert found["lease"] is None

@@ -8,13 +8,14 @@ import xarray as xr
 import zarr
 from deepprofile.storage.objects import copy_objects
 from deepprofile.storage.stores import (
+    OldLayoutError,
     Root,
     StoreError,
     Template,
     Variable,
+    check_layout,
     check_writable,
     create,
-    quantize,
     read_region,
     shard_objects,
     sweep,
@@ -23,7 +24,7 @@ from deepprofile.storage.stores import (
 
 
 def make_template(days=6, first=0, **changes):
-    options = {"shards": (4, 3), "chunks": (2, 3), "fill": float("nan"), "precision": 2.0**-4} | changes
+    options = {"shards": (4, 3), "chunks": (2, 3), "fill": float("nan")} | changes
     return Template(
         sizes={"time": days, "x": 5},
         variables={
@@ -71,12 +72,24 @@ def test_two_drivers_may_make_the_same_store_at_the_same_time(anywhere):
     assert read_region(url, "time", (slice(None),)).tolist() == list(range(6))
 
 
-def test_values_are_rounded_to_the_stated_precision(tmp_path):
+def test_a_store_of_an_earlier_layout_is_refused_with_what_to_do(tmp_path):
     url = str(tmp_path / "a.zarr")
     create(url, make_template())
-    write_shards(url, "theta", (0, 0), np.full((4, 3), 0.2, np.float32))
-    assert read_region(url, "theta", (slice(0, 1), slice(0, 1)))[0, 0] == 0.1875
-    assert np.isnan(quantize(np.array([np.nan]), 0.5)[0])
+    check_layout(url)
+    group = zarr.open_group(url, mode="r+")
+    for layout, kind, said in [
+        (
+            None,
+            OldLayoutError,
+            r"an earlier version of this software \(layout 1; this version reads 2\): run the pipeline into an",
+        ),
+        (3, StoreError, r"a later version of this software \(layout 3; this one reads 2\): upgrade"),
+    ]:
+        group.attrs.put({"title": "test"} if layout is None else {"store_layout": layout})
+        with pytest.raises(kind, match=said):
+            check_layout(url)
+    with pytest.raises(StoreError, match="is no store: it has been removed, or was never made"):
+        check_layout(str(tmp_path / "b.zarr"))
 
 
 @pytest.mark.parametrize(("start", "shape"), [((1, 0), (3, 3)), ((0, 0), (3, 3)), ((0, 0), (4, 2)), ((0, 1), (4, 4))])

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy import special
 
 from deepprofile.core.basis import MAX_DEPTH_M, basis_mean
+from deepprofile.core.factors import factor_projection
 from deepprofile.core.prior import remainder_variance, soil_kernel
 
 Array = NDArray[np.float64]
@@ -27,7 +28,7 @@ class ProfileAccessor:
     """
 
     def __init__(self, dataset: xr.Dataset) -> None:
-        missing = [name for name in ("coefficients", "posterior_covariance", "pattern") if name not in dataset]
+        missing = [name for name in ("coefficients", "pattern") if name not in dataset]
         if missing:
             raise ValueError(f"this Dataset is no profile of deepprofile.fuse: it has no {', '.join(missing)}")
         self._data = dataset
@@ -105,7 +106,9 @@ class ProfileAccessor:
         if meaning.replace(" ", "_") not in names:
             raise KeyError(f"no flag {meaning!r}; there are {', '.join(names)}")
         mask = int(np.atleast_1d(attributes["flag_masks"])[names.index(meaning.replace(" ", "_"))])
-        return (self._data["flags"] & np.uint32(mask)) != 0
+        flags = self._data["flags"]
+        found: xr.DataArray = (flags & flags.dtype.type(mask)) != 0
+        return found
 
     def _evaluate(self, top: xr.DataArray, bottom: xr.DataArray, name: str) -> xr.DataArray:
         coefficients = self._data["coefficients"]
@@ -119,11 +122,8 @@ class ProfileAccessor:
         return xr.DataArray(values, dims=(*top.dims, "degree"))
 
     def _deviation(self, top: xr.DataArray, bottom: xr.DataArray) -> xr.DataArray:
-        basis = self._basis(top, bottom)
-        covariance = self._data["posterior_covariance"]
-        basis = basis.astype(covariance.dtype)
-        variance = xr.dot(covariance, basis, basis.rename(degree="degree_2"), dim=["degree", "degree_2"])
-        variance = variance + self._remainder(top, bottom).astype(covariance.dtype)
+        variance = self._expressed_variance(self._basis(top, bottom))
+        variance = variance + self._remainder(top, bottom).astype(variance.dtype)
         pattern = self._data["pattern"]
         picked = xr.apply_ufunc(
             _pick,
@@ -131,12 +131,30 @@ class ProfileAccessor:
             pattern,
             input_core_dims=[["availability"], []],
             dask="parallelized",
-            output_dtypes=[covariance.dtype],
+            output_dtypes=[variance.dtype],
             dask_gufunc_kwargs={"allow_rechunk": True},
         )
         out = np.sqrt(picked)
         target = [dim for dim in pattern.dims if dim in out.dims]
         return _with_depth(out.transpose(*target, ...), top, bottom, "standard deviation of soil moisture")
+
+    def _expressed_variance(self, basis: xr.DataArray) -> xr.DataArray:
+        """Variance of what the polynomial expresses (..., availability), from the covariances or from the stored factors."""
+        if "covariance_factor" in self._data:
+            factor = self._data["covariance_factor"]
+            along = factor_projection(basis.values).astype(factor.dtype)
+            projected = xr.dot(factor, xr.DataArray(along, dims=(*basis.dims[:-1], "entry", "column")), dim="entry")
+            of_factor: xr.DataArray = (projected**2).sum("column", skipna=False)
+            return of_factor
+        if "posterior_covariance" not in self._data:
+            raise ValueError(
+                "these profiles are without their covariances, which are a store of their own: deepprofile.open_store(root) "
+                "opens both"
+            )
+        covariance = self._data["posterior_covariance"]
+        basis = basis.astype(covariance.dtype)
+        variance: xr.DataArray = xr.dot(covariance, basis, basis.rename(degree="degree_2"), dim=["degree", "degree_2"])
+        return variance
 
     def _remainder(self, top: xr.DataArray, bottom: xr.DataArray) -> xr.DataArray:
         share = unexpressed_variance(self._data.attrs, top.values, bottom.values, self._data.sizes["degree"] - 1)

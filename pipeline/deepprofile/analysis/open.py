@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Final
+
+import numpy as np
 import xarray as xr
 
 from deepprofile.storage.filesystems import zarr_store
-from deepprofile.storage.stores import Root
+from deepprofile.storage.stores import Root, check_layout
+
+# The profiles, and what of them does not depend on time.
+PROFILE: Final = "profile"
+COVARIANCE: Final = "covariance"
 
 
 def open_store(root: str, store: str = "profile") -> xr.Dataset:
@@ -17,7 +24,8 @@ def open_store(root: str, store: str = "profile") -> xr.Dataset:
         Folder or URL of the stores. ``gs://`` takes the application default credentials; for a public bucket set the
         environment variable DEEPPROFILE_STORAGE_CREDENTIALS to ``anonymous``.
     store
-        ``profile`` (with the accessor ``.deepprofile``), ``weights``, ``validation``, ``comparison``, or ``ard/<product>``.
+        ``profile`` (with the accessor ``.deepprofile``, and what of it does not depend on time: ``covariance``), ``weights``,
+        ``validation``, ``comparison``, or ``ard/<product>``.
 
     Returns
     -------
@@ -26,7 +34,17 @@ def open_store(root: str, store: str = "profile") -> xr.Dataset:
     Raises
     ------
     deepprofile.storage.stores.StoreError
-        Where nothing of that name has been published.
+        Where nothing of that name has been published, or by another version of the software with another layout of stores.
     """
-    dataset: xr.Dataset = xr.open_zarr(zarr_store(Root(root).open(store)), consolidated=False)
-    return dataset
+    published = Root(root)
+    dataset = _opened(published, store)
+    return dataset if store != PROFILE else dataset.assign(_opened(published, COVARIANCE).data_vars)
+
+
+def _opened(root: Root, store: str) -> xr.Dataset:
+    url = root.open(store)
+    check_layout(url)
+    dataset: xr.Dataset = xr.open_zarr(zarr_store(url), consolidated=False)
+    # xarray decodes to double precision, of which 16 bits have no use.
+    packed = [name for name, variable in dataset.data_vars.items() if "scale_factor" in variable.encoding]
+    return dataset.assign({name: dataset[name].astype(np.float32) for name in packed})

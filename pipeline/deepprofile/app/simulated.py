@@ -47,7 +47,7 @@ def prepare(world: twin.World, folder: Path, *, processes: int = 2) -> Path:
         "period": {"start": f"{days[0]:%Y-%m-%d}", "end": f"{days[-1]:%Y-%m-%d}"},
         "products": {name: {"granules": f"granules/{name}"} for name in (*PARENTS, "smap_l3")},
         "stations": [{"kind": "ismn", "path": "granules/ismn"}],
-        "blocks": {"days": 64, "cells": 32, "chunk_days": 16, "chunk_cells": 16},
+        "blocks": {"days": 64, "cells": 32},
     }
     path = folder / "deepprofile.yaml"
     path.write_text(yaml.safe_dump(document, sort_keys=False))

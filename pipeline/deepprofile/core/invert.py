@@ -135,7 +135,7 @@ def invert_arrays(
         observed = np.empty((part.stop - start, days, n), dtype=dtype)
         at = 0
         for product in flat:
-            observed[:, :, at : at + product.shape[-1]] = product[part]
+            kernels.gather(product[part], observed[:, :, at : at + product.shape[-1]])
             at += product.shape[-1]
         errors, limits = _rows(parameters.errors, shape, part), _rows(parameters.limits, shape, part)
         here = kernels.Profiles(out.coefficients[part], out.flags[part], out.pattern[part])

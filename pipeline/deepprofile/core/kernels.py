@@ -447,6 +447,15 @@ def cell_matrices(
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
+def gather(series: NDArray[Any], observed: NDArray[Any]) -> None:
+    """Copy (cell, time, layer) from and to any strides, outside of the interpreter's lock."""
+    for c in range(series.shape[0]):
+        for t in range(series.shape[1]):
+            for i in range(series.shape[2]):
+                observed[c, t, i] = series[c, t, i]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
 def invert_cells(
     observed: NDArray[Any], setting: Setting, errors: CellErrors, limits: CellLimits, patterns: Patterns, out: Profiles
 ) -> int:

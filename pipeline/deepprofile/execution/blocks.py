@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from itertools import product as combinations
+from math import prod
+from typing import Any, overload
 
 from deepprofile.execution.errors import WorkerLostError
 from deepprofile.storage.redaction import without_secrets
@@ -131,16 +133,46 @@ class Job:
         return self.workload.blocks
 
 
-def grid_blocks(sizes: Sequence[int], steps: Sequence[int]) -> list[Block]:
+class BlockGrid(Sequence[Block]):
+    """Blocks that cover an array, the first dimension slowest; each is made when it is asked for."""
+
+    def __init__(self, spans: Sequence[Sequence[tuple[int, int]]]) -> None:
+        self._spans = spans
+        self._counts = [len(along) for along in spans]
+
+    def __len__(self) -> int:
+        """How many."""
+        return prod(self._counts)
+
+    @overload
+    def __getitem__(self, place: int) -> Block: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> list[Block]: ...
+
+    def __getitem__(self, place: int | slice) -> Block | list[Block]:
+        """The block at a place, or those of a slice."""
+        if isinstance(place, slice):
+            return [self[k] for k in range(*place.indices(len(self)))]
+        left = range(len(self))[place]
+        index: list[int] = []
+        for count in reversed(self._counts):
+            left, k = divmod(left, count)
+            index.append(k)
+        index.reverse()
+        return Block(tuple(index), tuple(along[k] for along, k in zip(self._spans, index, strict=True)))
+
+    def __iter__(self) -> Iterator[Block]:
+        """All of them, in order."""
+        for index in combinations(*map(range, self._counts)):
+            yield Block(index, tuple(along[k] for along, k in zip(self._spans, index, strict=True)))
+
+
+def grid_blocks(sizes: Sequence[int], steps: Sequence[int]) -> BlockGrid:
     """Blocks of these steps that cover an array of these sizes, the first dimension slowest."""
-    spans: list[tuple[tuple[int, ...], tuple[tuple[int, int], ...]]] = [((), ())]
-    for size, step in zip(sizes, steps, strict=True):
-        spans = [
-            ((*index, k), (*region, (start, min(start + step, size))))
-            for index, region in spans
-            for k, start in enumerate(range(0, size, step))
-        ]
-    return [Block(index, region) for index, region in spans]
+    return BlockGrid(
+        [[(start, min(start + step, size)) for start in range(0, size, step)] for size, step in zip(sizes, steps, strict=True)]
+    )
 
 
 def compute_block(

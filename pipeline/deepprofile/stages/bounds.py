@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 
 from deepprofile.config import Config, GridBound, Inversion
 from deepprofile.execution.blocks import Block, Job, Outcome, Workload, grid_blocks
+from deepprofile.execution.ledger import Ledger
 from deepprofile.grids.grids import Grid
 from deepprofile.grids.regridding import regrid
 from deepprofile.sources.catalogue import MIRROR, ZARR_MARKS, Cache, granule_of, local_copy
@@ -29,6 +31,7 @@ from deepprofile.sources.products.static import StaticField, opened_field
 from deepprofile.stages import schemas
 from deepprofile.stages.analysis_ready import cached_overlaps
 from deepprofile.stages.domain import Domain
+from deepprofile.stages.manifest import ledger_url
 from deepprofile.stages.plan import Expected, PlanError, StagePlan, Step
 from deepprofile.storage.filesystems import join
 from deepprofile.storage.fingerprints import fingerprint
@@ -227,6 +230,46 @@ def read(url: str, rows: tuple[int, int], columns: tuple[int, int]) -> tuple[Flo
     """The lower and the upper bound of some cells, each of shape (rows, columns); NaN where there is no soil."""
     low, high = (read_region(url, name, (slice(*rows), slice(*columns))) for name in NAMES)
     return low, high
+
+
+@dataclass(frozen=True)
+class UsedBounds:
+    """The bounds as what is computed with them depends on them.
+
+    Attributes
+    ----------
+    settings
+        Of the inversion, with what the bounds are in place of where their files lie.
+    version, url
+        Of the store of the bounds; None where they are numbers.
+    of_blocks
+        Fingerprint of the bounds of each block of cells, by its index; none where they are numbers.
+    """
+
+    settings: Mapping[str, Any]
+    version: str | None = None
+    url: str | None = None
+    of_blocks: Mapping[tuple[int, ...], str] = dataclass_field(default_factory=dict)
+
+    @classmethod
+    def of(cls, settings: Inversion, root: Root, versions: Mapping[str, str]) -> UsedBounds:
+        """As configured, and as the store says."""
+        said = settings.model_dump(mode="json")
+        if not are_gridded(settings):
+            return cls(said)
+        version = versions[STORE]
+        records = Ledger(ledger_url(root, STAGE, version)).read().values()
+        found = {record.index: record.fingerprint for record in records}
+        return cls(said | {"bounds": "grid"}, version, root.version(STORE, version), found)
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """The version of the store, by its name."""
+        return {} if self.version is None else {STORE: self.version}
+
+    def within(self, index: tuple[int, ...]) -> list[str]:
+        """The fingerprint of the bounds of a block of cells; none where they are numbers."""
+        return [self.of_blocks[index]] if self.version is not None else []
 
 
 def steps(config: Config) -> list[Step]:

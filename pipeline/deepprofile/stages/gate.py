@@ -9,12 +9,14 @@ from typing import Any, Final
 
 import numpy as np
 import xarray as xr
+from numba import njit
 from numpy.typing import NDArray
 
 from deepprofile.config import Gate
-from deepprofile.core.basis import basis_at
+from deepprofile.core.basis import basis_at, bernstein_from_legendre
 from deepprofile.execution.blocks import COPIED, Record
 from deepprofile.storage.filesystems import zarr_store
+from deepprofile.storage.packing import Packing
 
 # Where profiles are held against their bounds; the solver holds them at every depth.
 DEPTHS: Final = np.linspace(0.0, 1.0, 21)
@@ -52,25 +54,31 @@ class ChecksFailedError(Exception):
         return ChecksFailedError, (self.checks,)
 
 
+# What a block without a day that was computed has to say.
+NOTHING: Final[Mapping[str, Any]] = {"computed": 0, "outside": 0, "compared": 0, "change": 0.0, "lost": 0}
+
+
 def of_block(
     coefficients: NDArray[np.float32],
+    packing: Packing,
     days: NDArray[np.int64],
     before: NDArray[np.float32] | None,
-    low: NDArray[Any],
-    high: NDArray[Any],
+    limits: tuple[NDArray[Any], NDArray[Any]],
 ) -> dict[str, Any]:
-    """What the gate wants to know of the days of a block that were computed.
+    """What the gate wants to know of the days of a block that were computed, as they will be stored.
 
     Parameters
     ----------
     coefficients
-        Shape (day, degree, row, column).
+        Shape (row, column, day, degree).
+    packing
+        How they are stored.
     days
         Place of each of these days in the block.
     before
-        Coefficients of the block in the published version, shape (days there, degree, row, column), where it has the block.
-    low, high
-        Bounds of each cell, m3 m-3, shape (row, column).
+        Coefficients of the block in the published version, shape (degree, days there, row, column), where it has the block.
+    limits
+        Lower and upper bound of each cell, m3 m-3, shape (row, column).
 
     Returns
     -------
@@ -79,29 +87,63 @@ def of_block(
         ``change``: the sum of their mean-square differences over depth, m6 m-6; ``lost``: those that only the published
         one has.
     """
-    there = np.isfinite(coefficients[:, 0])
-    basis = basis_at(DEPTHS, coefficients.shape[1] - 1)
-    outside = np.zeros(there.shape, bool)
-    for row in basis.astype(np.float32):
-        theta = np.einsum("k,tkyx->tyx", row, coefficients)
-        with np.errstate(invalid="ignore"):
-            outside |= (theta < low - TOLERANCE) | (theta > high + TOLERANCE)
-    found = {"computed": int(there.sum()), "outside": int((outside & there).sum()), "compared": 0, "change": 0.0, "lost": 0}
-    if before is None:
-        return found
-    shared = days < before.shape[0]
-    old, new = before[days[shared]], coefficients[shared]
-    were = np.isfinite(old[:, 0])
-    both = were & there[shared]
-    # Shifted Legendre polynomials are orthogonal, with squared norm 1 / (2 k + 1): DLMF 18.3.
-    square = np.zeros(both.shape)
-    for k in range(coefficients.shape[1]):
-        square += (new[:, k].astype(np.float64) - old[:, k]) ** 2 / (2.0 * k + 1.0)
-    return found | {
-        "compared": int(both.sum()),
-        "change": float(square[both].sum()),
-        "lost": int((were & ~there[shared]).sum()),
-    }
+    degrees = coefficients.shape[-1]
+    none = np.empty((*coefficients.shape[:2], 0, degrees), np.float32)
+    old = none if before is None else before.transpose(2, 3, 1, 0)
+    counts, change = _count(
+        coefficients,
+        (packing.scale, packing.offset),
+        days,
+        old,
+        tuple(np.ascontiguousarray(limit, np.float64) for limit in limits),
+        (bernstein_from_legendre(degrees - 1), basis_at(DEPTHS, degrees - 1)),
+    )
+    computed, outside, compared, lost = (int(each) for each in counts)
+    return {"computed": computed, "outside": outside, "compared": compared, "change": float(change), "lost": lost}
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _count(coefficients: Any, packing: Any, days: Any, before: Any, limits: Any, bases: Any) -> Any:
+    """Profiles that were computed, are outside of their bounds, are in both versions and in the old one only; the change.
+
+    A polynomial lies between the least and the greatest of its Bernstein coefficients (``bases[0]``): only where these leave
+    the bounds it is looked at depth by depth (``bases[1]``).
+    """
+    rows, columns, count, degrees = coefficients.shape
+    (scale, offset), (low, high), (control, nodes) = packing, limits, bases
+    counts, change = np.zeros(4, np.int64), 0.0
+    stored = np.empty(degrees)
+    for y in range(rows):
+        for x in range(columns):
+            least, most = low[y, x] - TOLERANCE, high[y, x] + TOLERANCE
+            for t in range(count):
+                place = days[t]
+                was = place < before.shape[2] and np.isfinite(before[y, x, place, 0])
+                if not np.isfinite(coefficients[y, x, t, 0]):
+                    counts[3] += was
+                    continue
+                counts[0] += 1
+                for k in range(degrees):
+                    stored[k] = np.rint((coefficients[y, x, t, k] - offset) / scale) * scale + offset
+                if not _inside(control, stored, least, most) and not _inside(nodes, stored, least, most):
+                    counts[1] += 1
+                if was:
+                    counts[2] += 1
+                    # Shifted Legendre polynomials are orthogonal, with squared norm 1 / (2 k + 1): DLMF 18.3.
+                    for k in range(degrees):
+                        change += (stored[k] - before[y, x, place, k]) ** 2 / (2.0 * k + 1.0)
+    return counts, change
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _inside(basis: Any, coefficients: Any, least: float, most: float) -> bool:
+    for i in range(basis.shape[0]):
+        value = 0.0
+        for k in range(basis.shape[1]):
+            value += basis[i, k] * coefficients[k]
+        if not least <= value <= most:
+            return False
+    return True
 
 
 def of_profiles(gate: Gate, records: Mapping[str, Record], before: Mapping[str, Record]) -> list[Check]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from deepprofile.execution.blocks import FAILED, Block, Record
 from deepprofile.stages.manifest import days_document
-from deepprofile.storage.fingerprints import fingerprint
+from deepprofile.storage.fingerprints import extended, fingerprint
 from deepprofile.storage.stores import Root
 
 
@@ -47,10 +47,18 @@ class DayFingerprints:
 
     days: tuple[str, ...]
     static_fingerprint: Callable[[Block], str]
+    _stretches: dict[tuple[int, int], str] = field(default_factory=dict, repr=False, compare=False)
 
     def fingerprint(self, block: Block) -> str:
         """Of everything that the bytes of a block depend on."""
-        return fingerprint(self.static_fingerprint(block), block.region[0], self.days[slice(*block.region[0])])
+        return extended(self.static_fingerprint(block), block.region[0], self._of_stretch(*block.region[0]))
+
+    def _of_stretch(self, start: int, stop: int) -> str:
+        """Of the marks of some days, which many blocks share."""
+        known = self._stretches.get((start, stop))
+        if known is None:
+            known = self._stretches[start, stop] = fingerprint(self.days[start:stop])
+        return known
 
     def earlier(self, block: Block, url: str, before: Sequence[str], old: Record | None) -> PublishedBlock | None:
         """What of a block can be taken from another version, whose days have the marks ``before``.

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from deepprofile.grids.grids import Grid
 from deepprofile.sources.catalogue import (
     Cache,
     Catalogue,
+    DaySum,
     Granule,
     find_granules,
     mean_of_steps,
@@ -24,7 +25,7 @@ from deepprofile.sources.catalogue import (
     read_together,
     steps_needed,
 )
-from deepprofile.sources.products import DayNotHeldError, GranuleError, Latency, Outage, Product, are_alike
+from deepprofile.sources.products import DayNotHeldError, GranuleError, Latency, Outage, Product, Steps, are_alike
 from deepprofile.stages import schemas
 from deepprofile.stages.analysis_ready import Source
 from deepprofile.stages.domain import Domain
@@ -32,11 +33,11 @@ from deepprofile.stages.increments import BlockInputs, DayFingerprints, Publishe
 from deepprofile.stages.manifest import days_document
 from deepprofile.stages.plan import Expected, StagePlan, Step
 from deepprofile.stages.schedule import AsOf, ReprocessRequests
-from deepprofile.storage.fingerprints import fingerprint
+from deepprofile.storage.fingerprints import extended, fingerprint
 from deepprofile.storage.stores import Root, Template, read_region, write_shards
 
 # The version of what turns granules into daily means; each product has one more, of its own reader.
-ALGORITHM: Final = 1
+ALGORITHM: Final = 2
 
 
 def store_name(product: str) -> str:
@@ -193,38 +194,28 @@ class IngestBlock:
         name = self.product.parse(granule.name)
         return name is not None and name.days.size > 1
 
+    def _time_of(self, granules: Sequence[Granule]) -> np.datetime64 | None:
+        """The one time step that the granules of one key hold, where their names say it."""
+        name = self.product.parse(granules[0].name)
+        return name.time if name is not None and len(granules) == 1 else None
+
     def _day(self, k: int, today: np.datetime64, granules: tuple[Granule, ...], part: Grid, found: _Days) -> None:
-        steps: dict[np.datetime64, tuple[NDArray[np.float32], int, str]] = {}
-        problems: list[str] = []
         by_key: dict[str, list[Granule]] = defaultdict(list)
         for granule in granules:
             by_key[granule.key].append(granule)
+        times = [self._time_of(same) for same in by_key.values()]
+        if all(time is not None for time in times) and len(set(times)) == len(times):
+            # A step each: none has to be held against another, and each is added as it is read, in the order of time.
+            order = sorted(range(len(times)), key=lambda n: str(times[n]))
+            keys = list(by_key)
+            by_key = {keys[n]: by_key[keys[n]] for n in order}
+            steps: _Steps = _SummedSteps((len(self.product.layers), *part.shape))
+        else:
+            steps = _HeldSteps()
+        problems: list[str] = []
         for key, same in by_key.items():
-            granule = same[0]
-            try:
-                if len(same) == 1:
-                    read = read_granule(self.product, granule, part, np.array([today]), self.cache)
-                else:
-                    read = read_together(self.product, same, part, np.array([today]), self.cache)
-            except DayNotHeldError as error:
-                # The month that is not over yet, as its file says it: the day is missing where it is due.
-                if not self._names_several_days(granule):
-                    problems.append(f"{today}: {error}")
-                continue
-            except GranuleError as error:
-                if len(same) == 1:
-                    problems.append(f"{today}: {error}")
-                else:
-                    names = ", ".join(each.url for each in same)
-                    problems.append(
-                        f"{today}: there is more than one granule for {key}: {names}; none of them is used ({error})"
-                    )
-                continue
-            if read.unscreened and self.require_screens:
-                problems.append(
-                    f"{today}: {granule.name} lacks {' and '.join(read.unscreened)}, by which {self.product.name} is screened, "
-                    "and ingest.require_screens asks for it"
-                )
+            read = self._read_granules(key, same, today, part, problems)
+            if read is None:
                 continue
             found.provisional[k] |= int(read.provisional)
             found.unscreened[k] += int(bool(read.unscreened))
@@ -233,29 +224,116 @@ class IngestBlock:
                 found.doubled.setdefault(k, []).append(", ".join(each.url for each in same))
             again: set[str] = set()
             for time, values, count in zip(read.times, read.values, read.n_valid, strict=True):
-                if time not in steps:
-                    steps[time] = values, int(count), granule.url
-                elif are_alike(values, steps[time][0]).all():
-                    again.add(steps[time][2])
+                held = steps.add(time, values, int(count), same[0].url)
+                if held is None:
+                    continue
+                if held:
+                    again.add(held)
                 else:
-                    problems.append(f"{today}: {granule.name} holds {time}, which another granule has too; it is not used")
+                    problems.append(f"{today}: {same[0].name} holds {time}, which another granule has too; it is not used")
             if again:
                 found.doubled.setdefault(k, []).append(", ".join([*sorted(again), *(each.url for each in same)]))
-        if len(steps) > self.product.steps_per_day:
+        count, valid = steps.counts()
+        if count > self.product.steps_per_day:
             problems.append(
-                f"{today}: there are {len(steps)} time steps of {self.product.name}, which has {self.product.steps_per_day} a "
+                f"{today}: there are {count} time steps of {self.product.name}, which has {self.product.steps_per_day} a "
                 "day: granules of several collections are mixed; none of them is used"
             )
-            steps.clear()
+            count = 0
         if problems:
             found.problems += problems
             found.broken.append(k)
-        if not steps:
+        if not count:
             return
+        found.values[k] = steps.mean(steps_needed(self.min_day_fraction, self.product.steps_per_day))
+        found.steps[k], found.n_valid[k] = count, valid
+
+    def _read_granules(
+        self, key: str, same: Sequence[Granule], today: np.datetime64, part: Grid, problems: list[str]
+    ) -> Steps | None:
+        """The steps of the granules of one key on a day; None where they cannot be used, which ``problems`` says then."""
+        granule = same[0]
+        try:
+            if len(same) == 1:
+                read = read_granule(self.product, granule, part, np.array([today]), self.cache)
+            else:
+                read = read_together(self.product, same, part, np.array([today]), self.cache)
+        except DayNotHeldError as error:
+            # The month that is not over yet, as its file says it: the day is missing where it is due.
+            if not self._names_several_days(granule):
+                problems.append(f"{today}: {error}")
+            return None
+        except GranuleError as error:
+            if len(same) == 1:
+                problems.append(f"{today}: {error}")
+            else:
+                names = ", ".join(each.url for each in same)
+                problems.append(f"{today}: there is more than one granule for {key}: {names}; none of them is used ({error})")
+            return None
+        if read.unscreened and self.require_screens:
+            problems.append(
+                f"{today}: {granule.name} lacks {' and '.join(read.unscreened)}, by which {self.product.name} is screened, "
+                "and ingest.require_screens asks for it"
+            )
+            return None
+        return read
+
+
+class _Steps(Protocol):
+    """Time steps of a day while they are read."""
+
+    def add(self, time: np.datetime64, values: NDArray[np.float32], n_valid: int, url: str) -> str | None:
+        """Take a step; None where it is new, else the URL of the granule that holds the same, or "" where that differs."""
+
+    def counts(self) -> tuple[int, int]:
+        """How many steps, and how many values of them are not fill."""
+
+    def mean(self, needed: int) -> NDArray[np.float32]:
+        """Mean of the steps; NaN where fewer than ``needed`` have a value."""
+
+
+class _SummedSteps:
+    """Steps that are known to differ in time and come in its order: one sum, whatever their number."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self._sum, self._count, self._n_valid = DaySum(shape), 0, 0
+
+    def add(self, time: np.datetime64, values: NDArray[np.float32], n_valid: int, url: str) -> str | None:
+        """See ``_Steps``."""
+        self._sum.add(values)
+        self._count, self._n_valid = self._count + 1, self._n_valid + n_valid
+        return None
+
+    def counts(self) -> tuple[int, int]:
+        """See ``_Steps``."""
+        return self._count, self._n_valid
+
+    def mean(self, needed: int) -> NDArray[np.float32]:
+        """See ``_Steps``."""
+        return self._sum.mean(needed)
+
+
+class _HeldSteps:
+    """Steps of granules that hold several, or of which a name does not say which: they may come twice."""
+
+    def __init__(self) -> None:
+        self._steps: dict[np.datetime64, tuple[NDArray[np.float32], int, str]] = {}
+
+    def add(self, time: np.datetime64, values: NDArray[np.float32], n_valid: int, url: str) -> str | None:
+        """See ``_Steps``."""
+        if time not in self._steps:
+            self._steps[time] = values, n_valid, url
+            return None
+        return self._steps[time][2] if are_alike(values, self._steps[time][0]).all() else ""
+
+    def counts(self) -> tuple[int, int]:
+        """See ``_Steps``."""
+        return len(self._steps), sum(count for _, count, _ in self._steps.values())
+
+    def mean(self, needed: int) -> NDArray[np.float32]:
+        """See ``_Steps``."""
         # In the order of time: the sum does not depend on the order in which files were found.
-        ordered = [steps[time][0] for time in sorted(steps)]
-        found.values[k] = mean_of_steps(ordered, steps_needed(self.min_day_fraction, self.product.steps_per_day))
-        found.steps[k], found.n_valid[k] = len(steps), sum(count for _, count, _ in steps.values())
+        return mean_of_steps([self._steps[time][0] for time in sorted(self._steps)], needed)
 
 
 def plan(task: ProductIngest, root: Root, as_of: AsOf | None = None) -> StagePlan:
@@ -300,10 +378,10 @@ def plan(task: ProductIngest, root: Root, as_of: AsOf | None = None) -> StagePla
         settings.require_screens,
     )
 
-    settled = fingerprint(setting, str(days[0]))
+    settled = fingerprint("ingest", name, setting, str(days[0]))
 
     def static_fingerprint(block: Block) -> str:
-        return fingerprint("ingest", name, settled, block.index, block.region[1:])
+        return extended(settled, block.index, block.region[1:])
 
     def given(block: Block) -> BlockInputs:
         return BlockInputs(catalogue.of(days[slice(*block.region[0])]))
@@ -405,7 +483,7 @@ def workload(task: ProductIngest) -> Workload:
         blocks=grid_blocks(sizes, (blocks.days, edge, edge)),
         memory_per_block=3 * block_bytes + a_day + unpacked,
         bytes_in=days.size * product.steps_per_day * (layers + 2) * grid.rows * grid.columns * 4,
-        bytes_out=days.size * layers * grid.rows * grid.columns * 4,
+        bytes_out=days.size * layers * grid.rows * grid.columns * 2,
     )
 
 

@@ -20,20 +20,21 @@ from deepprofile.config import Config
 from deepprofile.core.basis import MAX_DEPTH_M, basis_mean
 from deepprofile.core.collocation import MOMENTS
 from deepprofile.core.error_model import CellModel, LayerErrors, Settings, block_errors, plan_comparisons
+from deepprofile.core.factors import entry_places, factor_projection
 from deepprofile.evaluation.comparison import step_function_weights
 from deepprofile.execution.blocks import Block, Job, Outcome, Workload, grid_blocks
 from deepprofile.execution.ledger import Ledger
 from deepprofile.sources.products import Product
-from deepprofile.stages import bounds, collocate, invert, observations, schemas
+from deepprofile.stages import bounds, collocate, covariances, invert, observations, schemas
 from deepprofile.stages.analysis_ready import Source
 from deepprofile.stages.attributes import grid_attributes
 from deepprofile.stages.collocate import Comparison, ErrorModel, layout_of
 from deepprofile.stages.domain import Domain
 from deepprofile.stages.increments import BlockInputs, DayFingerprints, day_fingerprints_of
-from deepprofile.stages.invert import Profiles
 from deepprofile.stages.manifest import ledger_url
 from deepprofile.stages.observations import Found, Place
 from deepprofile.stages.plan import StagePlan
+from deepprofile.stages.profiles import Inverter, Profiles
 from deepprofile.stages.schemas import SENSORS_PER_STRETCH
 from deepprofile.storage.filesystems import zarr_store
 from deepprofile.storage.fingerprints import fingerprint
@@ -137,6 +138,7 @@ class MatchupBlock:
     task: Matchups
     sources: tuple[Source, ...]
     profile_url: str
+    covariance_url: str
     moments_url: str
     url: str
 
@@ -178,8 +180,8 @@ class MatchupBlock:
         series, read = {}, 0
         for some, rows, columns in _tiles(cells, shard):
             region, near = (slice(*hull), rows, columns), cells[some] - (rows.start, columns.start)
-            whole = read_region(self.profile_url, "coefficients", (region[0], slice(None), *region[1:]))
-            coefficients[:, :, some] = whole[:, :, near[:, 0], near[:, 1]][within]
+            whole = read_region(self.profile_url, "coefficients", (slice(None), *region))
+            coefficients[:, :, some] = whole[:, :, near[:, 0], near[:, 1]].swapaxes(0, 1)[within]
             read += whole.nbytes
             whole = read_region(self.profile_url, "pattern", region)
             pattern[:, some] = whole[:, near[:, 0], near[:, 1]][within]
@@ -208,7 +210,7 @@ class MatchupBlock:
         assert still.errors is not None
         kept = {name: values[:, :, None] for name, values in series.items() if name in self.task.estimates.parents}
         models, settings = self.task.models_alone, self.task.profiles.settings
-        inversion = invert.Inverter(Comparison.of(models.products, ()), settings)
+        inversion = Inverter(Comparison.of(models.products, ()), settings)
         found = inversion.profiles(kept, inversion.parameters(still.errors, still.bounds))
         coefficients: Values = found.coefficients[0].transpose(1, 2, 0)
         return coefficients
@@ -289,23 +291,27 @@ def _still(block: MatchupBlock, places: tuple[Place, ...]) -> _Still:
     task = block.task
     order, shard = task.profiles.degrees - 1, task.domain.blocks.cells
     attrs = zarr.open_group(zarr_store(block.profile_url), mode="r").attrs.asdict()
-    covariance: NDArray[np.float64] | None = None
+    factors: NDArray[np.float64] | None = None
     limits = np.empty((2, 1, len(cells)), np.float32)
     gridded = task.profiles.settings.constant_bounds is None
     for some, rows, columns in _tiles(cells, shard):
         near = cells[some] - (rows.start, columns.start)
-        whole = read_region(block.profile_url, "posterior_covariance", (rows, columns))
-        if covariance is None:
-            covariance = np.empty((len(cells), *whole.shape[2:]))
-        covariance[some] = whole[near[:, 0], near[:, 1]]
+        whole = read_region(block.covariance_url, "covariance_factor", (rows, columns, slice(None), slice(None)))
+        if factors is None:
+            factors = np.empty((len(cells), *whole.shape[2:]))
+        factors[some] = whole[near[:, 0], near[:, 1]]
         for k, name in enumerate(bounds.NAMES if gridded else ()):
-            limits[k, 0, some] = read_region(block.profile_url, name, (rows, columns))[near[:, 0], near[:, 1]]
-    assert covariance is not None
+            limits[k, 0, some] = read_region(block.covariance_url, name, (rows, columns))[near[:, 0], near[:, 1]]
+    assert factors is not None
     basis = np.array([_basis(top, bottom, order) for _, _, top, bottom in places])
-    variance = np.zeros((covariance.shape[1], len(places)))
-    for one in range(order + 1):
-        for other in range(order + 1):
-            variance += covariance[of_sensor, :, one, other].T * (basis[:, one] * basis[:, other])
+    projection, (_, columns_of) = factor_projection(basis), entry_places(order + 1)
+    variance = np.zeros((factors.shape[1], len(places)))
+    # Column by column of the factor, entry by entry: the sum is the same whatever the other sensors of the block.
+    for column in range(order + 1):
+        along = np.zeros_like(variance)
+        for entry in np.flatnonzero(columns_of == column):
+            along += factors[of_sensor, :, entry].T * projection[:, entry, column]
+        variance += along**2
     rest = {depths: _unexpressed(attrs, *_interval(*depths), order) for depths in {place[2:] for place in places}}
     variance += np.array([rest[place[2:]] for place in places])
     errors = _errors_without(block, cells) if task.estimates.without is not None else None
@@ -414,7 +420,8 @@ def workload(task: Matchups, count: int) -> Workload:
         # Of one shard after the other, the largest array that is read of it, and as much while it is unpacked: coefficients or
         # layers on these days, covariances, or the moments about it for the error models without retrievals. Of the cells and
         # sensors, their series, and those of one estimate in doubles.
-        memory_per_block=2 * max(tile * days * max(degrees, n) * 4, tile * profiles.patterns * degrees**2 * 4, without)
+        memory_per_block=2
+        * max(tile * days * max(degrees, n) * 4, tile * profiles.patterns * degrees * (degrees + 1) * 2, without)
         + days * sensors * (2 * (degrees + n) + 2 * len(names) + 6) * 4,
         bytes_in=count * whole * (degrees + n) * 4,
         bytes_out=count * whole * (len(names) + 1) * 4,
@@ -437,7 +444,7 @@ def plan(task: Matchups, root: Root, versions: Mapping[str, str], found: Found) 
         found.places,
     )
     products, target, days = task.profiles.model.products, task.domain.grid, task.domain.days
-    stores = (*collocate.ard_stores(products), collocate.MOMENTS_STORE, invert.STORE)
+    stores = (*collocate.ard_stores(products), collocate.MOMENTS_STORE, covariances.STORE, invert.STORE)
     inputs = {name: versions[name] for name in stores}
     setting = fingerprint(
         "matchups",
@@ -453,6 +460,7 @@ def plan(task: Matchups, root: Root, versions: Mapping[str, str], found: Found) 
         task,
         collocate.sources(products, target, root, versions),
         root.version(invert.STORE, versions[invert.STORE]),
+        root.version(covariances.STORE, versions[covariances.STORE]),
         root.version(collocate.MOMENTS_STORE, versions[collocate.MOMENTS_STORE]),
         root.version(STORE, version),
     )

@@ -20,6 +20,7 @@ from deepprofile.execution.pools import WORKER_BASE_BYTES, Pool
 from deepprofile.stages import (
     bounds,
     collocate,
+    covariances,
     download,
     gate,
     ingest,
@@ -40,7 +41,7 @@ from deepprofile.storage.documents import read_sound, write_document
 from deepprofile.storage.filesystems import join, zarr_store
 from deepprofile.storage.lease import Lease, live_holder
 from deepprofile.storage.objects import MissingPathError, list_children
-from deepprofile.storage.stores import Root, exists, read_region
+from deepprofile.storage.stores import Root, check_layout, exists, read_region
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +80,7 @@ def steps(config: Config, as_of: AsOf | None = None) -> list[Step]:
         *collocate.steps(config),
         *bounds.steps(config),
         *invert.steps(config),
+        *covariances.steps(config),
         *validate.steps(config),
     ]
     by_store = {step.store: step for step in declared}
@@ -117,7 +119,10 @@ def already_there(config: Config) -> dict[str, int]:
         if plan.store in current:
             known = Ledger(ledger_url(root, plan.stage, current[plan.store])).read() | known
         done = {block: record.fingerprint for block, record in known.items() if record.status in (ENGINE_DONE, COPIED)}
-        found[plan.job.name] = sum(done.get(block.name) == plan.job.fingerprint(block) for block in plan.job.blocks)
+        found[plan.job.name] = sum(
+            block.name in done and done[block.name] == plan.job.fingerprint(block)
+            for block in (plan.job.blocks if done else ())
+        )
     return found
 
 
@@ -185,6 +190,9 @@ def run_stages(
         log.info("the error model stays as it is")
         stages = [stage for stage in stages if stage != "collocate"]
     versions = root.current()
+    for store, version in versions.items():
+        if exists(root.version(store, version)):
+            check_layout(root.version(store, version))
     made: dict[str, str] = {}
     run_with = replace(run_with, configuration=config.model_dump(mode="json"))
     by_store = {step.store: step for step in steps(config, request.as_of)}

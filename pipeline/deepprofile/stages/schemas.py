@@ -12,6 +12,7 @@ import numpy as np
 import xarray as xr
 
 from deepprofile.core.collocation import MOMENTS
+from deepprofile.core.factors import entry_places
 from deepprofile.core.layers import OBSERVATION, Layout
 from deepprofile.evaluation.metrics import COMPARED, METRICS
 from deepprofile.evaluation.representativeness import INTERVALS, LEVELS, Variances
@@ -19,22 +20,25 @@ from deepprofile.grids.grids import Grid
 from deepprofile.sources.products import Layer, Product
 from deepprofile.stages.attributes import grid_attributes, space_time_coordinates
 from deepprofile.stages.domain import Domain
+from deepprofile.storage.packing import Packing
 from deepprofile.storage.stores import Template, Variable
 
-# 2^-15 m3 m-3: far below what any product resolves.
-MOISTURE_PRECISION: Final = 2.0**-15
-# Six coefficients, each off by half of this at most, move theta by less than 1e-4.
-COEFFICIENT_PRECISION: Final = 2.0**-16
-# Arrays without time: dimensions after those of the cells, and what they are.
-PROFILE_STATIC: Final[dict[str, tuple[str, ...]]] = {
-    "posterior_covariance": ("availability", "degree", "degree_2"),
-    "prior_mean": (),
-    "lower_bound": (),
-    "upper_bound": (),
-}
+# Steps of 6e-5 m3 m-3, far below what any product resolves; 16 bits hold all that readers let pass (-0.5 to 1.5).
+MOISTURE: Final = Packing("int16", 2.0**-14)
+# Six coefficients, each off by half of this at most, move theta by less than 1e-4. Of all polynomials of order 5 that stay
+# between 0 and 1, the greatest coefficient is 1.016 (that of the Chebyshev polynomial): 16 bits hold up to 1.048.
+COEFFICIENTS: Final = Packing("int16", 3.2e-5)
+# Higher orders have greater coefficients, and more of them.
+COEFFICIENTS_OF_HIGH_ORDER: Final = Packing("int32", 2.0**-20)
+HIGH_ORDER: Final = 6
+# Entries of Cholesky factors: rounding moves standard deviations by less than 1e-5.
+FACTOR_SCALE: Final = 2.0**-18
+# Of prior standard deviations, which posterior ones stay below, but for what the gain does not know of the errors.
+FACTOR_MARGIN: Final = 1.15
 # Arrays along time.
 PROFILE_IN_TIME: Final[dict[str, tuple[str, ...]]] = {
-    "coefficients": ("time", "degree", "y", "x"),
+    # Coefficient by coefficient: numbers of one size compress best beside each other.
+    "coefficients": ("degree", "time", "y", "x"),
     "flags": ("time", "y", "x"),
     "pattern": ("time", "y", "x"),
 }
@@ -107,7 +111,7 @@ def analysis_ready(domain: Domain, product: Product, min_day_fraction: float) ->
                 ("time",),
                 "uint8",
                 shards=(blocks.days,),
-                chunks=(blocks.chunk_days,),
+                chunks=(blocks.days_in_chunk,),
                 fill=0,
                 attrs={"long_name": "time steps that were there", "steps_per_day": product.steps_per_day},
             ),
@@ -115,7 +119,7 @@ def analysis_ready(domain: Domain, product: Product, min_day_fraction: float) ->
                 ("time",),
                 "uint8",
                 shards=(blocks.days,),
-                chunks=(blocks.chunk_days,),
+                chunks=(blocks.days_in_chunk,),
                 fill=0,
                 attrs={
                     "long_name": "whether the provider will replace values of the day",
@@ -127,9 +131,8 @@ def analysis_ready(domain: Domain, product: Product, min_day_fraction: float) ->
                 ("time", "layer", "y", "x"),
                 "float32",
                 shards=(blocks.days, count, blocks.cells, blocks.cells),
-                chunks=(blocks.chunk_days, count, blocks.chunk_cells, blocks.chunk_cells),
-                fill=float("nan"),
-                precision=MOISTURE_PRECISION,
+                chunks=(blocks.days_in_chunk, count, blocks.chunk_cells, blocks.chunk_cells),
+                packing=MOISTURE,
                 attrs={"units": "m3 m-3", "long_name": "daily mean volumetric soil moisture", "cell_methods": "time: mean"},
             ),
         },
@@ -144,6 +147,12 @@ def analysis_ready(domain: Domain, product: Product, min_day_fraction: float) ->
     )
 
 
+def _part(cells: int) -> tuple[int, int]:
+    """Rows and columns of a chunk of what blocks read with the cells around them, and nobody cell by cell."""
+    edge = cells // 4 if cells % 4 == 0 else cells
+    return edge, edge
+
+
 def moments(domain: Domain, groups: int) -> Template:
     """The store of the moments."""
     grid, blocks = domain.grid, domain.blocks
@@ -155,7 +164,7 @@ def moments(domain: Domain, groups: int) -> Template:
                 ("y", "x", "group", "moment"),
                 "float64",
                 shards=(blocks.cells, blocks.cells, groups, MOMENTS),
-                chunks=(blocks.chunk_cells, blocks.chunk_cells, groups, MOMENTS),
+                chunks=(*_part(blocks.cells), groups, MOMENTS),
                 fill=0.0,
                 attrs={"long_name": "counts, means and co-moments of triplets and pairs of series"},
             ),
@@ -167,7 +176,7 @@ def moments(domain: Domain, groups: int) -> Template:
 def weights(domain: Domain, layout: Layout, algorithms: Sequence[int], settings: Mapping[str, Any]) -> Template:
     """The error model of the observations of a layout; ``settings``: attributes that say how it was made."""
     grid, blocks, n = domain.grid, domain.blocks, layout.size
-    shards, chunks = (blocks.cells, blocks.cells), (blocks.chunk_cells, blocks.chunk_cells)
+    shards, chunks = (blocks.cells, blocks.cells), _part(blocks.cells)
     variables = {
         name: Variable(
             (OBSERVATION, "y", "x"),
@@ -220,7 +229,7 @@ def bounds(domain: Domain) -> Template:
                     ("y", "x"),
                     "float32",
                     shards=(blocks.cells, blocks.cells),
-                    chunks=(blocks.chunk_cells, blocks.chunk_cells),
+                    chunks=_part(blocks.cells),
                     fill=float("nan"),
                     attrs={"units": "m3 m-3", "long_name": f"{word} soil moisture; NaN where there is no soil"},
                 )
@@ -231,6 +240,21 @@ def bounds(domain: Domain) -> Template:
     )
 
 
+def smallest_unsigned(greatest: int) -> str:
+    """The smallest type that holds whole numbers up to this one."""
+    return np.min_scalar_type(greatest).name
+
+
+def _coordinates(one: xr.Dataset, names: Sequence[str]) -> dict[str, Variable]:
+    """Coordinates that are known before anything is computed."""
+    variables = {}
+    for name in names:
+        coordinate = one[name]
+        values = coordinate.values.astype(np.int64) if coordinate.dtype.kind == "i" else coordinate.values
+        variables[name] = Variable(tuple(map(str, coordinate.dims)), values.dtype.name, values=values, attrs=coordinate.attrs)
+    return variables
+
+
 def profile(domain: Domain, one: xr.Dataset) -> Template:
     """The profiles, with the arrays and attributes of ``one``, a profile of one cell and day."""
     grid, days, blocks = domain.grid, domain.days, domain.blocks
@@ -238,51 +262,100 @@ def profile(domain: Domain, one: xr.Dataset) -> Template:
     cells, chunk = (blocks.cells, blocks.cells), (blocks.chunk_cells, blocks.chunk_cells)
     variables = space_time_coordinates(grid, days)
     variables["coefficients"] = Variable(
-        ("time", "degree", "y", "x"),
+        PROFILE_IN_TIME["coefficients"],
         "float32",
-        shards=(blocks.days, degrees, *cells),
-        chunks=(blocks.chunk_days, degrees, *chunk),
-        fill=float("nan"),
-        precision=COEFFICIENT_PRECISION,
+        shards=(degrees, blocks.days, *cells),
+        chunks=(degrees, blocks.days_in_chunk, *chunk),
+        packing=COEFFICIENTS if degrees <= HIGH_ORDER else COEFFICIENTS_OF_HIGH_ORDER,
         attrs=one["coefficients"].attrs,
     )
-    for name, dtype in (("flags", "uint32"), ("pattern", "uint16")):
+    greatest = {"flags": sum(one["flags"].attrs["flag_masks"]), "pattern": patterns - 1}
+    for name, value in greatest.items():
         variables[name] = Variable(
             ("time", "y", "x"),
-            dtype,
+            smallest_unsigned(value),
             shards=(blocks.days, *cells),
-            chunks=(blocks.chunk_days, *chunk),
+            chunks=(blocks.days_in_chunk, *chunk),
             fill=0,
             attrs=one[name].attrs,
         )
-    sizes = {
-        "time": days.size,
-        "degree": degrees,
-        "degree_2": degrees,
-        "availability": patterns,
-        "y": grid.rows,
-        "x": grid.columns,
-    }
-    sizes[OBSERVATION] = one.sizes[OBSERVATION]
-    for name, dims in PROFILE_STATIC.items():
-        own = tuple(sizes[dim] for dim in dims)
-        variables[name] = Variable(
-            ("y", "x", *dims), "float32", shards=(*cells, *own), chunks=(*chunk, *own), fill=float("nan"), attrs=one[name].attrs
-        )
     kept = ("degree", "observed", "observation_product", "layer_top", "layer_bottom")
-    for name in kept:
-        coordinate = one[name]
-        values = coordinate.values.astype(np.int64) if coordinate.dtype.kind == "i" else coordinate.values
-        variables[name] = Variable(tuple(map(str, coordinate.dims)), values.dtype.name, values=values, attrs=coordinate.attrs)
     return Template(
-        sizes=sizes,
-        variables=variables,
+        sizes={
+            "time": days.size,
+            "degree": degrees,
+            "availability": patterns,
+            "y": grid.rows,
+            "x": grid.columns,
+            OBSERVATION: one.sizes[OBSERVATION],
+        },
+        variables=variables | _coordinates(one, kept),
         attrs={
             **one.attrs,
             **grid_attributes(grid),
             "title": "Soil-moisture profiles, 0 to 1 m",
             "coordinates": "lat lon observed observation_product layer_top layer_bottom",
             "block_dims": ["time", "y", "x"],
+        },
+    )
+
+
+def covariance(domain: Domain, one: xr.Dataset, prior_deviation: float) -> Template:
+    """What of the profiles does not depend on time, with the attributes of ``one``, a profile of one cell and day.
+
+    ``prior_deviation``: the greatest standard deviation of a coefficient under the prior, m3 m-3; infinite without one.
+    """
+    grid, blocks = domain.grid, domain.blocks
+    cells, chunk = (blocks.cells, blocks.cells), (blocks.chunk_cells, blocks.chunk_cells)
+    patterns, degrees = one.sizes["availability"], one.sizes["degree"]
+    rows, columns = entry_places(degrees)
+    narrow = Packing("int16", FACTOR_SCALE)
+    fits = FACTOR_MARGIN * prior_deviation < narrow.limits[1]
+    variables = {
+        **space_time_coordinates(grid, None),
+        "covariance_factor": Variable(
+            ("y", "x", "availability", "entry"),
+            "float32",
+            shards=(*cells, patterns, rows.size),
+            chunks=(*chunk, patterns, rows.size),
+            packing=narrow if fits else Packing("int32", FACTOR_SCALE),
+            attrs={
+                "units": "m3 m-3",
+                "long_name": "entries of the lower Cholesky factors of the posterior covariances of the coefficients",
+            },
+        ),
+        "prior_mean": Variable(
+            ("y", "x"),
+            "float32",
+            shards=cells,
+            chunks=chunk,
+            packing=MOISTURE,
+            attrs={"units": "m3 m-3", **one["prior_mean"].attrs},
+        ),
+        "entry_row": Variable(("entry",), "uint8", values=rows.astype(np.uint8), attrs={"long_name": "degree of the row"}),
+        "entry_column": Variable(
+            ("entry",), "uint8", values=columns.astype(np.uint8), attrs={"long_name": "degree of the column"}
+        ),
+    }
+    for name in ("lower_bound", "upper_bound"):
+        variables[name] = Variable(
+            ("y", "x"), "float32", shards=cells, chunks=chunk, fill=float("nan"), attrs={"units": "m3 m-3", **one[name].attrs}
+        )
+    return Template(
+        sizes={
+            "y": grid.rows,
+            "x": grid.columns,
+            "availability": patterns,
+            "entry": rows.size,
+            OBSERVATION: one.sizes[OBSERVATION],
+        },
+        variables=variables | _coordinates(one, ("observed", "observation_product", "layer_top", "layer_bottom")),
+        attrs={
+            **one.attrs,
+            **grid_attributes(grid),
+            "title": "Uncertainty of the profiles, which does not depend on time",
+            "coordinates": "lat lon observed observation_product layer_top layer_bottom entry_row entry_column",
+            "block_dims": ["y", "x"],
         },
     )
 

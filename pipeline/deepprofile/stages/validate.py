@@ -32,7 +32,7 @@ from deepprofile.evaluation.representativeness import (
     halves,
 )
 from deepprofile.execution.blocks import Block, Job, Outcome, Workload, grid_blocks
-from deepprofile.stages import collocate, invert, matchups, observations, paired, rivals, schemas
+from deepprofile.stages import collocate, covariances, invert, matchups, observations, paired, rivals, schemas
 from deepprofile.stages.domain import Domain
 from deepprofile.stages.matchups import FUSED, Estimates, Matchups, SensorSeries
 from deepprofile.stages.observations import Found, sensor_batches
@@ -198,7 +198,13 @@ def steps(config: Config) -> list[Step]:
     days, estimates = domain.days.size, task.estimates
     found = lru_cache(maxsize=1)(partial(observations.sensors_of, config.stations, domain))
     # Stations are not read before there is something to compare them with.
-    made = (*collocate.ard_stores(task.profiles.model.products), collocate.MOMENTS_STORE, collocate.STORE, invert.STORE)
+    made = (
+        *collocate.ard_stores(task.profiles.model.products),
+        collocate.MOMENTS_STORE,
+        collocate.STORE,
+        covariances.STORE,
+        invert.STORE,
+    )
     series = (observations.STORE, matchups.STORE)
     expected = Expected(domain.grid)
 

@@ -7,12 +7,13 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from contextvars import copy_context
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from deepprofile.storage.filesystems import REQUESTER_PAYS, SEPARATOR, filesystem, is_local, join, local_path
 from deepprofile.storage.redaction import redacted, without_secrets
@@ -20,6 +21,7 @@ from deepprofile.storage.retries import StorageUnavailableError
 
 # Objects that are read at the same time.
 READERS: Final = 16
+T = TypeVar("T")
 _WILDCARDS: Final = "*?["
 
 
@@ -36,16 +38,35 @@ def read_bytes(url: str) -> bytes | None:
         return None
 
 
-def read_all(urls: Sequence[str]) -> list[bytes | None]:
-    """Several objects of one file system, read at the same time; None where there is none."""
+def read_range(url: str, start: int, stop: int | None = None) -> bytes | None:
+    """Bytes of an object from ``start``, counted from its end where negative, to before ``stop``; None where there is none."""
+    fs, path = filesystem(url)
+    try:
+        return bytes(fs.cat_file(path, start=start, end=stop))
+    except FileNotFoundError:
+        return None
+
+
+def at_the_same_time(calls: Sequence[Callable[[], T]], *, local: bool = False) -> list[T]:
+    """Results of several calls that wait for requests; of those to the local disk, one after the other."""
+    if local or len(calls) < 2:
+        return [call() for call in calls]
     with ThreadPoolExecutor(READERS) as readers:
         # Each in the context of the caller: all share the budget of its requests.
-        calls = [readers.submit(copy_context().run, read_bytes, url) for url in urls]
-        return [call.result() for call in calls]
+        under_way = [readers.submit(copy_context().run, call) for call in calls]
+        return [call.result() for call in under_way]
 
 
-def write_bytes(url: str, content: bytes) -> None:
-    """Write an object whole: a reader sees the old one or the new one."""
+def read_all(urls: Sequence[str]) -> list[bytes | None]:
+    """Several objects of one file system, read at the same time; None where there is none."""
+    return at_the_same_time([partial(read_bytes, url) for url in urls])
+
+
+def write_bytes(url: str, content: bytes, *, durable: bool = True) -> None:
+    """Write an object whole: a reader sees the old one or the new one.
+
+    ``durable``: of a local file, whether it is on the disk before this returns; else a machine that loses power may lose it.
+    """
     if not is_local(url):
         fs, path = filesystem(url)
         fs.pipe_file(path, content)
@@ -56,8 +77,9 @@ def write_bytes(url: str, content: bytes) -> None:
     try:
         with open(temporary, "wb") as file:
             file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
         with suppress(OSError):

@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import lru_cache, partial
 from itertools import product as combinations
 from math import ceil, prod
 from typing import Any, Final
@@ -22,17 +23,24 @@ from typing import Any, Final
 import numpy as np
 import zarr
 from numpy.typing import NDArray
-from zarr.codecs import ZstdCodec
 from zarr.errors import ContainsArrayError, ContainsGroupError
 
 from deepprofile.storage.documents import DamagedDocumentError, read_document
 from deepprofile.storage.filesystems import filesystem, is_local, join, local_path, zarr_store
 from deepprofile.storage.lease import DURATION_SECONDS, GUARDED_FORMAT_KEY, OURS, Lease
+from deepprofile.storage.objects import at_the_same_time, read_bytes, read_range, write_bytes
 from deepprofile.storage.objects import exists as object_exists
+from deepprofile.storage.packing import Packing, PackingError
+from deepprofile.storage.shards import NOT_THERE, DamagedShardError, Region, ShardedArray, codec
 
 POINTER: Final = "current.json"
-# Values are rounded to a power of two: exact in single precision, and the zeros compress.
-COMPRESSION_LEVEL: Final = 3
+# How arrays are laid out and packed, as an attribute of every store. 1, which was never written down: float32, rounded.
+LAYOUT: Final = 2
+LAYOUT_ATTRIBUTE: Final = "store_layout"
+# A shard is read whole where a region needs more of its chunks than this share; else its index and the chunks.
+_WHOLE: Final = 0.25
+# Chunks that lie no further apart than so many bytes are read by one request.
+_GAP: Final = 2**16
 _filters_of_warnings = threading.Lock()
 
 
@@ -40,12 +48,16 @@ class StoreError(Exception):
     """A store that cannot be used as asked; the message says what to do."""
 
 
+class OldLayoutError(StoreError):
+    """A store of an earlier layout, which this version of the software does not read."""
+
+
 @dataclass(frozen=True)
 class Variable:
     """An array of a template.
 
-    ``shards`` and ``chunks`` are sizes along ``dims``; a coordinate has neither and is written by the driver. ``precision``:
-    values are rounded to a multiple of it, a power of two.
+    ``dtype``: of the values as they are read. ``shards`` and ``chunks`` are sizes along ``dims``; a coordinate has neither and
+    is written by the driver. ``packing``: the integers by which real numbers are stored, with their own fill.
     """
 
     dims: tuple[str, ...]
@@ -53,9 +65,24 @@ class Variable:
     shards: tuple[int, ...] | None = None
     chunks: tuple[int, ...] | None = None
     fill: float | int | None = None
-    precision: float | None = None
+    packing: Packing | None = None
     attrs: Mapping[str, Any] = field(default_factory=dict)
     values: NDArray[Any] | None = None
+
+    @property
+    def stored_dtype(self) -> str:
+        """Of what is in the shards."""
+        return self.dtype if self.packing is None else self.packing.dtype
+
+    @property
+    def stored_fill(self) -> float | int | None:
+        """What stands in the shards for values that were never written."""
+        return self.fill if self.packing is None else self.packing.fill
+
+    @property
+    def stored_attributes(self) -> dict[str, Any]:
+        """Attributes, with those by which readers decode."""
+        return {**self.attrs, **({} if self.packing is None else self.packing.attributes)}
 
 
 @dataclass(frozen=True)
@@ -79,24 +106,21 @@ class Template:
 
     def nbytes(self) -> int:
         """Bytes of all arrays, uncompressed."""
-        return sum(prod(self.shape(name)) * np.dtype(v.dtype).itemsize for name, v in self.variables.items())
+        return sum(prod(self.shape(name)) * np.dtype(v.stored_dtype).itemsize for name, v in self.variables.items())
 
 
 def create(url: str, template: Template) -> None:
     """Write metadata and coordinates of a store; what is there already with the same metadata stays."""
-    store = zarr_store(url)
+    store, attributes = zarr_store(url), {**template.attrs, LAYOUT_ATTRIBUTE: LAYOUT}
     # Another driver, that believes the run to be its own, may make the same store at the same time, with the same content.
     with suppress(ContainsGroupError):
         if not exists(url):
-            zarr.create_group(store, attributes=dict(template.attrs))
+            zarr.create_group(store, attributes=attributes)
     group = zarr.open_group(store, mode="r+")
-    if group.attrs.asdict() != dict(template.attrs):
-        group.attrs.put(dict(template.attrs))
+    if group.attrs.asdict() != attributes:
+        group.attrs.put(attributes)
     for name in sorted(template.variables):
         variable = template.variables[name]
-        attrs = dict(variable.attrs)
-        if variable.precision is not None:
-            attrs["precision"] = variable.precision
         shape = template.shape(name)
         if name not in group:
             # A coordinate is one chunk; everything else is made of shards.
@@ -105,13 +129,13 @@ def create(url: str, template: Template) -> None:
                 group.create_array(
                     name,
                     shape=shape,
-                    dtype=variable.dtype,
+                    dtype=variable.stored_dtype,
                     shards=variable.shards,
                     chunks=variable.chunks or single,
-                    compressors=[ZstdCodec(level=COMPRESSION_LEVEL)],
+                    compressors=[codec()],
                     dimension_names=variable.dims,
-                    attributes=attrs,
-                    fill_value=variable.fill,
+                    attributes=variable.stored_attributes,
+                    fill_value=variable.stored_fill,
                 )
         _check_same(url, name, group[name], shape, variable)
         if variable.values is not None:
@@ -121,11 +145,12 @@ def create(url: str, template: Template) -> None:
     with _filters_of_warnings, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         zarr.consolidate_metadata(store)
+    _described.cache_clear()
 
 
 def _check_same(url: str, name: str, array: Any, shape: tuple[int, ...], variable: Variable) -> None:
     found = (array.shape, array.shards, array.dtype)
-    expected = (shape, variable.shards, np.dtype(variable.dtype))
+    expected = (shape, variable.shards, np.dtype(variable.stored_dtype))
     if found != expected:
         raise StoreError(
             f"{url} has {name} with shape, shards and type {found}, this run would write {expected}: remove it first"
@@ -142,41 +167,166 @@ def write_coordinate(url: str, name: str, values: NDArray[Any]) -> None:
     zarr.open_array(zarr_store(join(url, name)), mode="r+")[...] = values
 
 
-def quantize(values: NDArray[Any], precision: float | None) -> NDArray[Any]:
-    """Round to a multiple of the precision, half to even."""
-    if precision is None:
-        return values
-    step = np.asarray(precision, values.dtype)
-    # In place: beside the values there is one array of their size, not two.
-    rounded = np.asarray(values / step)
-    np.rint(rounded, out=rounded)
-    rounded *= step
-    return rounded
+def check_layout(url: str) -> None:
+    """Make sure that a store has the layout that is read here.
+
+    Raises
+    ------
+    OldLayoutError
+        Where it has an earlier one.
+    StoreError
+        Where it has a later one, or is no store.
+    """
+    if not exists(url):
+        raise StoreError(f"{url} is no store: it has been removed, or was never made")
+    found = zarr.open_group(zarr_store(url), mode="r").attrs.get(LAYOUT_ATTRIBUTE, 1)
+    if found != LAYOUT:
+        kind, said = (OldLayoutError, "an earlier") if isinstance(found, int) and found < LAYOUT else (StoreError, "a later")
+        raise kind(
+            f"{url} was written by {said} version of this software (layout {found}; this version reads {LAYOUT}): run the "
+            "pipeline into another root, and let readers use the present one until that is complete"
+            if kind is OldLayoutError
+            else f"{url} was written by {said} version of this software (layout {found}; this one reads {LAYOUT}): upgrade"
+        )
+
+
+@lru_cache(maxsize=512)
+def _described(url: str, name: str) -> ShardedArray | None:
+    """What has to be known of an array to read and write it; None for one without shards. A version never changes."""
+    array = _opened(url, name)
+    if array.shards is None:
+        return None
+    attributes, dtype = array.attrs.asdict(), np.dtype(array.dtype).name
+    return ShardedArray(array.shape, array.shards, array.chunks, dtype, array.fill_value, Packing.of(dtype, attributes))
+
+
+def _opened(url: str, name: str) -> Any:
+    return zarr.open_array(zarr_store(join(url, name)), mode="r")
 
 
 def write_shards(url: str, name: str, start: Sequence[int], values: NDArray[Any]) -> int:
-    """Write a region that consists of whole shards; returns the bytes before compression.
+    """Write a region that consists of whole shards; returns the bytes of what is stored, before compression.
 
     Raises
     ------
     StoreError
-        Where the region begins or ends within a shard.
+        Where the region begins or ends within a shard, or a value does not fit into the integers of a packed array.
     """
-    array = zarr.open_array(zarr_store(join(url, name)), mode="r+")
-    assert array.shards is not None
+    array = _described(url, name)
+    if array is None:
+        raise StoreError(f"{name} is a coordinate: it has no shards")
     stop = [a + n for a, n in zip(start, values.shape, strict=True)]
     for a, b, size, shard in zip(start, stop, array.shape, array.shards, strict=True):
-        if a % shard or (b % shard and b != size):
+        if a % shard or b > size or (b % shard and b != size):
             raise StoreError(f"{name} would be written from {list(start)} to {stop}, its shards are {list(array.shards)}")
-    region = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
-    precision = array.attrs.get("precision")
-    array[region] = quantize(values, float(precision) if isinstance(precision, (int, float)) else None)
-    return values.nbytes
+    for index in combinations(*(range(a // s, ceil(b / s)) for a, b, s in zip(start, stop, array.shards, strict=True))):
+        part = tuple(slice(i * s - a, (i + 1) * s - a) for i, s, a in zip(index, array.shards, start, strict=True))
+        try:
+            content = array.encode(values[part])
+        except PackingError as error:
+            raise StoreError(f"{join(url, name)}: {error}") from error
+        write_bytes(_object(url, name, index), content, durable=False)
+    return values.size * np.dtype(array.dtype).itemsize
+
+
+def _object(url: str, name: str, index: Sequence[int]) -> str:
+    return join(url, name, "c", *map(str, index))
 
 
 def read_region(url: str, name: str, region: tuple[slice, ...]) -> NDArray[Any]:
-    """A part of an array."""
-    return np.asarray(zarr.open_array(zarr_store(join(url, name)), mode="r")[region])
+    """A part of an array, decoded: float32 where it is packed, with NaN where values are missing.
+
+    ``region``: of the first dimensions, or of all.
+
+    Raises
+    ------
+    StoreError
+        Where a shard is damaged.
+    FileNotFoundError
+        Where there is no such array (any more).
+    """
+    array = _described(url, name)
+    if array is None:
+        return np.asarray(_opened(url, name)[region])
+    whole = (*region, *[slice(None)] * (len(array.shape) - len(region)))
+    bounds = [part.indices(size)[:2] for part, size in zip(whole, array.shape, strict=True)]
+    out = np.empty([max(b - a, 0) for a, b in bounds], array.read_dtype)
+    if not out.size:
+        return out
+    calls = []
+    for index in combinations(*(range(a // s, ceil(b / s)) for (a, b), s in zip(bounds, array.shards, strict=True))):
+        inside, target = [], []
+        for i, s, (a, b) in zip(index, array.shards, bounds, strict=True):
+            low, high = max(i * s, a), min((i + 1) * s, b)
+            inside.append(slice(low - i * s, high - i * s))
+            target.append(slice(low - a, high - a))
+        calls.append(partial(_read_shard, array, _object(url, name, index), tuple(inside), out[tuple(target)]))
+    if not all(at_the_same_time(calls, local=is_local(url))):
+        # Nothing was ever written there; unless the whole store has been removed meanwhile.
+        _opened(url, name)
+    return out
+
+
+def _read_shard(array: ShardedArray, url: str, region: Region, out: NDArray[Any]) -> bool:
+    """Put a region of a shard into ``out``; whether there is such a shard."""
+    needed = array.chunks_in(region)
+    try:
+        if len(needed) > _WHOLE * prod(array.grid):
+            content = read_bytes(url)
+            pieces = (
+                None if content is None else _Pieces(array.index_of(content[-array.index_size :]), {0: memoryview(content)})
+            )
+        else:
+            closing = read_range(url, -array.index_size)
+            pieces = (
+                None if closing is None else _Pieces.of(url, array.index_of(closing), [position for position, *_ in needed])
+            )
+        if pieces is None:
+            array.fill_with_nothing(out)
+            return False
+        for position, of_chunk, of_region in needed:
+            encoded = pieces.chunk(position)
+            if encoded is None:
+                array.fill_with_nothing(out[of_region])
+            else:
+                array.decode(encoded, of_chunk, out[of_region])
+    except DamagedShardError as error:
+        raise StoreError(
+            f"{url} is damaged: {error}; remove this version of the store and the records of its run, and run the stage that "
+            "makes it again"
+        ) from error
+    return True
+
+
+@dataclass(frozen=True)
+class _Pieces:
+    """Parts of a shard, by the place where they begin, and its index."""
+
+    index: NDArray[np.uint64]
+    parts: Mapping[int, memoryview]
+
+    @classmethod
+    def of(cls, url: str, index: NDArray[np.uint64], positions: Sequence[int]) -> _Pieces:
+        """Those that hold some chunks."""
+        spans: list[list[int]] = []
+        for begin, size in sorted((int(a), int(n)) for a, n in index[list(positions)] if n != NOT_THERE):
+            if spans and begin <= spans[-1][1] + _GAP:
+                spans[-1][1] = max(spans[-1][1], begin + size)
+            else:
+                spans.append([begin, begin + size])
+        found = at_the_same_time([partial(read_range, url, *span) for span in spans], local=is_local(url))
+        parts = {begin: memoryview(part) for (begin, _), part in zip(spans, found, strict=True) if part is not None}
+        if len(parts) < len(spans):
+            raise DamagedShardError("it has gone while it was read")
+        return cls(index, parts)
+
+    def chunk(self, position: int) -> memoryview | None:
+        """An encoded chunk; None for one that holds nothing but fill."""
+        begin, size = self.index[position].tolist()
+        if size == NOT_THERE:
+            return None
+        start = max(at for at in self.parts if at <= begin) if len(self.parts) > 1 else next(iter(self.parts))
+        return self.parts[start][begin - start : begin - start + size]
 
 
 def shard_objects(name: str, start: Sequence[int], shape: Sequence[int], shards: Sequence[int]) -> Iterator[str]:
@@ -304,6 +454,8 @@ def check_writable(url: str) -> None:
         if is_local(url):
             fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
         fs.pipe_file(path, b"probe")
-        fs.rm_file(path)
+        # A removal whose answer was lost is asked again, and finds nothing.
+        with suppress(FileNotFoundError):
+            fs.rm_file(path)
     except OSError as error:
         raise StoreError(f"nothing can be written to {url} ({error.strerror or error}): choose another root") from error
