@@ -134,16 +134,22 @@ def _centre(out: Array, x0: float, y0: float, z0: float) -> None:
 
 
 @njit(cache=True, nogil=True)
+def moments_of_series(x: NDArray[Any], y: NDArray[Any], z: NDArray[Any], out: Array) -> None:
+    """Moments (10,) of the complete triples of three contiguous series (time,)."""
+    # Departures from a value of the series itself: sums of squares then lose no digits to a large mean.
+    first = 0
+    while first < x.size - 1 and np.isnan(x[first] + y[first] + z[first]):
+        first += 1
+    x0, y0, z0 = np.float64(x[first]), np.float64(y[first]), np.float64(z[first])
+    _sums(x, y, z, x0, y0, z0, out)
+    _centre(out, x0, y0, z0)
+
+
+@njit(cache=True, nogil=True)
 def _moments_by_cell(x: NDArray[Any], y: NDArray[Any], z: NDArray[Any], out: Array) -> None:
     """Series along the last, contiguous axis."""
     for cell in range(x.shape[0]):
-        # Departures from a value of the series itself: sums of squares then lose no digits to a large mean.
-        first = 0
-        while first < x.shape[1] - 1 and np.isnan(x[cell, first] + y[cell, first] + z[cell, first]):
-            first += 1
-        x0, y0, z0 = np.float64(x[cell, first]), np.float64(y[cell, first]), np.float64(z[cell, first])
-        _sums(x[cell], y[cell], z[cell], x0, y0, z0, out[cell])
-        _centre(out[cell], x0, y0, z0)
+        moments_of_series(x[cell], y[cell], z[cell], out[cell])
 
 
 @njit(cache=True, nogil=True, fastmath=_FAST)

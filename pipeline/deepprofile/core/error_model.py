@@ -21,7 +21,8 @@ from numba import njit
 from numpy.typing import NDArray
 
 from deepprofile.core.biases import MIDDLE, bias_variances
-from deepprofile.core.collocation import MOMENTS, Moments, collocate, critical_correlation, triple_moments
+from deepprofile.core.collocation import MOMENTS, Moments, collocate, critical_correlation, moments_of_series
+from deepprofile.core.kernels import gather
 from deepprofile.core.layers import OBSERVATION, Layout, Stack, overlap_weights, stack_products
 
 Array = NDArray[np.float64]
@@ -48,6 +49,8 @@ REFERENCE_DAYS: Final = 10.0
 # Critical correlations are tabulated up to here; neighbourhoods with more samples count as this many.
 MOST_SAMPLES: Final = 20_000
 SMALLEST_ERROR: Final = 0.005**2
+# Cells whose observations are brought together at a time: they stay in the cache.
+_CELLS: Final = 256
 
 OWN, NEIGHBOURS, TYPICAL, ABSENT = 0, 1, 2, 3
 STATUS_MEANINGS: Final = "triple_collocation neighbours typical_ratio no_data"
@@ -121,36 +124,46 @@ def plan_comparisons(layout: Layout, dependent: Sequence[tuple[str, str]]) -> De
 
 
 @njit(cache=True, nogil=True)
-def _combine(observed: Array, weights: Array, out: Array) -> None:
-    """Series of one cell: out (series, time) = weights (series, observation) of observed (observation, time)."""
-    for s in range(weights.shape[0]):
-        out[s] = 0.0
-        for i in range(weights.shape[1]):
-            if weights[s, i] != 0.0:
-                for t in range(observed.shape[1]):
-                    out[s, t] += weights[s, i] * observed[i, t]
+def _moments_of_cells(observed: NDArray[Any], weights: Array, groups: NDArray[np.int64], out: Array) -> None:
+    """Moments of every group of some cells, (cell, group, 10), from their observations (cell, time, observation).
+
+    Series are combinations of observations, ``weights`` (series, observation); ``groups`` (group, 3): which three.
+    """
+    cells, days, n = observed.shape
+    of_cell, series = np.empty((n, days)), np.empty((len(weights), days))
+    for cell in range(cells):
+        for t in range(days):
+            for i in range(n):
+                of_cell[i, t] = observed[cell, t, i]
+        for s in range(len(weights)):
+            series[s] = 0.0
+            for i in range(n):
+                if weights[s, i] != 0.0:
+                    for t in range(days):
+                        series[s, t] += weights[s, i] * of_cell[i, t]
+        for g in range(len(groups)):
+            x, y, z = series[groups[g, 0]], series[groups[g, 1]], series[groups[g, 2]]
+            moments_of_series(x, y, z, out[cell, g])
 
 
 def series_moments(arrays: Sequence[NDArray[Any]], design: Design) -> Array:
     """Moments of every group of a block of cells.
 
-    ``arrays``: one of shape (..., time, layer) for each product, on common days. Returns (..., group, 10).
+    ``arrays``: one of shape (..., time, layer) for each product, on common days, of any strides. Returns (..., group, 10).
     """
     shape, days = arrays[0].shape[:-2], arrays[0].shape[-2]
     cells = int(np.prod(shape))
     flat = [a.reshape(cells, days, a.shape[-1]) for a in arrays]
     out = np.zeros((cells, len(design.groups), MOMENTS))
-    observed = np.empty((len(design.weights[0]), days))
-    series = np.empty((len(design.weights), days))
-    groups = design.groups
-    for cell in range(cells):
-        at = 0
+    weights, dtype = np.ascontiguousarray(design.weights), np.result_type(np.float32, *arrays)
+    for start in range(0, cells, _CELLS):
+        part = slice(start, min(start + _CELLS, cells))
+        observed, at = np.empty((part.stop - start, days, weights.shape[1]), dtype), 0
         for product in flat:
-            observed[at : at + product.shape[-1]] = product[cell].T
+            gather(product[part], observed[:, :, at : at + product.shape[-1]])
             at += product.shape[-1]
-        _combine(observed, design.weights, series)
-        out[cell] = triple_moments(series[groups[:, 0]], series[groups[:, 1]], series[groups[:, 2]])
-    return out.reshape(*shape, len(groups), MOMENTS)
+        _moments_of_cells(observed, weights, design.groups, out[part])
+    return out.reshape(*shape, len(design.groups), MOMENTS)
 
 
 def _sums_to_pool(moments: Array, *, design: Design, min_samples: int) -> Array:

@@ -188,7 +188,7 @@ class MomentsBlock:
             stretch = (start, min(start + STRETCH_DAYS, self.days))
             series = [np.moveaxis(s.read(self.target, stretch, rows, columns), (0, 1), (2, 3)) for s in self.sources]
             read += sum(s.nbytes for s in series)
-            part = Moments.from_array(series_moments([np.ascontiguousarray(s) for s in series], design))
+            part = Moments.from_array(series_moments(series, design))
             total = part if total is None else total.merge(part)
         assert total is not None
         written = write_shards(self.url, "moments", (rows[0], columns[0], 0, 0), total.to_array())
