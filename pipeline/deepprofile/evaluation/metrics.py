@@ -12,6 +12,7 @@ tell as much of a mean as n days of an AR(1) process (von Storch and Zwiers 1999
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -24,8 +25,9 @@ Array = NDArray[np.float64]
 
 METRICS: Final = ("n", "bias", "rmse", "ubrmse", "r")
 MIN_SAMPLES: Final = 10
-# Of the bootstrap.
+# Of the bootstrap, and of its intervals.
 RESAMPLES: Final = 500
+LEVEL: Final = 0.95
 # What two estimates are compared by, and on which side of zero the difference between the first and the second is better.
 COMPARED: Final[Mapping[str, float]] = {"rmse": -1.0, "ubrmse": -1.0, "bias": -1.0, "r": 1.0}
 # Of an interval over stations: fewer say nothing of how much they differ.
@@ -169,7 +171,7 @@ def score(
     *,
     dim: str = "time",
     resamples: int = RESAMPLES,
-    level: float = 0.95,
+    level: float = LEVEL,
     seed: int = 0,
 ) -> xr.Dataset:
     """Score series against a reference on the days that both have.
@@ -269,7 +271,7 @@ def score_differences(
     *,
     dim: str = "time",
     resamples: int = RESAMPLES,
-    level: float = 0.95,
+    level: float = LEVEL,
     seed: int = 0,
 ) -> xr.Dataset:
     """Compare two estimates with a reference on the days that all three have.
@@ -343,12 +345,46 @@ def score_all(estimates: Mapping[str, xr.DataArray], reference: xr.DataArray, **
     As ``score``, with the dimension ``estimate``.
     """
     reference, *aligned = xr.align(reference, *estimates.values(), join="inner", copy=False)
-    common = reference.notnull()
-    for series in aligned:
-        here = series.notnull()
-        common = common & (here | ~here.any("time"))
+    ordered = [series.transpose(*reference.dims) for series in aligned]
+    axis = reference.get_axis_num("time")
+    common = reference.copy(data=identical_samples([series.values for series in ordered], reference.values, axis))
     parts = [score(series.where(common), reference, **options) for series in aligned]
     return xr.concat(parts, pd.Index(list(estimates), name="estimate"))
+
+
+def identical_samples(estimates: Sequence[NDArray[Any]], reference: NDArray[Any], axis: int = -1) -> NDArray[np.bool_]:
+    """Where the reference and every estimate have a value, along days; see ``score_all``."""
+    common: NDArray[np.bool_] = ~np.isnan(reference)
+    for values in estimates:
+        there = ~np.isnan(values)
+        common &= there | ~there.any(axis=axis, keepdims=True)
+    return common
+
+
+def score_arrays(estimates: Sequence[NDArray[Any]], reference: NDArray[Any], day: NDArray[np.int64]) -> Array:
+    """What ``score_all`` tells, without labels: (estimate, series, metric, 3), each with the ends of its interval.
+
+    ``estimates``, ``reference``: (series, day), m3 m-3; ``day``: the number of each day. After the metrics stand the effective
+    days.
+    """
+    common = identical_samples(estimates, reference)
+    scored = partial(_score_series, day=day, resamples=RESAMPLES, level=LEVEL, seed=0)
+    return np.array(
+        [
+            [scored(np.where(there, one, np.nan), other) for one, other, there in zip(values, reference, common, strict=True)]
+            for values in estimates
+        ]
+    )
+
+
+def compare_arrays(estimate: NDArray[Any], rival: NDArray[Any], reference: NDArray[Any], day: NDArray[np.int64]) -> Array:
+    """What ``score_differences`` tells, without labels: (series, metric, 5), of arrays (series, day).
+
+    Of the estimate, of the rival, their difference, and the ends of its interval. The first row has the number of common days,
+    the last the effective days of both.
+    """
+    compared = partial(_difference_series, day=day, resamples=RESAMPLES, level=LEVEL, seed=0)
+    return np.array([compared(*three) for three in zip(estimate, rival, reference, strict=True)])
 
 
 def weighted_quantile(values: Array, weights: Array, q: float) -> float:
@@ -441,7 +477,7 @@ def summarise_differences(
     bands: Sequence[tuple[float, float]],
     *,
     resamples: int = RESAMPLES,
-    level: float = 0.95,
+    level: float = LEVEL,
     seed: int = 0,
 ) -> pd.DataFrame:
     """Paired differences of sensors by depth band and rival: their median, and at how many sensors the estimate is better.

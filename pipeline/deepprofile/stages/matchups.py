@@ -380,6 +380,11 @@ class SensorSeries:
         """The fused estimate, which is the first of all."""
         return read_region(self.matchups_url, "soil_moisture", (slice(None), slice(0, 1), slice(first, after)))[:, 0].T
 
+    def estimates(self, first: int, after: int, names: Estimates) -> dict[str, Values]:
+        """What every estimate says, the average of the products too."""
+        stored = read_region(self.matchups_url, "soil_moisture", (slice(None), slice(None), slice(first, after)))
+        return _with_average(dict(zip(names.stored, stored.transpose(1, 2, 0), strict=True)), names)
+
     def deviation(self, first: int, after: int) -> Values:
         """Standard deviation of the fused estimate."""
         return read_region(self.matchups_url, "standard_deviation", (slice(None), slice(first, after))).T
@@ -389,11 +394,16 @@ def estimates(url: str, sensors: slice | list[int], names: Estimates) -> dict[st
     """The estimates at some sensors over the whole record, each (sensor, time), m3 m-3; NaN where there is none."""
     with xr.open_zarr(zarr_store(url), consolidated=False, chunks=None) as store:
         part = store["soil_moisture"].isel(sensor=sensors).load().transpose("estimate", "sensor", "time")
-    values = dict(zip(names.stored, part.values, strict=True))
-    if AVERAGE in names.names:
-        values[AVERAGE] = average([values[name] for name in names.parents])
+    values = _with_average(dict(zip(names.stored, part.values, strict=True)), names)
     time = {"time": part["time"].values}
     return {name: xr.DataArray(array, dims=("sensor", "time"), coords=time) for name, array in values.items()}
+
+
+def _with_average(values: dict[str, Values], names: Estimates) -> dict[str, Values]:
+    """Estimates, (sensor, day) by name, with the average of the products where there are several."""
+    if AVERAGE in names.names:
+        return values | {AVERAGE: average([values[name] for name in names.parents])}
+    return values
 
 
 def average(parents: Sequence[Values]) -> Values:

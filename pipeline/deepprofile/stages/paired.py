@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
-import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
 from deepprofile.config import Rival
-from deepprofile.evaluation.metrics import COMPARED, RESAMPLES, score_differences
+from deepprofile.evaluation.metrics import COMPARED, METRICS, RESAMPLES, compare_arrays
 from deepprofile.execution.blocks import Block, Job, Outcome, Workload, grid_blocks
 from deepprofile.stages import matchups, observations, rivals, schemas
 from deepprofile.stages.domain import Domain
@@ -40,39 +39,33 @@ class ComparisonBlock:
 
     def __call__(self, block: Block, _: Any) -> Outcome:
         """See ``deepprofile.execution.blocks.Job``."""
-        first = block.region[0][0]
+        first, written = block.region[0][0], 0
         parts = [self._differences(*span) for span in sensor_batches(block)]
-        whole = xr.concat([part for part, _ in parts], "sensor")
-        written = 0
-        for name in ("n", "n_effective"):
-            written += write_shards(
-                self.url, name, (0, first), whole[name].transpose("rival", "sensor").values.astype(np.float64)
-            )
+        found = np.concatenate([part for part, _ in parts], axis=1)
+        written += write_shards(self.url, "n", (0, first), found[:, :, 0, 0])
+        written += write_shards(self.url, "n_effective", (0, first), found[:, :, -1, :2].mean(axis=-1))
         for metric in COMPARED:
-            for mine, theirs in (("fused", "estimate"), ("rival", "rival")):
-                values = whole[f"{metric}_{theirs}"].transpose("rival", "sensor").values
-                written += write_shards(self.url, f"{metric}_{mine}", (0, first), values)
-            ends = [whole[f"{metric}_{part}"].transpose("rival", "sensor").values for part in ("difference", "lower", "upper")]
-            written += write_shards(self.url, f"{metric}_difference", (0, first, 0), np.stack(ends, axis=-1))
+            of_metric = found[:, :, METRICS.index(metric)]
+            for part, name in enumerate(("fused", "rival")):
+                written += write_shards(self.url, f"{metric}_{name}", (0, first), of_metric[..., part])
+            written += write_shards(self.url, f"{metric}_difference", (0, first, 0), of_metric[..., 2:])
         return Outcome(sum(read for _, read in parts), written)
 
-    def _differences(self, first: int, after: int) -> tuple[xr.Dataset, int]:
-        """Differences (rival, sensor) of some sensors, and the bytes that were read."""
-        own, times = slice(first, after), {"time": pd.DatetimeIndex(self.days)}
+    def _differences(self, first: int, after: int) -> tuple[NDArray[np.float64], int]:
+        """Differences (rival, sensor, metric, part) of some sensors, and the bytes that were read; see ``compare_arrays``."""
+        own, day = slice(first, after), np.arange(self.days.size)
         measured, fused = self.series.measured(first, after), self.series.fused(first, after)
         places = [read_region(self.series.observations_url, name, (own,)).tolist() for name in ("depth_top", "depth_bottom")]
         read, parts = measured.nbytes + fused.nbytes, []
-        truth, ours = (xr.DataArray(np.ascontiguousarray(v), dims=("sensor", "time"), coords=times) for v in (measured, fused))
         for url in self.rivals:
             series = read_region(url, "soil_moisture", (slice(None), slice(None), own))
             depths = (read_region(url, name, (slice(None),)).tolist() for name in ("layer_top", "layer_bottom"))
             layers = tuple(zip(*depths, strict=True))
             # A rival's store has the sensors themselves in place of cells.
             at_sensors = layers_at_depths(series, layers, np.arange(after - first), list(zip(*places, strict=True)))
-            theirs = np.ascontiguousarray(at_sensors.T)
-            parts.append(score_differences(ours, xr.DataArray(theirs, dims=("sensor", "time"), coords=times), truth))
+            parts.append(compare_arrays(fused, at_sensors.T, measured, day))
             read += series.nbytes
-        return xr.concat(parts, "rival"), read
+        return np.stack(parts), read
 
 
 def workload(days: int, compared: Sequence[Rival], count: int) -> Workload:

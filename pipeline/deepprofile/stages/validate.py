@@ -12,12 +12,10 @@ from functools import lru_cache, partial
 from typing import Any, Final
 
 import numpy as np
-import pandas as pd
-import xarray as xr
 from numpy.typing import NDArray
 
 from deepprofile.config import Config
-from deepprofile.evaluation.metrics import METRICS, RESAMPLES, band_name, score_all, station_names
+from deepprofile.evaluation.metrics import METRICS, RESAMPLES, band_name, score_arrays, station_names
 from deepprofile.evaluation.representativeness import (
     BANDS_M,
     INTERVALS,
@@ -94,16 +92,14 @@ class ScoreBlock:
 
     def _scores(self, first: int, after: int, variances: Variances) -> tuple[dict[str, Any], int]:
         """Every array of the store for some sensors, and the bytes that were read."""
-        estimates = matchups.estimates(self.series.matchups_url, slice(first, after), self.estimates)
+        estimates = self.series.estimates(first, after, self.estimates)
         measured, deviation = self.series.measured(first, after), self.series.deviation(first, after)
-        times = pd.DatetimeIndex(self.domain.days)
-        scores = score_all(estimates, xr.DataArray(measured, dims=("sensor", "time"), coords={"time": times}))
-        found = {"n_effective": scores["n_effective"].transpose("estimate", "sensor").values}
-        for metric in METRICS:
-            ends = (f"{metric}_lower", f"{metric}_upper") if metric != "n" else ("n", "n")
-            parts = [scores[name].transpose("estimate", "sensor").values for name in (metric, *ends)]
-            found[metric] = np.stack(parts, axis=-1).astype(np.float64)
-        found["coverage"] = coverage(estimates[FUSED].values, deviation, measured, variances)
+        scores = score_arrays(list(estimates.values()), measured, np.arange(self.domain.days.size))
+        found: dict[str, Any] = {metric: scores[:, :, m] for m, metric in enumerate(METRICS)}
+        # Of a number of days there is no interval: its ends are the number itself.
+        found["n"] = np.repeat(scores[:, :, 0, :1], scores.shape[-1], axis=-1)
+        found["n_effective"] = scores[:, :, -1, 0]
+        found["coverage"] = coverage(estimates[FUSED], deviation, measured, variances)
         read = measured.nbytes + deviation.nbytes + sum(estimate.nbytes for estimate in estimates.values())
         return found, read
 
