@@ -1,6 +1,7 @@
 """Runs that are struck while they are at work."""
 
 import json
+import re
 
 from deepprofile.execution.ledger import Ledger
 from deepprofile.storage.filesystems import join
@@ -17,14 +18,15 @@ def recorded(place, root, stage):
     """How many blocks of a stage have a record by now."""
     with place.storage():
         runs = join(f"{ROOT}/{root}", "runs")
-        found = [name for name in list_children(runs) if name.startswith(f"{stage}-")]
+        # Not those of its parts, such as invert-covariances.
+        found = [name for name in list_children(runs) if re.fullmatch(rf"{stage}-[0-9a-f]{{16}}", name)]
         return len(Ledger(join(runs, found[0], "blocks")).read()) if found else 0
 
 
 # What a run has made from a stage on.
 FROM = {
-    "ingest-smap_l3": "ard/smap_l3 runs/ingest-smap_l3-* moments weights runs/collocate-* profile runs/invert-*",
-    "invert": "profile runs/invert-*",
+    "ingest-smap_l3": "ard/smap_l3 runs/ingest-smap_l3-* moments weights runs/collocate-* covariance profile runs/invert-*",
+    "invert": "covariance profile runs/invert-*",
 }
 
 
@@ -63,9 +65,10 @@ def check_same(place, root, expected):
     return found
 
 
-# One slow worker, so that there is time to strike while it computes; the next block waits at it, so that it is never idle.
+# One slow worker, so that there is time to strike while it computes: on a tenth of a processor a block of a few cells takes
+# half a second. The next block waits at it, so that it is never idle.
 SLOWLY = (
     "compute.workers=1",
     "compute.window=2",
-    'compute.kubernetes.worker_pod={"containers":[{"resources":{"requests":{"cpu":"100m"},"limits":{"cpu":"500m"}}}]}',
+    'compute.kubernetes.worker_pod={"containers":[{"resources":{"requests":{"cpu":"100m"},"limits":{"cpu":"100m"}}}]}',
 )
