@@ -83,7 +83,7 @@ def test_a_store_of_an_earlier_layout_is_refused_with_what_to_do(tmp_path):
             OldLayoutError,
             r"an earlier version of this software \(layout 1; this version reads 2\): run the pipeline into an",
         ),
-        (3, StoreError, r"a later version of this software \(layout 3; this one reads 2\): upgrade"),
+        (3, StoreError, r"a later version of this software \(layout 3; this version reads 2\): upgrade"),
     ]:
         group.attrs.put({"title": "test"} if layout is None else {"store_layout": layout})
         with pytest.raises(kind, match=said):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 import xarray as xr
@@ -36,15 +36,16 @@ def open_store(root: str, store: str = "profile") -> xr.Dataset:
     deepprofile.storage.stores.StoreError
         Where nothing of that name has been published, or by another version of the software with another layout of stores.
     """
-    published = Root(root)
-    dataset = _opened(published, store)
-    return dataset if store != PROFILE else dataset.assign(_opened(published, COVARIANCE).data_vars)
+    return read_store(Root(root), store, chunks="auto")
 
 
-def _opened(root: Root, store: str) -> xr.Dataset:
+def read_store(root: Root, store: str, chunks: Literal["auto"] | None) -> xr.Dataset:
+    """As ``open_store``; ``chunks``: ``"auto"`` for dask, None for arrays that are read where they are used."""
     url = root.open(store)
     check_layout(url)
-    dataset: xr.Dataset = xr.open_zarr(zarr_store(url), consolidated=False)
-    # xarray decodes to double precision, of which 16 bits have no use.
-    packed = [name for name, variable in dataset.data_vars.items() if "scale_factor" in variable.encoding]
-    return dataset.assign({name: dataset[name].astype(np.float32) for name in packed})
+    dataset: xr.Dataset = xr.open_zarr(zarr_store(url), consolidated=False, chunks=chunks)
+    if chunks is not None:
+        # xarray decodes to double precision, of which 16 bits have no use. Without dask that would read everything.
+        packed = [name for name, variable in dataset.data_vars.items() if "scale_factor" in variable.encoding]
+        dataset = dataset.assign({name: dataset[name].astype(np.float32) for name in packed})
+    return dataset.assign(read_store(root, COVARIANCE, chunks).data_vars) if store == PROFILE else dataset

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import pandas as pd
 import xarray as xr
 
+from deepprofile.analysis.open import read_store
 from deepprofile.config import Config
-from deepprofile.stages import collocate, covariances, invert
+from deepprofile.stages import collocate, invert
 from deepprofile.stages.domain import days_of, products_of
-from deepprofile.storage.filesystems import zarr_store
 from deepprofile.storage.stores import Root
 
 
@@ -38,8 +38,7 @@ class Published:
 
     def open(self, store: str) -> xr.Dataset:
         """A store as a dataset."""
-        found: xr.Dataset = xr.open_zarr(zarr_store(self.root.open(store)), consolidated=False, chunks=None)
-        return found.assign(self.open(covariances.STORE).data_vars) if store == invert.STORE else found
+        return read_store(self.root, store, chunks=None)
 
     def products(self, rows: slice = slice(None), columns: slice = slice(None)) -> dict[str, xr.DataArray]:
         """Every product on the target grid (time, layer, y, x), regridded as the inversion does."""

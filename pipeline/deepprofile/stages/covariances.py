@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from deepprofile.analysis.open import COVARIANCE
 from deepprofile.config import Config
 from deepprofile.core.factors import factor_entries
 from deepprofile.execution.blocks import Block, Job, Outcome, Workload, grid_blocks
@@ -21,7 +22,7 @@ from deepprofile.storage.stores import Root, Template, write_shards
 
 # The version of what turns the error model into covariances.
 ALGORITHM: Final = 1
-STORE: Final = "covariance"
+STORE: Final = COVARIANCE
 
 
 def template(profiles: Profiles) -> Template:

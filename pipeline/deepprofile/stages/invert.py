@@ -10,6 +10,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from deepprofile.analysis.open import PROFILE
 from deepprofile.config import Config
 from deepprofile.core import kernels
 from deepprofile.core.memory import exponential_filters, reach, remembered
@@ -29,7 +30,7 @@ from deepprofile.storage.stores import Root, Template, read_region, write_shards
 
 # The version of what turns daily means and the error model into profiles.
 ALGORITHM: Final = 4
-STORE: Final = "profile"
+STORE: Final = PROFILE
 
 
 def template(profiles: Profiles) -> Template:

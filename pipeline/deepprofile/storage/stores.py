@@ -179,15 +179,15 @@ def check_layout(url: str) -> None:
     """
     if not exists(url):
         raise StoreError(f"{url} is no store: it has been removed, or was never made")
-    found = zarr.open_group(zarr_store(url), mode="r").attrs.get(LAYOUT_ATTRIBUTE, 1)
-    if found != LAYOUT:
-        kind, said = (OldLayoutError, "an earlier") if isinstance(found, int) and found < LAYOUT else (StoreError, "a later")
-        raise kind(
-            f"{url} was written by {said} version of this software (layout {found}; this version reads {LAYOUT}): run the "
-            "pipeline into another root, and let readers use the present one until that is complete"
-            if kind is OldLayoutError
-            else f"{url} was written by {said} version of this software (layout {found}; this one reads {LAYOUT}): upgrade"
+    found: Any = zarr.open_group(zarr_store(url), mode="r").attrs.get(LAYOUT_ATTRIBUTE, 1)
+    known = f"(layout {found}; this version reads {LAYOUT})"
+    if found < LAYOUT:
+        raise OldLayoutError(
+            f"{url} was written by an earlier version of this software {known}: run the pipeline into another root, and let "
+            "readers use the present one until that is complete"
         )
+    if found > LAYOUT:
+        raise StoreError(f"{url} was written by a later version of this software {known}: upgrade")
 
 
 @lru_cache(maxsize=512)

@@ -62,14 +62,11 @@ def test_counts():
         assert found.nothings == (np.abs(values) < np.float32(1e-6)).sum() > found.zeros
 
 
-@pytest.mark.parametrize("above", [True, False])
-def test_what_hides_and_what_is_not_known(above):
-    values, amounts = np.full((2, 3, 5, 6), 0.2, np.float32), some((2, 5, 6), seed=2)
-    limit = np.float32(0.5)
-    hide(values, amounts, limit, above, np.float32(0.0))
-    with np.errstate(invalid="ignore"):
-        seen = amounts > limit if above else amounts < limit
-    np.testing.assert_array_equal(np.isfinite(values), np.broadcast_to(seen[:, None], values.shape))
+def test_what_is_hidden_is_so_in_every_layer():
+    values, hidden = some((2, 3, 5, 6), seed=2), np.random.default_rng(3).random((2, 5, 6)) < 0.4
+    expected = np.where(hidden[:, None], np.nan, values)
+    hide(values, hidden)
+    np.testing.assert_array_equal(values, expected)
 
 
 def test_ranges_and_residues():

@@ -18,7 +18,7 @@ from typing import ClassVar, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from deepprofile.core.screens import FROZEN_K, SNOW_KG_M2
+from deepprofile.core.screens import is_frozen, is_under_snow
 from deepprofile.grids.grids import Grid
 from deepprofile.sources.products.decoding import (
     Floats,
@@ -545,8 +545,7 @@ class Product(ABC):
         """Values of frozen and of snow-covered ground become NaN, in place; what the file lacks for that is returned."""
         amounts, screens = self._amounts(file, read), ((TEMPERATURE, self.temperature), (SNOW, self.snow))
         for what, found in amounts.items():
-            warm = what == TEMPERATURE
-            hide(values, found, np.float32(FROZEN_K if warm else SNOW_KG_M2), warm, np.float32(0.0))
+            hide(values, is_frozen(found) if what == TEMPERATURE else is_under_snow(found))
         return tuple(what for what, names in screens if names and what not in amounts)
 
     def _amounts(self, file: GranuleFile, read: _Read) -> dict[str, Floats]:

@@ -76,24 +76,15 @@ def count_values(values: Any, low: Any, high: Any, zero: Any, nothing: Any) -> C
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def hide(values: Any, amounts: Any, limit: Any, above: bool, nothing: Any) -> int:
-    """Make values (step, layer, row, column) NaN, in place, where an amount (step, row, column) hides them.
-
-    ``above``: values are seen where the amount is more than ``limit``; else where it is less. What is not known hides too.
-    Returns how many amounts are smaller than ``nothing`` in size.
-    """
+def hide(values: Any, hidden: Any) -> None:
+    """Make values (step, layer, row, column) NaN, in place, in all layers of the cells (step, row, column) that are hidden."""
     steps, layers, rows, columns = values.shape
-    count = 0
     for s in range(steps):
-        for y in range(rows):
-            for x in range(columns):
-                count += abs(amounts[s, y, x]) < nothing
-            for k in range(layers):
+        for k in range(layers):
+            for y in range(rows):
                 for x in range(columns):
-                    amount, value = amounts[s, y, x], values[s, k, y, x]
-                    seen = amount > limit if above else amount < limit
-                    values[s, k, y, x] = value if seen else np.float32(np.nan)
-    return count
+                    value = values[s, k, y, x]
+                    values[s, k, y, x] = np.float32(np.nan) if hidden[s, y, x] else value
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
