@@ -65,10 +65,14 @@ def check_same(place, root, expected):
     return found
 
 
-# One slow worker, so that there is time to strike while it computes: on a tenth of a processor a block of a few cells takes
-# half a second. The next block waits at it, so that it is never idle.
-SLOWLY = (
-    "compute.workers=1",
-    "compute.window=2",
-    'compute.kubernetes.worker_pod={"containers":[{"resources":{"requests":{"cpu":"100m"},"limits":{"cpu":"100m"}}}]}',
-)
+def slow_worker(**requests):
+    """The settings of one slow worker, which has these resources too: blocks of a few cells take half a second each, so
+    that there is time to strike while it computes. The next block waits at it, so that it is never idle."""
+    amounts = {"cpu": "100m", **requests}
+    pod = {"containers": [{"resources": {"requests": amounts, "limits": amounts}}]}
+    # Without spaces: the setting goes through a manifest's list of arguments.
+    worker_pod = json.dumps(pod, separators=(",", ":"))
+    return "compute.workers=1", "compute.window=2", f"compute.kubernetes.worker_pod={worker_pod}"
+
+
+SLOWLY = slow_worker()

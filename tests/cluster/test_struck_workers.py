@@ -6,7 +6,7 @@ import time
 import pytest
 
 from tests.cluster.kube import until
-from tests.cluster.strikes import SLOWLY, check_same, said, struck
+from tests.cluster.strikes import SLOWLY, check_same, said, slow_worker, struck
 
 pytestmark = pytest.mark.cluster
 
@@ -65,8 +65,6 @@ def intruder(place, seat):
 
 def test_workers_that_are_evicted_and_preempted_are_told_apart(place, expected, seat):
     """Neither is a fault of the blocks that they held."""
-    amounts = {"requests": {"cpu": "100m", seat: "1"}, "limits": {"cpu": "300m", seat: "1"}}
-    pod = json.dumps({"containers": [{"resources": amounts}]}, separators=(",", ":"))
     name = None
 
     def workers():
@@ -86,7 +84,7 @@ def test_workers_that_are_evicted_and_preempted_are_told_apart(place, expected, 
         until(120, another_computes, "another worker computes", 0.1)
         place.ctl("apply", "-f", "-", given=json.dumps(intruder(place, seat)))
 
-    log = struck(place, "moved", "invert", 2, strike, *SLOWLY[:2], f"compute.kubernetes.worker_pod={pod}")
+    log = struck(place, "moved", "invert", 1, strike, *slow_worker(**{seat: "1"}))
     invert = check_same(place, "moved", expected)["invert"]
     assert set(invert["losses"]) == {"evicted", "preempted"}, said(log)
     assert invert["blocks"]["done"] == invert["blocks"]["total"]
