@@ -8,7 +8,7 @@ import tempfile
 import threading
 import uuid
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -384,15 +384,31 @@ def read_granule(product: Product, granule: Granule, window: Grid, days: NDArray
     """
     if granule.url.startswith(MIRROR):
         return product.read_mirror(granule.url.removeprefix(MIRROR), window, days)
+    return next(_from_copy(granule, cache, lambda path: iter([product.read(path, window, days)])))
+
+
+def read_granule_pieces(
+    product: Product, granule: Granule, window: Grid, days: NDArray[np.datetime64], cache: Cache
+) -> Iterator[Steps]:
+    """As ``read_granule``, some steps at a time (see ``Product.read_pieces``)."""
+    if granule.url.startswith(MIRROR):
+        return product.read_mirror_pieces(granule.url.removeprefix(MIRROR), window, days)
+    return _from_copy(granule, cache, lambda path: product.read_pieces(path, window, days))
+
+
+def _from_copy(granule: Granule, cache: Cache, read: Callable[[Path], Iterator[Steps]]) -> Iterator[Steps]:
     for attempt in range(1, DOWNLOADS + 1):
-        path = local_copy(granule, cache)
+        path, given = local_copy(granule, cache), False
         try:
-            return product.read(path, window, days)
+            for piece in read(path):
+                given = True
+                yield piece
         except GranuleError:
             # Another thread or process may have made room before the file was open.
-            if path.exists() or is_local(granule.url) or attempt == DOWNLOADS:
+            if given or path.exists() or is_local(granule.url) or attempt == DOWNLOADS:
                 raise
-    raise AssertionError("unreachable")
+        else:
+            return
 
 
 def read_together(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Final, Protocol
 
@@ -22,6 +22,7 @@ from deepprofile.sources.catalogue import (
     find_granules,
     mean_of_steps,
     read_granule,
+    read_granule_pieces,
     read_together,
     steps_needed,
 )
@@ -171,7 +172,8 @@ class IngestBlock:
             today = self.first_day + np.timedelta64(days[0] + k, "D")
             there = given.inputs.get(str(today), ())
             found.bytes_read += sum(granule.size for granule in there)
-            self._day(k, today, there, part, found)
+            if there:
+                self._day(_Day(k, today, found), there, part)
         return found
 
     def _take_over(self, block: Block, earlier: PublishedBlock, found: _Days) -> None:
@@ -199,7 +201,41 @@ class IngestBlock:
         name = self.product.parse(granules[0].name)
         return name.time if name is not None and len(granules) == 1 else None
 
-    def _day(self, k: int, today: np.datetime64, granules: tuple[Granule, ...], part: Grid, found: _Days) -> None:
+    def _day(self, day: _Day, granules: tuple[Granule, ...], part: Grid) -> None:
+        steps = self._sum_of_one(day, granules[0], part) if len(granules) == 1 else None
+        if steps is None:
+            steps = self._steps_of_several(day, granules, part)
+        count, valid = steps.counts()
+        if count > self.product.steps_per_day:
+            day.refuse(
+                f"there are {count} time steps of {self.product.name}, which has {self.product.steps_per_day} a "
+                "day: granules of several collections are mixed; none of them is used"
+            )
+        elif count:
+            needed = steps_needed(self.min_day_fraction, self.product.steps_per_day)
+            day.found.values[day.k] = steps.mean(needed)
+            day.found.steps[day.k], day.found.n_valid[day.k] = count, valid
+
+    def _sum_of_one(self, day: _Day, granule: Granule, part: Grid) -> _Steps | None:
+        """The steps of the one granule of a day, added as they are read; None where they do not come in the order of time."""
+        steps, pieces = _SummedSteps((len(self.product.layers), *part.shape)), []
+        try:
+            for piece in read_granule_pieces(self.product, granule, part, np.array([day.today]), self.cache):
+                self._require_screens(granule, piece)
+                if not steps.follow(piece.times):
+                    return None
+                for time, values, count in zip(piece.times, piece.values, piece.n_valid, strict=True):
+                    steps.add(time, values, int(count), granule.url)
+                # Its values are in the sum.
+                pieces.append(replace(piece, values=piece.values[:0]))
+        except GranuleError as error:
+            day.refuse(self._reason([granule], error))
+            return _HeldSteps()
+        day.take(pieces, [granule])
+        return steps
+
+    def _steps_of_several(self, day: _Day, granules: Sequence[Granule], part: Grid) -> _Steps:
+        """The steps of granules that have to be held against each other, or put in order."""
         by_key: dict[str, list[Granule]] = defaultdict(list)
         for granule in granules:
             by_key[granule.key].append(granule)
@@ -212,71 +248,80 @@ class IngestBlock:
             steps: _Steps = _SummedSteps((len(self.product.layers), *part.shape))
         else:
             steps = _HeldSteps()
-        problems: list[str] = []
-        for key, same in by_key.items():
-            read = self._read_granules(key, same, today, part, problems)
-            if read is None:
+        for same in by_key.values():
+            try:
+                read = self._read(same, day.today, part)
+            except GranuleError as error:
+                day.refuse(self._reason(same, error))
                 continue
-            found.provisional[k] |= int(read.provisional)
-            found.unscreened[k] += int(bool(read.unscreened))
-            found.lacking |= set(read.unscreened)
-            if read.doubled:
-                found.doubled.setdefault(k, []).append(", ".join(each.url for each in same))
+            day.take([read], same)
             again: set[str] = set()
             for time, values, count in zip(read.times, read.values, read.n_valid, strict=True):
                 held = steps.add(time, values, int(count), same[0].url)
-                if held is None:
-                    continue
                 if held:
                     again.add(held)
-                else:
-                    problems.append(f"{today}: {same[0].name} holds {time}, which another granule has too; it is not used")
+                elif held is not None:
+                    day.refuse(f"{same[0].name} holds {time}, which another granule has too; it is not used")
             if again:
-                found.doubled.setdefault(k, []).append(", ".join([*sorted(again), *(each.url for each in same)]))
-        count, valid = steps.counts()
-        if count > self.product.steps_per_day:
-            problems.append(
-                f"{today}: there are {count} time steps of {self.product.name}, which has {self.product.steps_per_day} a "
-                "day: granules of several collections are mixed; none of them is used"
-            )
-            count = 0
-        if problems:
-            found.problems += problems
-            found.broken.append(k)
-        if not count:
-            return
-        found.values[k] = steps.mean(steps_needed(self.min_day_fraction, self.product.steps_per_day))
-        found.steps[k], found.n_valid[k] = count, valid
+                day.found.doubled.setdefault(day.k, []).append(", ".join([*sorted(again), *(each.url for each in same)]))
+        return steps
 
-    def _read_granules(
-        self, key: str, same: Sequence[Granule], today: np.datetime64, part: Grid, problems: list[str]
-    ) -> Steps | None:
-        """The steps of the granules of one key on a day; None where they cannot be used, which ``problems`` says then."""
-        granule = same[0]
-        try:
-            if len(same) == 1:
-                read = read_granule(self.product, granule, part, np.array([today]), self.cache)
-            else:
-                read = read_together(self.product, same, part, np.array([today]), self.cache)
-        except DayNotHeldError as error:
-            # The month that is not over yet, as its file says it: the day is missing where it is due.
-            if not self._names_several_days(granule):
-                problems.append(f"{today}: {error}")
-            return None
-        except GranuleError as error:
-            if len(same) == 1:
-                problems.append(f"{today}: {error}")
-            else:
-                names = ", ".join(each.url for each in same)
-                problems.append(f"{today}: there is more than one granule for {key}: {names}; none of them is used ({error})")
-            return None
+    def _read(self, same: Sequence[Granule], today: np.datetime64, part: Grid) -> Steps:
+        """The steps of the granules of one key on a day."""
+        days = np.array([today])
+        if len(same) == 1:
+            read = read_granule(self.product, same[0], part, days, self.cache)
+        else:
+            read = read_together(self.product, same, part, days, self.cache)
+        self._require_screens(same[0], read)
+        return read
+
+    def _require_screens(self, granule: Granule, read: Steps) -> None:
         if read.unscreened and self.require_screens:
-            problems.append(
-                f"{today}: {granule.name} lacks {' and '.join(read.unscreened)}, by which {self.product.name} is screened, "
+            raise _UnscreenedError(
+                f"{granule.name} lacks {' and '.join(read.unscreened)}, by which {self.product.name} is screened, "
                 "and ingest.require_screens asks for it"
             )
+
+    def _reason(self, same: Sequence[Granule], error: GranuleError) -> str | None:
+        """Why the granules of one key cannot be used on a day; None where nothing is wrong."""
+        if isinstance(error, DayNotHeldError) and self._names_several_days(same[0]):
+            # The month that is not over yet, as its file says it: the day is missing where it is due.
             return None
-        return read
+        if len(same) == 1 or isinstance(error, DayNotHeldError | _UnscreenedError):
+            return str(error)
+        names = ", ".join(each.url for each in same)
+        return f"there is more than one granule for {same[0].key}: {names}; none of them is used ({error})"
+
+
+class _UnscreenedError(GranuleError):
+    """A granule lacks what it is screened by, and the configuration asks for it."""
+
+
+@dataclass(frozen=True)
+class _Day:
+    """The day ``k`` of a block while it is read."""
+
+    k: int
+    today: np.datetime64
+    found: _Days
+
+    def refuse(self, problem: str | None) -> None:
+        """Take down what is wrong with the day; None: nothing is."""
+        if problem is None:
+            return
+        self.found.problems.append(f"{self.today}: {problem}")
+        if self.k not in self.found.broken:
+            self.found.broken.append(self.k)
+
+    def take(self, read: Sequence[Steps], same: Sequence[Granule]) -> None:
+        """Take down what is said beside the values of steps that come from the granules of one key."""
+        lacking = {what for each in read for what in each.unscreened}
+        self.found.provisional[self.k] |= int(any(each.provisional for each in read))
+        self.found.unscreened[self.k] += int(bool(lacking))
+        self.found.lacking |= lacking
+        if any(each.doubled for each in read):
+            self.found.doubled.setdefault(self.k, []).append(", ".join(each.url for each in same))
 
 
 class _Steps(Protocol):
@@ -297,11 +342,16 @@ class _SummedSteps:
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         self._sum, self._count, self._n_valid = DaySum(shape), 0, 0
+        self._last: np.datetime64 | None = None
+
+    def follow(self, times: NDArray[np.datetime64]) -> bool:
+        """Whether times are in order, and after those that were added."""
+        return (self._last is None or times[0] > self._last) and bool((np.diff(times) > np.timedelta64(0)).all())
 
     def add(self, time: np.datetime64, values: NDArray[np.float32], n_valid: int, url: str) -> str | None:
         """See ``_Steps``."""
         self._sum.add(values)
-        self._count, self._n_valid = self._count + 1, self._n_valid + n_valid
+        self._count, self._n_valid, self._last = self._count + 1, self._n_valid + n_valid, time
         return None
 
     def counts(self) -> tuple[int, int]:

@@ -1,5 +1,7 @@
 """The same granule gives the same values in any encoding, and a damaged one gives none that are wrong."""
 
+from dataclasses import fields, replace
+
 import h5py
 import numpy as np
 import pytest
@@ -31,6 +33,27 @@ encodings = st.builds(
 )
 
 
+def read_in_pieces(numbers, path):
+    """The same steps as the reader gives at once, put together from its pieces."""
+    pieces = [replace(p, values=p.values.copy()) for p in numbers.product.read_pieces(path, numbers.window, DAYS)]
+    joined = {name: np.concatenate([getattr(p, name) for p in pieces]) for name in ("times", "values", "n_valid")}
+    return replace(pieces[0], provisional=any(p.provisional for p in pieces), **joined)
+
+
+def read(numbers, path):
+    """What is read, at once and in pieces alike, of which a granule of several steps has several; raises alike, too."""
+    try:
+        whole = numbers.product.read(path, numbers.window, DAYS)
+    except GranuleError:
+        with pytest.raises(GranuleError):
+            read_in_pieces(numbers, path)
+        raise
+    pieces = read_in_pieces(numbers, path)
+    for field in fields(whole):
+        np.testing.assert_array_equal(getattr(pieces, field.name), getattr(whole, field.name), field.name)
+    return whole
+
+
 @pytest.mark.parametrize("name", list(NAMES))
 @some
 @given(how=encodings)
@@ -39,7 +62,7 @@ def test_a_granule_gives_the_same_values_however_it_is_encoded(tmp_path, name, h
     assume(how.format != "netcdf3" or how.packing not in ("uint16", "int32"))
     numbers = NUMBERS[name]
     path, off = write(tmp_path, numbers, how)
-    steps = numbers.product.read(path, numbers.window, DAYS)
+    steps = read(numbers, path)
     assert steps.times.tolist() == numbers.times.tolist()
     np.testing.assert_allclose(steps.values, numbers.expected, rtol=0, atol=off)
 
@@ -62,7 +85,7 @@ def test_so_does_a_mirror_in_zarr(tmp_path_factory, version, how):
 def read_or_none(numbers, path):
     """What is read, or None where the granule is refused by its name."""
     try:
-        return numbers.product.read(path, numbers.window, DAYS)
+        return read(numbers, path)
     except GranuleError as error:
         named = path.name in str(error)
     assert named
@@ -143,3 +166,35 @@ def test_whole_numbers_without_a_scale_are_refused(tmp_path):
     made.to_netcdf(tmp_path / NAMES["era5_land"], engine="h5netcdf")
     with pytest.raises(GranuleError, match=r"holds swvl2 as whole numbers \(int16\) without a scale_factor"):
         PRODUCTS["era5_land"].read(tmp_path / NAMES["era5_land"], numbers.window, DAYS)
+
+
+def test_hours_are_read_one_by_one_and_checked_together(tmp_path):
+    numbers = NUMBERS["era5_land"]
+    made, _ = dataset(numbers, Encoding(packing="int16"))
+    path = tmp_path / NAMES["era5_land"]
+    made.to_netcdf(path, engine="h5netcdf")
+    assert [piece.times.size for piece in numbers.product.read_pieces(path, numbers.window, DAYS)] == [1] * 24
+    # A hole that is long enough only over the end of an hour.
+    made.swvl2[2, -1, -9:] = 0
+    made.swvl2[3, 0, :9] = 0
+    made.to_netcdf(path, engine="h5netcdf")
+    pieces = numbers.product.read_pieces(path, numbers.window, DAYS)
+    with pytest.raises(GranuleError, match="swvl2 has a hole of zeros among its packed values"):
+        list(pieces)
+
+
+def test_a_zero_is_a_hole_where_any_other_hour_is_moist(tmp_path):
+    numbers = NUMBERS["era5_land"]
+    made, _ = dataset(numbers, Encoding())
+    made.swvl1[2:4, 0, 0] = 0.0
+    # A desert.
+    made.swvl1[:, 1, 1] = 0.0
+    made.swvl1[5, 1, 1] = 0.005
+    # And dry soil below moist soil.
+    made.swvl2[:, 2, 2] = 0.0
+    path = tmp_path / NAMES["era5_land"]
+    made.to_netcdf(path, engine="h5netcdf")
+    found = read(numbers, path).values
+    assert np.flatnonzero(np.isnan(found[:, 0, 0, 0])).tolist() == [2, 3]
+    assert np.isfinite(found[:, 0, 1, 1]).all()
+    assert np.isnan(found[:, 1, 2, 2]).all()

@@ -11,7 +11,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from deepprofile.sources.products.decoding import Floats, decode, is_packed
+from deepprofile.sources.products.checks import PackedHoles
+from deepprofile.sources.products.decoding import Floats, decode
 from deepprofile.sources.products.files import GranuleError, GranuleFile, Variable
 from deepprofile.sources.products.placement import Cells, Placement
 
@@ -20,8 +21,6 @@ VERSION: Final = "expver"
 _PROVISIONAL: Final = 5
 _Y_NAMES: Final = frozenset(("latitude", "lat", "y", "row", "rows"))
 _X_NAMES: Final = frozenset(("longitude", "lon", "x", "column", "columns"))
-# So many packed zeros in a row, among other values, are a hole in a file.
-_HOLE: Final = 16
 
 
 @dataclass(frozen=True)
@@ -38,10 +37,13 @@ class TimeAxis:
 
 
 class FieldReader:
-    """Reads variables of a file by time step, row and column."""
+    """Reads variables of a file by time step, row and column.
 
-    def __init__(self, file: GranuleFile, axis: TimeAxis, cells: Cells) -> None:
-        self._file, self._axis, self._cells = file, axis, cells
+    ``holes``: what looks for holes in packed values, over all that is read with it; by default each read is looked at alone.
+    """
+
+    def __init__(self, file: GranuleFile, axis: TimeAxis, cells: Cells, holes: PackedHoles | None = None) -> None:
+        self._file, self._axis, self._cells, self._holes = file, axis, cells, holes
         self._versions = versions_of(file)
         # Steps of which values were taken that will be replaced.
         self._replaced: set[int] = set()
@@ -63,13 +65,19 @@ class FieldReader:
         slices = {**in_time, "y": rows, "x": columns, "v": slice(None), "1": slice(None)}
         index = tuple(slices[role] for role in roles)
         stored = decode(variable, index)
-        _refuse_packed_hole(self._file, variable, stored)
+        holes = self._holes or PackedHoles(self._file.name)
+        holes.look_at(variable, stored, (rows, columns))
+        if self._holes is None:
+            holes.refuse()
         found = self._ordered(stored, roles)
         # (time..., version, row, column)
         times = len(self._axis.shape)
         kept = found.reshape(-1, *found.shape[times:])
         if "t0" in roles:
-            kept = kept[self._positions(steps, in_time)]
+            positions = self._positions(steps, in_time)
+            in_order = bool((np.diff(positions) == 1).all())
+            # A day of a global product is half a gigabyte: it is not copied for steps that follow one another.
+            kept = kept[positions[0] : positions[-1] + 1] if in_order else kept[positions]
         elif len(kept) != steps.size:
             kept = np.broadcast_to(kept, (steps.size, *kept.shape[1:]))
         return np.ascontiguousarray(self._newest(kept, steps))
@@ -79,6 +87,16 @@ class FieldReader:
         if variable.chunks is None:
             return {}
         return dict(zip(self._roles(variable), variable.chunks, strict=True))
+
+    def steps_together(self, variable: Variable) -> int:
+        """How many steps along the first axis of time are best read together: a piece of the file, or all.
+
+        All, where time is not the slowest axis: the numbers of a step are all over the file then.
+        """
+        roles = self._roles(variable)
+        if "t0" not in roles:
+            return 1
+        return self.chunks(variable).get("t0", 1) if roles[0] == "t0" else self._axis.shape[0]
 
     def is_provisional(self, steps: NDArray[np.int64]) -> bool:
         """Whether the provider will replace values of these steps, of those that were read."""
@@ -237,25 +255,3 @@ def _assignments(
             if fits and all(shape[axis] == 1 for axis in axes if axis not in chosen):
                 return [dict(zip(chosen, kept, strict=True))]
     return []
-
-
-def _refuse_packed_hole(file: GranuleFile, variable: Variable, decoded: Floats) -> None:
-    """Raise where packed numbers are 0 for a stretch, among others that are not: zeros that were written over them.
-
-    A packed 0 is an ordinary value, but not the same one in many neighbouring cells.
-    """
-    if not is_packed(variable) or not np.issubdtype(variable.dtype, np.integer) or decoded.size < 2 * _HOLE:
-        return
-    offset = np.float32(variable.attrs.get("add_offset", 0.0))
-    flat = (decoded == offset).reshape(-1)
-    # Without an offset a packed 0 is 0, which snow is nearly everywhere.
-    if offset == 0.0 or not flat.any() or flat.all():
-        return
-    edges = np.flatnonzero(np.diff(np.concatenate(([False], flat, [False])).astype(np.int8)))
-    if (edges[1::2] - edges[::2]).max() >= _HOLE and not _is_plateau(decoded):
-        raise GranuleError(f"{file.name} is damaged: {variable.name} has a hole of zeros among its packed values")
-
-
-def _is_plateau(values: Floats) -> bool:
-    """Whether a field has few different values at all, as one that was made by hand."""
-    return np.unique(values[np.isfinite(values)]).size < _HOLE

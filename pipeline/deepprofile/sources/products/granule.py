@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from deepprofile.core.screens import is_frozen, is_under_snow
 from deepprofile.grids.grids import Grid
+from deepprofile.sources.products.checks import NOTHING, Checks
 from deepprofile.sources.products.decoding import (
     Floats,
     decode_intervals,
@@ -40,19 +41,12 @@ from deepprofile.sources.products.files import (
     opened_zarr,
     reading,
 )
-from deepprofile.sources.products.passes import count_values, hide, keep_range
+from deepprofile.sources.products.passes import has_near_zero, hide, keep_range
 from deepprofile.sources.products.placement import Cells, cells_of, placement
 
 TEMPERATURE, SNOW = "soil temperature", "snow"
 # Steps that are stated a little beside their time (in days, in single precision) belong to it.
 _NEAR_MINUTES: Final = 5
-# More values outside of the valid range than this say that it is not soil moisture in the stated unit.
-_MAX_INVALID: Final = 0.1
-
-# What is as good as 0 where nothing is: a hole that begins within a number leaves its last bytes, which are very little.
-_NOTHING: Final = 1e-6
-# Less than any number of single precision whose first byte is not lost; ERA5-Land has residues of packing near 1e-20.
-_PARTLY_ZERO: Final = 2.0**-125
 
 Days = NDArray[np.datetime64]
 _Read = Callable[[Variable], Floats]
@@ -255,13 +249,37 @@ class Product(ABC):
         GranuleError
             As ``read``, and for files that hold different values of a layer for the same steps and cells.
         """
+        with self._open(paths, days) as parts:
+            steps = self._read_joined(parts, window) if len(parts) > 1 else self._read_whole(parts[0], window)
+        return self._marked(steps, paths[0].name)
+
+    def read_pieces(self, path: Path, window: Grid, days: Days) -> Iterator[Steps]:
+        """As ``read``, some steps at a time, in the order of the file: a day of hourly fields of the globe takes gigabytes.
+
+        The values of a piece are valid until the next one is asked for. What is wrong with a file may be known, and raised,
+        only when most of its pieces were given: they cannot be used then.
+        """
+        with self._open([path], days) as parts:
+            if len(parts) > 1:
+                # What several members of an archive hold alike is found by comparing them.
+                yield self._marked(self._read_joined(parts, window), path.name)
+                return
+            for piece in self._read_part_pieces(parts[0], window):
+                yield self._marked(piece, path.name)
+
+    @contextmanager
+    def _open(self, paths: Sequence[Path], days: Days) -> Iterator[list[Part]]:
+        """The parts of files that hold some of these days."""
         with ExitStack() as stack:
             files = [file for path in paths for file in stack.enter_context(opened(path))]
             # Whatever goes wrong from here on names the files too.
             stack.enter_context(reading(paths[0].name))
-            steps = self._steps(self._parts(files), window, days, paths[0].name)
-        named = self.parse(paths[0].name)
-        return replace(steps, provisional=steps.provisional or (named is not None and named.provisional))
+            yield self._choose(self._parts(files), days, paths[0].name)
+
+    def _marked(self, steps: Steps, name: str) -> Steps:
+        """Steps of a file whose name may say that they are provisional."""
+        named = self.parse(name)
+        return replace(steps, provisional=True) if named is not None and named.provisional else steps
 
     def contents(self, path: Path) -> GranuleName:
         """What a file holds, whatever its name.
@@ -311,11 +329,22 @@ class Product(ABC):
 
     def read_mirror(self, url: str, window: Grid, days: Days) -> Steps:
         """As ``read``, from a mirror in Zarr."""
-        with self._mirror(url) as part:
-            steps = self._steps([part], window, days, part.file.name)
-            final, _ = self._mirror_stops(part.file)
-            late = final is not None and bool((steps.times.astype("datetime64[D]") > final).any())
-            return replace(steps, provisional=steps.provisional or late)
+        with self._mirror(url) as whole:
+            (part,) = self._choose([whole], days, whole.file.name)
+            return self._marked_late(self._read_whole(part, window), part.file)
+
+    def read_mirror_pieces(self, url: str, window: Grid, days: Days) -> Iterator[Steps]:
+        """As ``read_pieces``, from a mirror in Zarr."""
+        with self._mirror(url) as whole:
+            (part,) = self._choose([whole], days, whole.file.name)
+            for piece in self._read_part_pieces(part, window):
+                yield self._marked_late(piece, part.file)
+
+    def _marked_late(self, steps: Steps, file: GranuleFile) -> Steps:
+        """Steps of a mirror, which are provisional after the last day with final values."""
+        final, _ = self._mirror_stops(file)
+        late = final is not None and bool((steps.times.astype("datetime64[D]") > final).any())
+        return replace(steps, provisional=steps.provisional or late)
 
     @contextmanager
     def _mirror(self, url: str) -> Iterator[Part]:
@@ -436,7 +465,8 @@ class Product(ABC):
             part.cells = cells_of(part.file, self.grid, variable.shape if variable is not None else ())
         return part.cells
 
-    def _steps(self, parts: Sequence[Part], window: Grid, days: Days, name: str) -> Steps:
+    def _choose(self, parts: Sequence[Part], days: Days, name: str) -> list[Part]:
+        """The parts that hold some of these days, with the steps of theirs that do."""
         self._require_layers(name, np.any([self._present(part.file) for part in parts], axis=0))
         every = np.concatenate([part.axis.times for part in parts])
         for part in parts:
@@ -446,7 +476,46 @@ class Product(ABC):
             known = every[~np.isnat(every)].astype("datetime64[D]")
             held = f"{known.min()} to {known.max()}" if known.size else "no day"
             raise DayNotHeldError(f"{name} is for {days[0]} to {days[-1]} by its name, but holds {held}")
-        return self._read(some[0], window) if len(some) == 1 else self._read_joined(some, window)
+        return some
+
+    def _read_whole(self, part: Part, window: Grid) -> Steps:
+        """The chosen steps of a part on the window."""
+        checks = self._checks(part, window)
+        steps = self._read(part, window, checks)
+        checks.refuse()
+        return steps
+
+    def _read_part_pieces(self, part: Part, window: Grid) -> Iterator[Steps]:
+        """The same, as many steps at a time as are unpacked together."""
+        checks, pieces = self._checks(part, window), self._pieces(part)
+        held = np.empty((max(piece.size for piece in pieces), len(self.layers), *window.shape), np.float32)
+        for number, chosen in enumerate(pieces, start=1):
+            steps = self._read(replace(part, chosen=chosen), window, checks, held[: chosen.size])
+            if number == len(pieces):
+                checks.refuse()
+            yield steps
+
+    def _pieces(self, part: Part) -> list[NDArray[np.int64]]:
+        """The chosen steps, in groups that are best read together."""
+        reader = FieldReader(part.file, part.axis, self._locate(part))
+        stored = [variable for names in self.variables if (variable := part.file.find(*names)) is not None]
+        together = max((reader.steps_together(variable) for variable in stored), default=1)
+        # Along the first axis of time, where there are two.
+        first = part.chosen // max(int(np.prod(part.axis.shape[1:])), 1)
+        return np.split(part.chosen, np.flatnonzero(np.diff(first // together)) + 1)
+
+    def _checks(self, part: Part, window: Grid) -> Checks:
+        """What is gathered of a part while its chosen steps are read."""
+        reader = FieldReader(part.file, part.axis, self._locate(part))
+
+        def read(k: int) -> Iterator[Floats]:
+            for chosen in self._pieces(part):
+                values = np.empty((chosen.size, *window.shape), np.float32)
+                self._read_layer(replace(part, chosen=chosen), window, reader, k, values)
+                yield values
+
+        layers = [str(layer) for layer in self.layers]
+        return Checks(part.file.name, layers, self.valid_range, read if self.spatially_complete else None, self.never_zero)
 
     def _read_joined(self, parts: Sequence[Part], window: Grid) -> Steps:
         """The chosen steps of several parts, in the order of time; each value from the first part that has it.
@@ -463,7 +532,7 @@ class Product(ABC):
         values, n_valid = stored[:, :count].copy(), np.zeros(times.size, np.int64)
         needed: list[Steps] = []
         for number, part in enumerate(ordered):
-            steps, own = self._read(part, window), self._stored(part, window)
+            steps, own = self._read_whole(part, window), self._stored(part, window)
             places = np.searchsorted(times, steps.times)
             before, owners = stored[places], owner[places]
             there, known = np.isfinite(own), np.isfinite(before)
@@ -492,20 +561,22 @@ class Product(ABC):
 
     def _stored(self, part: Part, window: Grid) -> Floats:
         """The chosen steps on the window before they are screened: layers, m3 m-3, temperature, K, and snow, kg m-2."""
-        cells = self._locate(part)
-        where, reader = placement(cells, self.grid, window), FieldReader(part.file, part.axis, cells)
-        values, _ = self._values(part, window, reader)
+        checks = self._checks(part, window)
+        where, reader = placement(self._locate(part), self.grid, window), self._reader(part, checks)
+        values, _ = self._values(part, window, reader, checks)
         amounts = self._amounts(part.file, lambda variable: reader.window(variable, part.chosen, where))
         nothing = np.full_like(values[:, 0], np.nan)
         screens = np.stack([amounts.get(what, nothing) for what in (TEMPERATURE, SNOW)], axis=1)
         return np.concatenate([values, screens], axis=1)
 
-    def _read(self, part: Part, window: Grid) -> Steps:
-        """The chosen steps of a part on the window."""
+    def _reader(self, part: Part, checks: Checks) -> FieldReader:
+        return FieldReader(part.file, part.axis, self._locate(part), checks.holes)
+
+    def _read(self, part: Part, window: Grid, checks: Checks, out: Floats | None = None) -> Steps:
+        """The chosen steps of a part on the window; into ``out`` where that is given."""
         file, steps = part.file, part.chosen
-        cells = self._locate(part)
-        where, reader = placement(cells, self.grid, window), FieldReader(file, part.axis, cells)
-        values, n_valid = self._values(part, window, reader)
+        where, reader = placement(self._locate(part), self.grid, window), self._reader(part, checks)
+        values, n_valid = self._values(part, window, reader, checks, out)
         unscreened = self._screen(file, values, lambda variable: reader.window(variable, steps, where))
         return Steps(
             part.axis.times[steps],
@@ -516,21 +587,25 @@ class Product(ABC):
             unscreened,
         )
 
-    def _values(self, part: Part, window: Grid, reader: FieldReader | None = None) -> tuple[Floats, NDArray[np.int64]]:
+    def _values(
+        self, part: Part, window: Grid, reader: FieldReader, checks: Checks, out: Floats | None = None
+    ) -> tuple[Floats, NDArray[np.int64]]:
         """The chosen steps on the window, not screened, (step, layer, row, column), and how many values of each are no fill."""
-        file, steps, cells = part.file, part.chosen, self._locate(part)
-        where, reader = placement(cells, self.grid, window), reader or FieldReader(file, part.axis, cells)
-        values = np.empty((steps.size, len(self.layers), *window.shape), np.float32)
-        for k, names in enumerate(self.variables):
-            variable = file.find(*names)
-            if variable is None:
-                values[:, k] = np.nan
-                continue
-            factor = self._factor(file, variable, self.layers[k])
-            reader.window(variable, steps, where, values[:, k])
-            if factor != 1.0:
-                values[:, k] /= factor
-        return values, self._check_values(file, values)
+        values = np.empty((part.chosen.size, len(self.layers), *window.shape), np.float32) if out is None else out
+        for k in range(len(self.layers)):
+            self._read_layer(part, window, reader, k, values[:, k])
+        return values, checks.look_at(values)
+
+    def _read_layer(self, part: Part, window: Grid, reader: FieldReader, k: int, out: Floats) -> None:
+        """One layer of the chosen steps on the window, m3 m-3, into ``out``; NaN where the file does not have it."""
+        variable = part.file.find(*self.variables[k])
+        if variable is None:
+            out[...] = np.nan
+            return
+        factor = self._factor(part.file, variable, self.layers[k])
+        reader.window(variable, part.chosen, placement(self._locate(part), self.grid, window), out)
+        if factor != 1.0:
+            out /= factor
 
     def _factor(self, file: GranuleFile, variable: Variable, layer: Layer) -> np.float32:
         """By what a variable's values are divided to be in m3 m-3."""
@@ -561,41 +636,10 @@ class Product(ABC):
                 raise GranuleError(
                     f"{file.name} gives {variable.name} in {variable.attrs.get('units')!r}, which is no unit of {what}"
                 )
-            if what == TEMPERATURE and (np.abs(amounts) < _NOTHING).any():
+            if what == TEMPERATURE and has_near_zero(amounts.reshape(-1), np.float32(NOTHING)):
                 raise GranuleError(f"{file.name} is damaged: {variable.name} is 0 K in places, a hole in the file")
             found[what] = amounts
         return found
-
-    def _check_values(self, file: GranuleFile, values: Floats) -> NDArray[np.int64]:
-        """How many values each step has; raises where they cannot be soil moisture.
-
-        That is, many of a layer outside of the valid range, or holes of zeros.
-
-        No layer of GLDAS Noah or SMAP Level 4 holds a zero anywhere (granules of 2015, 2016 and 2020). One of ERA5-Land
-        may, in a desert; where the same cell is moist or missing at another hour of the day, or moist above, a zero is a hole
-        too, and becomes NaN, in place.
-        """
-        low, high = self.valid_range
-        zero, nothing = np.float32(_PARTLY_ZERO), np.float32(_NOTHING)
-        counts = count_values(values, np.float32(low - 0.01), np.float32(high), zero, nothing)
-        if not self.spatially_complete:
-            return counts.n_valid
-        for k, layer in enumerate(self.layers):
-            if counts.outside[k] > _MAX_INVALID * counts.there[k]:
-                least, most = float(np.nanmin(values[:, k])), float(np.nanmax(values[:, k]))
-                raise GranuleError(
-                    f"{file.name} holds values from {least:.4g} to {most:.4g} for {layer}, which are "
-                    f"no soil moisture in m3 m-3 ({low:g} to {high:g}): it is damaged, or packed in another way than it says"
-                )
-        if self.never_zero and counts.nothings:
-            raise GranuleError(f"{file.name} is damaged: soil moisture is exactly 0 in places, a hole in the file")
-        if counts.zeros:
-            with np.errstate(invalid="ignore"):
-                zeros, moist, absent = np.abs(values) < zero, values > 0.01, np.isnan(values)
-            holes = zeros & (moist | absent).any(axis=0)
-            holes[:, 1:] |= zeros[:, 1:] & moist[:, :1]
-            values[holes] = np.nan
-        return counts.n_valid
 
     def _is_provisional(self, file: GranuleFile) -> bool:
         """Whether any value of a file will be replaced."""

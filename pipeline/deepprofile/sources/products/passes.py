@@ -102,6 +102,25 @@ def keep_range(values: Any, low: Any, high: Any, residue: Any) -> None:
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
+def has_near_zero(values: Any, nothing: Any) -> bool:
+    """Whether a value is less than ``nothing`` in size. ``values``: flat and contiguous."""
+    found = False
+    for i in range(values.size):
+        found |= abs(values[i]) < nothing
+    return found
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def put_field(field: Any, missing: Any, out: Any) -> None:
+    """Put a field (rows, columns) into ``out``, of the same shape; NaN where it is ``missing``."""
+    rows, columns = field.shape
+    for y in range(rows):
+        for x in range(columns):
+            value = field[y, x]
+            out[y, x] = value if value != missing else np.float32(np.nan)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
 def keep_recommended(values: Any, quality: Any, forbidden: int, no_flag: Any) -> tuple[NDArray[np.int64], int, int]:
     """Make values (step, row, column) NaN, in place, whose flag has a ``forbidden`` bit, or that have none.
 

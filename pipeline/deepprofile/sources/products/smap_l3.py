@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepprofile.grids.grids import EASE2_M09, EASE2_M36, Grid
+from deepprofile.sources.products.checks import Checks
 from deepprofile.sources.products.decoding import Floats
 from deepprofile.sources.products.fields import FieldReader
 from deepprofile.sources.products.files import GranuleError, GranuleFile
@@ -141,11 +142,13 @@ class SmapL3(Product):
         assert moisture is not None
         return cells_of(part.file, self.grid, moisture.shape, ("", f"{group}|{end}", f"{group}|"))
 
-    def _read(self, part: Part, window: Grid) -> Steps:
-        values, n_valid = self._values(part, window)
+    def _read(self, part: Part, window: Grid, checks: Checks, out: Floats | None = None) -> Steps:
+        values, n_valid = self._values(part, window, self._reader(part, checks), checks, out)
         return Steps(part.axis.times[part.chosen], values, n_valid, np.array([True]))
 
-    def _values(self, part: Part, window: Grid, reader: FieldReader | None = None) -> tuple[Floats, NDArray[np.int64]]:
+    def _values(
+        self, part: Part, window: Grid, reader: FieldReader, checks: Checks, out: Floats | None = None
+    ) -> tuple[Floats, NDArray[np.int64]]:
         file, steps = part.file, part.chosen
         value: Floats | None = None
         n_valid: NDArray[np.int64] = np.zeros(steps.size, np.int64)
@@ -160,7 +163,8 @@ class SmapL3(Product):
             cells = self._cells_of_pass(part, group, end)
             if not cells.rows.size:
                 continue
-            where, reader = placement(cells, self.grid, window), FieldReader(file, part.axis, cells)
+            # The cells of the passes differ: each has a reader of its own.
+            where, reader = placement(cells, self.grid, window), FieldReader(file, part.axis, cells, checks.holes)
             seen, factor = reader.window(moisture, steps, where), self._factor(file, moisture, self.layers[0])
             if factor != 1.0:
                 seen /= factor
