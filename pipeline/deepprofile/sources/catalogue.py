@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepprofile.grids.grids import Grid
-from deepprofile.sources.products import PRODUCTS, GranuleError, GranuleName, Product, Steps
+from deepprofile.sources.products import PRODUCTS, GranuleError, GranuleName, Held, Product, Steps
 from deepprofile.sources.products.passes import add_step, take_mean
 from deepprofile.storage.filesystems import filesystem, is_local
 from deepprofile.storage.fingerprints import fingerprint
@@ -246,7 +246,9 @@ def mean_of_steps(steps: Sequence[NDArray[np.float32]], needed: int) -> NDArray[
     day = DaySum(steps[0].shape)
     for values in steps:
         day.add(values)
-    return day.mean(needed)
+    out = np.empty(steps[0].shape, np.float32)
+    day.mean(needed, out)
+    return out
 
 
 class DaySum:
@@ -259,11 +261,14 @@ class DaySum:
         """Add the values of a step, where there are any."""
         add_step(np.ascontiguousarray(values).reshape(-1), self._total.reshape(-1), self._number.reshape(-1))
 
-    def mean(self, needed: int) -> NDArray[np.float32]:
-        """Mean of the steps; NaN where fewer than ``needed`` of them have a value."""
-        out = np.empty(self._total.shape, np.float32)
+    def clear(self) -> None:
+        """Begin another day."""
+        self._total.fill(0.0)
+        self._number.fill(0)
+
+    def mean(self, needed: int, out: NDArray[np.float32]) -> None:
+        """Mean of the steps into ``out``, contiguous; NaN where fewer than ``needed`` of them have a value."""
         take_mean(self._total.reshape(-1), self._number.reshape(-1), needed, out.reshape(-1))
-        return out
 
 
 def _ending(name: str) -> str:
@@ -388,12 +393,12 @@ def read_granule(product: Product, granule: Granule, window: Grid, days: NDArray
 
 
 def read_granule_pieces(
-    product: Product, granule: Granule, window: Grid, days: NDArray[np.datetime64], cache: Cache
+    product: Product, granule: Granule, window: Grid, days: NDArray[np.datetime64], cache: Cache, held: Held
 ) -> Iterator[Steps]:
     """As ``read_granule``, some steps at a time (see ``Product.read_pieces``)."""
     if granule.url.startswith(MIRROR):
-        return product.read_mirror_pieces(granule.url.removeprefix(MIRROR), window, days)
-    return _from_copy(granule, cache, lambda path: product.read_pieces(path, window, days))
+        return product.read_mirror_pieces(granule.url.removeprefix(MIRROR), window, days, held)
+    return _from_copy(granule, cache, lambda path: product.read_pieces(path, window, days, held))
 
 
 def _from_copy(granule: Granule, cache: Cache, read: Callable[[Path], Iterator[Steps]]) -> Iterator[Steps]:

@@ -26,7 +26,7 @@ from deepprofile.sources.catalogue import (
     read_together,
     steps_needed,
 )
-from deepprofile.sources.products import DayNotHeldError, GranuleError, Latency, Outage, Product, Steps, are_alike
+from deepprofile.sources.products import DayNotHeldError, GranuleError, Held, Latency, Outage, Product, Steps, are_alike
 from deepprofile.stages import schemas
 from deepprofile.stages.analysis_ready import Source
 from deepprofile.stages.domain import Domain
@@ -168,12 +168,13 @@ class IngestBlock:
         found = _Days(values, [0] * count, [0] * count, [0] * count, [0] * count)
         if given.earlier is not None:
             self._take_over(block, given.earlier, found)
+        work = _Work(Held(), DaySum((len(self.product.layers), *part.shape)))
         for k in given.fresh(count):
             today = self.first_day + np.timedelta64(days[0] + k, "D")
             there = given.inputs.get(str(today), ())
             found.bytes_read += sum(granule.size for granule in there)
             if there:
-                self._day(_Day(k, today, found), there, part)
+                self._day(_Day(k, today, found), there, part, work)
         return found
 
     def _take_over(self, block: Block, earlier: PublishedBlock, found: _Days) -> None:
@@ -201,10 +202,17 @@ class IngestBlock:
         name = self.product.parse(granules[0].name)
         return name.time if name is not None and len(granules) == 1 else None
 
-    def _day(self, day: _Day, granules: tuple[Granule, ...], part: Grid) -> None:
-        steps = self._sum_of_one(day, granules[0], part) if len(granules) == 1 else None
+    def _day(self, day: _Day, granules: tuple[Granule, ...], part: Grid, work: _Work) -> None:
+        by_key: dict[str, list[Granule]] = defaultdict(list)
+        for granule in granules:
+            by_key[granule.key].append(granule)
+        times = [self._time_of(same) for same in by_key.values()]
+        steps: _Steps | None = None
+        if len(granules) == 1 or (all(time is not None for time in times) and len(set(times)) == len(times)):
+            # None has to be held against another: each is added as it is read, in the order of time.
+            steps = self._sum(day, sorted(granules, key=lambda granule: str(self._time_of([granule]))), part, work)
         if steps is None:
-            steps = self._steps_of_several(day, granules, part)
+            steps = self._compared(day, by_key, part)
         count, valid = steps.counts()
         if count > self.product.steps_per_day:
             day.refuse(
@@ -213,41 +221,38 @@ class IngestBlock:
             )
         elif count:
             needed = steps_needed(self.min_day_fraction, self.product.steps_per_day)
-            day.found.values[day.k] = steps.mean(needed)
+            steps.mean(needed, day.found.values[day.k])
             day.found.steps[day.k], day.found.n_valid[day.k] = count, valid
 
-    def _sum_of_one(self, day: _Day, granule: Granule, part: Grid) -> _Steps | None:
-        """The steps of the one granule of a day, added as they are read; None where they do not come in the order of time."""
-        steps, pieces = _SummedSteps((len(self.product.layers), *part.shape)), []
-        try:
-            for piece in read_granule_pieces(self.product, granule, part, np.array([day.today]), self.cache):
-                self._require_screens(granule, piece)
-                if not steps.follow(piece.times):
-                    return None
-                for time, values, count in zip(piece.times, piece.values, piece.n_valid, strict=True):
-                    steps.add(time, values, int(count), granule.url)
-                # Its values are in the sum.
-                pieces.append(replace(piece, values=piece.values[:0]))
-        except GranuleError as error:
-            day.refuse(self._reason([granule], error))
-            return _HeldSteps()
-        day.take(pieces, [granule])
+    def _sum(self, day: _Day, granules: Sequence[Granule], part: Grid, work: _Work) -> _Steps | None:
+        """The steps of one granule, or of several of a step each; None where they do not come one after the other."""
+        steps, taken, refused = _SummedSteps(work.sum), [], []
+        for granule in granules:
+            pieces: list[Steps] = []
+            try:
+                for piece in read_granule_pieces(self.product, granule, part, np.array([day.today]), self.cache, work.held):
+                    self._require_screens(granule, piece)
+                    if not steps.follow(piece.times) or (pieces and len(granules) > 1):
+                        return None
+                    for time, values, count in zip(piece.times, piece.values, piece.n_valid, strict=True):
+                        steps.add(time, values, int(count))
+                    # Its values are in the sum.
+                    pieces.append(replace(piece, values=piece.values[:0]))
+            except GranuleError as error:
+                refused.append(self._reason([granule], error))
+                if pieces:
+                    steps = _SummedSteps(work.sum)
+                continue
+            taken.append((pieces, granule))
+        for pieces, granule in taken:
+            day.take(pieces, [granule])
+        for reason in refused:
+            day.refuse(reason)
         return steps
 
-    def _steps_of_several(self, day: _Day, granules: Sequence[Granule], part: Grid) -> _Steps:
+    def _compared(self, day: _Day, by_key: Mapping[str, Sequence[Granule]], part: Grid) -> _Steps:
         """The steps of granules that have to be held against each other, or put in order."""
-        by_key: dict[str, list[Granule]] = defaultdict(list)
-        for granule in granules:
-            by_key[granule.key].append(granule)
-        times = [self._time_of(same) for same in by_key.values()]
-        if all(time is not None for time in times) and len(set(times)) == len(times):
-            # A step each: none has to be held against another, and each is added as it is read, in the order of time.
-            order = sorted(range(len(times)), key=lambda n: str(times[n]))
-            keys = list(by_key)
-            by_key = {keys[n]: by_key[keys[n]] for n in order}
-            steps: _Steps = _SummedSteps((len(self.product.layers), *part.shape))
-        else:
-            steps = _HeldSteps()
+        steps = _HeldSteps()
         for same in by_key.values():
             try:
                 read = self._read(same, day.today, part)
@@ -257,10 +262,10 @@ class IngestBlock:
             day.take([read], same)
             again: set[str] = set()
             for time, values, count in zip(read.times, read.values, read.n_valid, strict=True):
-                held = steps.add(time, values, int(count), same[0].url)
-                if held:
-                    again.add(held)
-                elif held is not None:
+                before = steps.add(time, values, int(count), same[0].url)
+                if before:
+                    again.add(before)
+                elif before is not None:
                     day.refuse(f"{same[0].name} holds {time}, which another granule has too; it is not used")
             if again:
                 day.found.doubled.setdefault(day.k, []).append(", ".join([*sorted(again), *(each.url for each in same)]))
@@ -294,6 +299,14 @@ class IngestBlock:
         return f"there is more than one granule for {same[0].key}: {names}; none of them is used ({error})"
 
 
+@dataclass(frozen=True)
+class _Work:
+    """Memory that the days of a block use one after the other."""
+
+    held: Held
+    sum: DaySum
+
+
 class _UnscreenedError(GranuleError):
     """A granule lacks what it is screened by, and the configuration asks for it."""
 
@@ -325,42 +338,39 @@ class _Day:
 
 
 class _Steps(Protocol):
-    """Time steps of a day while they are read."""
-
-    def add(self, time: np.datetime64, values: NDArray[np.float32], n_valid: int, url: str) -> str | None:
-        """Take a step; None where it is new, else the URL of the granule that holds the same, or "" where that differs."""
+    """Time steps of a day that were read."""
 
     def counts(self) -> tuple[int, int]:
         """How many steps, and how many values of them are not fill."""
 
-    def mean(self, needed: int) -> NDArray[np.float32]:
-        """Mean of the steps; NaN where fewer than ``needed`` have a value."""
+    def mean(self, needed: int, out: NDArray[np.float32]) -> None:
+        """Mean of the steps into ``out``; NaN where fewer than ``needed`` have a value."""
 
 
 class _SummedSteps:
     """Steps that are known to differ in time and come in its order: one sum, whatever their number."""
 
-    def __init__(self, shape: tuple[int, ...]) -> None:
-        self._sum, self._count, self._n_valid = DaySum(shape), 0, 0
+    def __init__(self, empty: DaySum) -> None:
+        empty.clear()
+        self._sum, self._count, self._n_valid = empty, 0, 0
         self._last: np.datetime64 | None = None
 
     def follow(self, times: NDArray[np.datetime64]) -> bool:
         """Whether times are in order, and after those that were added."""
         return (self._last is None or times[0] > self._last) and bool((np.diff(times) > np.timedelta64(0)).all())
 
-    def add(self, time: np.datetime64, values: NDArray[np.float32], n_valid: int, url: str) -> str | None:
-        """See ``_Steps``."""
+    def add(self, time: np.datetime64, values: NDArray[np.float32], n_valid: int) -> None:
+        """Add a step."""
         self._sum.add(values)
         self._count, self._n_valid, self._last = self._count + 1, self._n_valid + n_valid, time
-        return None
 
     def counts(self) -> tuple[int, int]:
         """See ``_Steps``."""
         return self._count, self._n_valid
 
-    def mean(self, needed: int) -> NDArray[np.float32]:
+    def mean(self, needed: int, out: NDArray[np.float32]) -> None:
         """See ``_Steps``."""
-        return self._sum.mean(needed)
+        self._sum.mean(needed, out)
 
 
 class _HeldSteps:
@@ -370,7 +380,7 @@ class _HeldSteps:
         self._steps: dict[np.datetime64, tuple[NDArray[np.float32], int, str]] = {}
 
     def add(self, time: np.datetime64, values: NDArray[np.float32], n_valid: int, url: str) -> str | None:
-        """See ``_Steps``."""
+        """Take a step; None where it is new, else the URL of the granule that holds the same, or "" where that differs."""
         if time not in self._steps:
             self._steps[time] = values, n_valid, url
             return None
@@ -380,10 +390,10 @@ class _HeldSteps:
         """See ``_Steps``."""
         return len(self._steps), sum(count for _, count, _ in self._steps.values())
 
-    def mean(self, needed: int) -> NDArray[np.float32]:
+    def mean(self, needed: int, out: NDArray[np.float32]) -> None:
         """See ``_Steps``."""
         # In the order of time: the sum does not depend on the order in which files were found.
-        return mean_of_steps([self._steps[time][0] for time in sorted(self._steps)], needed)
+        out[...] = mean_of_steps([self._steps[time][0] for time in sorted(self._steps)], needed)
 
 
 def plan(task: ProductIngest, root: Root, as_of: AsOf | None = None) -> StagePlan:

@@ -103,8 +103,11 @@ def test_the_mean_of_a_day_is_the_sum_in_the_order_of_its_steps(needed):
         number += np.isfinite(step)
     expected = np.where(number >= needed, total / np.maximum(number, 1), np.nan).astype(np.float32)
     np.testing.assert_array_equal(mean_of_steps(steps, needed), expected)
-    day = DaySum((4, 5))
-    for step in steps:
-        # Views of any strides.
-        day.add(np.asfortranarray(step))
-    np.testing.assert_array_equal(day.mean(needed), expected)
+    day, found = DaySum((4, 5)), np.empty((4, 5), np.float32)
+    for _ in range(2):
+        day.clear()
+        for step in steps:
+            # Views of any strides.
+            day.add(np.asfortranarray(step))
+        day.mean(needed, found)
+        np.testing.assert_array_equal(found, expected)

@@ -5,7 +5,7 @@ from typing import Final
 from deepprofile.sources.products.era5_land import Era5Land
 from deepprofile.sources.products.files import DayNotHeldError, GranuleError
 from deepprofile.sources.products.gldas_noah import GldasNoah
-from deepprofile.sources.products.granule import GranuleName, Latency, Layer, Outage, Product, Steps, are_alike
+from deepprofile.sources.products.granule import GranuleName, Held, Latency, Layer, Outage, Product, Steps, are_alike
 from deepprofile.sources.products.smap_l3 import M36, SmapL3
 from deepprofile.sources.products.smap_l4 import SmapL4
 
@@ -19,6 +19,7 @@ __all__ = [
     "DayNotHeldError",
     "GranuleError",
     "GranuleName",
+    "Held",
     "Latency",
     "Layer",
     "Outage",

@@ -147,6 +147,20 @@ class Steps:
     doubled: bool = False
 
 
+class Held:
+    """Memory for values that are needed one after the other: to be given new memory each time would cost as much as reading."""
+
+    def __init__(self) -> None:
+        self._memory = np.empty(0, np.float32)
+
+    def take(self, *shape: int) -> Floats:
+        """An array of this shape; those that were taken before are overwritten."""
+        size = int(np.prod(shape))
+        if self._memory.size < size:
+            self._memory = np.empty(size, np.float32)
+        return self._memory[:size].reshape(shape)
+
+
 @dataclass(frozen=True)
 class Outage:
     """Days of which the provider says that there is nothing, first and last included, and why."""
@@ -253,18 +267,18 @@ class Product(ABC):
             steps = self._read_joined(parts, window) if len(parts) > 1 else self._read_whole(parts[0], window)
         return self._marked(steps, paths[0].name)
 
-    def read_pieces(self, path: Path, window: Grid, days: Days) -> Iterator[Steps]:
+    def read_pieces(self, path: Path, window: Grid, days: Days, held: Held | None = None) -> Iterator[Steps]:
         """As ``read``, some steps at a time, in the order of the file: a day of hourly fields of the globe takes gigabytes.
 
         The values of a piece are valid until the next one is asked for. What is wrong with a file may be known, and raised,
-        only when most of its pieces were given: they cannot be used then.
+        only when most of its pieces were given: they cannot be used then. ``held``: memory that pieces of several files share.
         """
         with self._open([path], days) as parts:
             if len(parts) > 1:
                 # What several members of an archive hold alike is found by comparing them.
                 yield self._marked(self._read_joined(parts, window), path.name)
                 return
-            for piece in self._read_part_pieces(parts[0], window):
+            for piece in self._read_part_pieces(parts[0], window, held or Held()):
                 yield self._marked(piece, path.name)
 
     @contextmanager
@@ -333,11 +347,11 @@ class Product(ABC):
             (part,) = self._choose([whole], days, whole.file.name)
             return self._marked_late(self._read_whole(part, window), part.file)
 
-    def read_mirror_pieces(self, url: str, window: Grid, days: Days) -> Iterator[Steps]:
+    def read_mirror_pieces(self, url: str, window: Grid, days: Days, held: Held | None = None) -> Iterator[Steps]:
         """As ``read_pieces``, from a mirror in Zarr."""
         with self._mirror(url) as whole:
             (part,) = self._choose([whole], days, whole.file.name)
-            for piece in self._read_part_pieces(part, window):
+            for piece in self._read_part_pieces(part, window, held or Held()):
                 yield self._marked_late(piece, part.file)
 
     def _marked_late(self, steps: Steps, file: GranuleFile) -> Steps:
@@ -485,12 +499,13 @@ class Product(ABC):
         checks.refuse()
         return steps
 
-    def _read_part_pieces(self, part: Part, window: Grid) -> Iterator[Steps]:
+    def _read_part_pieces(self, part: Part, window: Grid, held: Held) -> Iterator[Steps]:
         """The same, as many steps at a time as are unpacked together."""
         checks, pieces = self._checks(part, window), self._pieces(part)
-        held = np.empty((max(piece.size for piece in pieces), len(self.layers), *window.shape), np.float32)
         for number, chosen in enumerate(pieces, start=1):
-            steps = self._read(replace(part, chosen=chosen), window, checks, held[: chosen.size])
+            steps = self._read(
+                replace(part, chosen=chosen), window, checks, held.take(chosen.size, len(self.layers), *window.shape)
+            )
             if number == len(pieces):
                 checks.refuse()
             yield steps
@@ -564,10 +579,11 @@ class Product(ABC):
         checks = self._checks(part, window)
         where, reader = placement(self._locate(part), self.grid, window), self._reader(part, checks)
         values, _ = self._values(part, window, reader, checks)
-        amounts = self._amounts(part.file, lambda variable: reader.window(variable, part.chosen, where))
-        nothing = np.full_like(values[:, 0], np.nan)
-        screens = np.stack([amounts.get(what, nothing) for what in (TEMPERATURE, SNOW)], axis=1)
-        return np.concatenate([values, screens], axis=1)
+        stored = [values]
+        for what, names in ((TEMPERATURE, self.temperature), (SNOW, self.snow)):
+            found = self._amounts(part.file, what, names, lambda variable: reader.window(variable, part.chosen, where))
+            stored.append(np.full_like(values[:, :1], np.nan) if found is None else found[:, None])
+        return np.concatenate(stored, axis=1)
 
     def _reader(self, part: Part, checks: Checks) -> FieldReader:
         return FieldReader(part.file, part.axis, self._locate(part), checks.holes)
@@ -618,28 +634,29 @@ class Product(ABC):
 
     def _screen(self, file: GranuleFile, values: Floats, read: _Read) -> tuple[str, ...]:
         """Values of frozen and of snow-covered ground become NaN, in place; what the file lacks for that is returned."""
-        amounts, screens = self._amounts(file, read), ((TEMPERATURE, self.temperature), (SNOW, self.snow))
-        for what, found in amounts.items():
-            hide(values, is_frozen(found) if what == TEMPERATURE else is_under_snow(found))
-        return tuple(what for what, names in screens if names and what not in amounts)
-
-    def _amounts(self, file: GranuleFile, read: _Read) -> dict[str, Floats]:
-        """What a file has of its product's screens: temperature, K, and snow, kg m-2."""
-        found = {}
+        lacking = []
         for what, names in ((TEMPERATURE, self.temperature), (SNOW, self.snow)):
-            variable = file.find(*names) if names else None
-            if variable is None:
-                continue
-            convert = in_kelvin if what == TEMPERATURE else in_kg_m2
-            amounts = convert(read(variable), variable.attrs.get("units", ""))
-            if amounts is None:
-                raise GranuleError(
-                    f"{file.name} gives {variable.name} in {variable.attrs.get('units')!r}, which is no unit of {what}"
-                )
-            if what == TEMPERATURE and has_near_zero(amounts.reshape(-1), np.float32(NOTHING)):
-                raise GranuleError(f"{file.name} is damaged: {variable.name} is 0 K in places, a hole in the file")
-            found[what] = amounts
-        return found
+            amounts = self._amounts(file, what, names, read)
+            if amounts is not None:
+                hide(values, is_frozen(amounts) if what == TEMPERATURE else is_under_snow(amounts))
+            elif names:
+                lacking.append(what)
+        return tuple(lacking)
+
+    def _amounts(self, file: GranuleFile, what: str, names: Sequence[str], read: _Read) -> Floats | None:
+        """What a file has of one of its product's screens, temperature, K, or snow, kg m-2; None where it has nothing."""
+        variable = file.find(*names) if names else None
+        if variable is None:
+            return None
+        convert = in_kelvin if what == TEMPERATURE else in_kg_m2
+        amounts = convert(read(variable), variable.attrs.get("units", ""))
+        if amounts is None:
+            raise GranuleError(
+                f"{file.name} gives {variable.name} in {variable.attrs.get('units')!r}, which is no unit of {what}"
+            )
+        if what == TEMPERATURE and has_near_zero(amounts.reshape(-1), np.float32(NOTHING)):
+            raise GranuleError(f"{file.name} is damaged: {variable.name} is 0 K in places, a hole in the file")
+        return amounts
 
     def _is_provisional(self, file: GranuleFile) -> bool:
         """Whether any value of a file will be replaced."""
