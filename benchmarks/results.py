@@ -52,11 +52,21 @@ def clock(function: Callable[[], object], repeats: int = 3) -> Seconds:
     return median([timed(function) for _ in range(repeats)])
 
 
-def side_by_side(functions: Sequence[Callable[[], object]], repeats: int = 5) -> list[list[Seconds]]:
-    """Calls in turn, after one of each that does not count: what disturbs one disturbs the others."""
+def side_by_side(functions: Sequence[Callable[[], object]], repeats: int = 5, *, settled: bool = False) -> list[list[Seconds]]:
+    """Calls in turn, after one of each that does not count: what disturbs one disturbs the others.
+
+    ``settled``: each call that counts follows one of the same function that does not, so that the memory that the process
+    holds is what that function needs.
+    """
+
+    def one(function: Callable[[], object]) -> Seconds:
+        if settled:
+            function()
+        return timed(function)
+
     for function in functions:
         function()
-    found = [[timed(function) for function in functions] for _ in range(repeats)]
+    found = [[one(function) for function in functions] for _ in range(repeats)]
     return [list(of_one) for of_one in zip(*found, strict=True)]
 
 
