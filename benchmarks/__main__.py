@@ -1,6 +1,6 @@
 """Speed and memory, each beside what it is measured against, in one run (``make bench``).
 
-    python -m benchmarks [--only numerics stages ingest plan memory]
+    python -m benchmarks [--only numerics stages ingest remote plan memory]
 
 Prints every table and keeps it in ``benchmarks/results.json`` with the commit. Processor time stands beside time on the clock.
 """
@@ -11,13 +11,14 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from benchmarks import ingest, memory, numerics, plan, results, stages
+from benchmarks import ingest, memory, numerics, plan, remote, results, stages
 from benchmarks.results import Measurement
 
 SUITES: dict[str, Callable[[], dict[str, Measurement]]] = {
     "numerics": numerics.measure,
     "stages": stages.measure,
     "ingest": ingest.measure,
+    "remote": remote.measure,
     "plan": plan.measure,
     "memory": memory.measurement,
 }

@@ -243,9 +243,9 @@ def _ours(name: str, folder: Path, granules: Path) -> Callable[[], object]:
             "root": str(folder / "root"),
             "period": {"start": str(DAY), "end": str(DAY)},
             "products": {name: {"granules": str(granules)}},
-            # A day in place of 64: shards and chunks of as many values as by default.
-            "ingest": {"tiles": 8},
-            "blocks": {"days": 1, "cells": 512, "chunk_cells": 64},
+            # A day in place of eight; chunks of as many values as by default.
+            "ingest": {"days": 1, "chunk_cells": 128},
+            "compute": {"memory_limit": "8GiB"},
         }
     )
     plan = ingest.plan(ProductIngest.of(config, name), Root(config.root))

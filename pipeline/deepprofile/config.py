@@ -7,7 +7,7 @@ command line overrides a key.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -136,12 +136,26 @@ class Ingest(Section):
     require_screens: bool = Field(
         False, description="refuse granules that lack the soil temperature or snow that their product is screened by"
     )
-    tiles: Positive = Field(
-        1,
-        description="shards in a block, along y and along x: a granule is read once for all of them, which needs more memory",
-    )
+    days: Positive = Field(8, description="days in a shard; a block reads so many over the whole window, each granule once")
+    cells: Positive = Field(512, description="rows, and columns, in a shard")
+    chunk_cells: Positive = Field(64, description="rows, and columns, in a chunk, with the days of its shard; divides cells")
     cache: str | None = Field(None, description="local folder for granules that are read from a remote URL")
     cache_limit: Size = Field(ByteSize(4 * 2**30), description="size of that folder; what was not used for longest makes room")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_tiles(cls, value: Any) -> Any:
+        if isinstance(value, Mapping) and "tiles" in value:
+            raise ValueError(
+                "there are no tiles any more: a block has the whole window and reads a granule once; remove the key"
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _divide(self) -> Ingest:
+        if self.cells % self.chunk_cells:
+            raise ValueError(f"chunk_cells {self.chunk_cells} does not divide cells {self.cells}")
+        return self
 
 
 class Collocation(Section):

@@ -84,7 +84,7 @@ def test_a_plan_that_does_not_fit_is_refused(call, tmp_path):
     code, _, complaint = call("plan", "-c", tmp_path / "globe.yaml", "--set", "compute.memory_limit=612MiB")
     assert code == 2
     assert "collocate: moments: a worker needs" in complaint
-    assert "make blocks.cells or blocks.days smaller, or compute.memory_limit larger" in complaint
+    assert "make blocks.cells, blocks.days or ingest.days smaller, or compute.memory_limit larger" in complaint
 
 
 def test_run_status_and_report(call, settings, tmp_path):

@@ -39,7 +39,9 @@ def settings(world, granules, tmp_path_factory):
         folder = tmp_path_factory.mktemp(name)
         path = folder / "deepprofile.yaml"
         blocks = {"days": 12, "cells": 8, "chunk_days": 4, "chunk_cells": 4}
-        path.write_text(yaml.safe_dump(document(world, granules, folder / "root", blocks=blocks), sort_keys=False))
+        ingest = {"days": 4, "cells": 8, "chunk_cells": 4}
+        made = document(world, granules, folder / "root", blocks=blocks, ingest=ingest)
+        path.write_text(yaml.safe_dump(made, sort_keys=False))
         return path, folder / "root"
 
     return write

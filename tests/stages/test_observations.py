@@ -106,7 +106,7 @@ def test_cells_read_together_are_those_read_alone(finished):
     root, target = Root(finished.root), finished.grid.grid()
     cells = np.array([[0, 0], [9, 11], [4, 3], [5, 3]])
     for source in collocate.sources(products_of(finished).values(), finished.grid.grid(), root, root.current()):
-        together, read = source.read_cells(target, (3, 9), cells, finished.blocks.cells)
+        together, read = source.read_cells(target, (3, 9), cells)
         alone = [source.read(target, (3, 9), (r, r + 1), (c, c + 1))[:, :, 0, 0] for r, c in cells.tolist()]
         np.testing.assert_array_equal(together, np.stack(alone, axis=-1))
         assert read > 0

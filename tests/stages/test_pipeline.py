@@ -1,8 +1,10 @@
 """The stages on granules in the providers' formats, from files to scores."""
 
+import dataclasses
 import datetime as dt
 import re
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import deepprofile as dp
@@ -13,8 +15,9 @@ import time_machine
 import xarray as xr
 from deepprofile.app.published import Published
 from deepprofile.execution.pools import ThreadPool
+from deepprofile.sources.products import granule
 from deepprofile.stages import ingest, invert
-from deepprofile.stages.execute import copier
+from deepprofile.stages.execute import RunWith, copier, execute
 from deepprofile.stages.pipeline import STAGES, check_memory, run_stages, workloads
 from deepprofile.stages.plan import PlanError
 from deepprofile.stages.profiles import Profiles
@@ -76,21 +79,43 @@ def test_stores_do_not_depend_on_the_size_of_the_blocks(configure, finished):
             assert whole[name].values.tobytes() == parts[name].values.tobytes(), (store, name)
 
 
-def test_blocks_of_several_shards_read_a_granule_once_and_write_the_same_bytes(configure, finished):
-    one, four = configure("tiles"), configure("tiles", ingest={"tiles": 2})
-    before = {result.stage: result.progress for result in run(one, ("ingest",))}
-    # Over what is published already, from which nothing can be taken: its blocks lie elsewhere.
-    after = {result.stage: result.progress for result in run(four, ("ingest",))}
-    for stage in ("ingest/smap_l4", "ingest/smap_l3"):
-        assert before[stage].done == 12
-        assert after[stage].done == after[stage].blocks == 3
-        assert after[stage].bytes_read * 4 == before[stage].bytes_read
-    # One shard covers the region on the coarse grid: nothing changes there.
-    assert after["ingest/gldas_noah"].copied == after["ingest/gldas_noah"].blocks == 3
-    stores = {f"ard/{name}" for name in NAMES}
-    expected = {key: content for key, content in tree(finished.root).items() if key.startswith("ard/")}
-    assert set(Root(four.root).current()) == stores
-    assert tree(four.root) == expected
+def test_a_granule_is_opened_once_in_a_run(configure, finished, monkeypatch):
+    opened_files = Counter()
+    before = granule.opened
+
+    def counted(path):
+        opened_files[path.name] += 1
+        return before(path)
+
+    monkeypatch.setattr(granule, "opened", counted)
+    config = configure("once")
+    run(config, ("ingest",))
+    there = {path.name for name in NAMES for path in Path(config.products[name].granules).rglob("*") if path.is_file()}
+    assert len(there) > 8 * DAYS
+    # Those whose names do not say their days are looked into before.
+    told = {name for name in there if any(config.product(product).parse(name) for product in NAMES)}
+    assert {name for name in told if opened_files[name] != 1} == set()
+    assert set(opened_files) == there
+
+
+def test_a_window_that_does_not_fit_into_a_worker_is_divided_and_makes_the_same_bytes(configure, finished):
+    whole, divided = configure("whole"), configure("divided")
+    task = ingest.ProductIngest.of(divided, "smap_l4")
+    assert not ingest.workload(task).remark
+    assert len(ingest.workload(task).blocks) == 3
+    small = dataclasses.replace(task, memory=ingest.workload(task).memory_per_block - 1)
+    work = ingest.workload(small)
+    assert work.remark == "a worker has no memory for the whole window: 2 parts, each of which reads every granule"
+    assert len(work.blocks) == 6
+    assert work.memory_per_block <= small.memory
+    for config, made in ((whole, task), (divided, small)):
+        plan = ingest.plan(made, Root(config.root))
+        execute(plan, Root(config.root), RunWith(ThreadPool(2), config.compute))
+    contents = [
+        {key.split(".zarr/", 1)[1]: content for key, content in tree(config.root).items() if ".zarr/" in key}
+        for config in (whole, divided)
+    ]
+    assert contents[0] == contents[1]
 
 
 def test_a_notebook_opens_what_is_published(finished):
@@ -167,8 +192,10 @@ def test_an_array_that_several_blocks_share_is_copied_by_the_one_that_writes_it(
     create(root.version(store, "new"), template)
     copy = copier(root, store, root.current()[store], "new", template)
     made = Path(root.version(store, "new"))
-    blocks = {block.name: block for block in ingest.workload(ingest.ProductIngest.of(finished, "smap_l4")).blocks}
-    copy(blocks["1.1.1"])
+    # Two rows of shards, each a block of its own.
+    divided = dataclasses.replace(ingest.ProductIngest.of(finished, "smap_l4"), memory=0)
+    blocks = {block.name: block for block in ingest.workload(divided).blocks}
+    copy(blocks["1.1.0"])
     assert (made / "soil_moisture/c/1/0/1/1").exists()
     assert not (made / "steps/c/1").exists()
     copy(blocks["1.0.0"])
@@ -287,7 +314,7 @@ def test_exactly_the_blocks_of_a_repaired_granule_are_done_again(configure, dama
     path.unlink()
     path.symlink_to(Path(finished.products["smap_l4"].granules) / path.name)
     results = {result.stage: result for result in run(config)}
-    assert (results["ingest/smap_l4"].progress.done, results["ingest/smap_l4"].progress.copied) == (4, 8)
+    assert (results["ingest/smap_l4"].progress.done, results["ingest/smap_l4"].progress.copied) == (1, 2)
     assert not [problem for result in results.values() for problem in result.problems]
     assert tree(config.root) == tree(finished.root)
 
@@ -378,7 +405,7 @@ def test_stations_that_are_somewhere_else_are_said(configure, granules, tmp_path
 
 def test_a_plan_that_does_not_fit_is_refused(configure):
     config = configure(grid={"name": "ease2_m09"}, blocks={"days": 512, "cells": 512})
-    with pytest.raises(PlanError, match=r"a worker needs .* GiB .* its limit is 2.00 GiB: make blocks.cells or blocks.days"):
+    with pytest.raises(PlanError, match=r"a worker needs .* GiB .* its limit is 2.00 GiB: make blocks.cells, blocks.days"):
         check_memory(workloads(config), 2 * 2**30, 1)
 
 

@@ -25,6 +25,7 @@ CONFIG = {
     "products": {name: {"granules": "granules"} for name in PRODUCTS},
     "stations": [{"kind": "ismn", "path": "stations"}],
     "rivals": {"other": {"path": "rival.nc", "variables": {"surface": [0.0, 0.1], "root_zone": [0.1, 1.0]}}},
+    "ingest": {"days": 8, "cells": 16, "chunk_cells": 8},
     "blocks": {"days": 32, "cells": 16, "chunk_days": 16, "chunk_cells": 8},
 }
 

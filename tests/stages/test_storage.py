@@ -44,7 +44,7 @@ def written(world, granules, tmp_path):
         made = document(world, granules, tmp_path, root=root, **changes)
         if folder is not None:
             made["products"] = {product: {"granules": f"{folder}/{product}"} for product in NAMES}
-            made["ingest"] = {"cache": str(tmp_path / "cache")}
+            made["ingest"] |= {"cache": str(tmp_path / "cache")}
         path = tmp_path / f"{name}.yaml"
         path.write_text(yaml.safe_dump(made, sort_keys=False))
         return path

@@ -42,6 +42,7 @@ def document(world, granules: Path, folder: Path, **changes):
         "products": {name: {"granules": str(granules / name)} for name in NAMES},
         "stations": [{"kind": "ismn", "path": str(granules / "ismn")}],
         "collocation": {"min_samples": 20, "window": 5},
+        "ingest": {"days": 24, "cells": 8, "chunk_cells": 4},
         "blocks": {"days": 24, "cells": 8, "chunk_days": 8, "chunk_cells": 4},
         "compute": {"workers": 2},
     }

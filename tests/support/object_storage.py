@@ -88,7 +88,8 @@ class Proxy:
     """Passes requests on to a server, and breaks a share of them in one of the ways of FAULTS."""
 
     def __init__(self, server, share, seed=0, delay=0.3, faults=FAULTS):
-        self.counts = Counter()
+        # How often each fault, or none; and bytes of the answers.
+        self.counts, self.sent = Counter(), 0
         self._random, self._lock = random.Random(seed), threading.Lock()
         proxy, upstream = self, ("127.0.0.1", server.port)
 
@@ -148,6 +149,7 @@ class Proxy:
                 self.send_header("Content-Length", str(len(content) if announced is None else announced))
                 self.end_headers()
                 if self.command != "HEAD":
+                    proxy.sent += len(content)
                     self.wfile.write(content)
                 self.wfile.flush()
 

@@ -230,8 +230,7 @@ def _check_plan(config: Config, where: Where, listed: Sequence[Workload]) -> Non
 
     compute, limit = config.compute, config.compute.memory_limit
     if where is Where.KUBERNETES:
-        from deepprofile.cluster.kubernetes import BLOCK_MARGIN
-        from deepprofile.execution.pools import WORKER_BASE_BYTES
+        from deepprofile.execution.pools import BLOCK_MARGIN, WORKER_BASE_BYTES
 
         check_memory(listed, limit, compute.threads, WORKER_BASE_BYTES, BLOCK_MARGIN)
     else:

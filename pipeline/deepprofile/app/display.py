@@ -211,6 +211,8 @@ def plan_table(workloads: Sequence[Workload], kept: Mapping[str, int]) -> Table:
         *map(size_text, total),
         f"{size_text(largest)} at most",
     )
+    remarks = [f"{each.name}: {each.remark}" for each in workloads if each.remark]
+    table.caption, table.caption_justify = "\n".join(remarks) or None, "left"
     return table
 
 

@@ -20,13 +20,12 @@ import yaml
 from deepprofile.cluster import pods
 from deepprofile.config import Compute
 from deepprofile.execution.errors import ClusterError, PoolLostError, WorkerLostError
-from deepprofile.execution.pools import WORKER_BASE_BYTES, DaskPool
+from deepprofile.execution.pools import BLOCK_MARGIN, WORKER_BASE_BYTES, DaskPool
 
 log = logging.getLogger(__name__)
 
 MANAGED_BY: Final = "app.kubernetes.io/managed-by=deepprofile"
 DRIVER, DRIVER_UID = "deepprofile.io/driver", "deepprofile.io/driver-uid"
-BLOCK_MARGIN: Final = 1.25
 _MEBIBYTE: Final = 2**20
 # Passed on from the driver to its cluster: where storage is, and how it is asked. Credentials never are.
 PASSED_ON: Final = (

@@ -86,6 +86,8 @@ class Workload:
         Bytes that computing a block needs at most.
     bytes_in, bytes_out
         For the whole job, before compression.
+    remark
+        What a user should know of how the work is divided; empty where there is nothing to say.
     """
 
     name: str
@@ -93,6 +95,7 @@ class Workload:
     memory_per_block: int = 0
     bytes_in: int = 0
     bytes_out: int = 0
+    remark: str = ""
 
 
 @dataclass(frozen=True)

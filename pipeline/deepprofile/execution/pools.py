@@ -19,6 +19,8 @@ from deepprofile.storage.retries import NonRetryableError
 # What an interpreter with all libraries, kernels and clients of object storage holds beside the blocks, also later:
 # 250 MiB after the imports, 370 when each stage has done a block, and what the allocator does not give back.
 WORKER_BASE_BYTES: Final = 512 * 2**20
+# By how much a pod's memory is larger than what its blocks are planned to take: the kernel ends a pod that exceeds it.
+BLOCK_MARGIN: Final = 1.25
 
 
 class Pool(Protocol):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,9 @@ from numpy.typing import NDArray
 from deepprofile.grids.grids import Grid
 from deepprofile.grids.regridding import Overlap, overlaps, regrid
 from deepprofile.storage.stores import read_region
+
+# Cells in boxes of so many rows and columns are read together, as many as a chunk has by default.
+TOGETHER: Final = 64
 
 
 @lru_cache(maxsize=16)
@@ -37,12 +41,8 @@ class Source:
         values = read_region(self.url, "soil_moisture", region)
         return regrid(values, y.part(*rows, top), x.part(*columns, left))
 
-    def read_cells(
-        self, target: Grid, days: tuple[int, int], cells: NDArray[np.int64], shard_cells: int
-    ) -> tuple[NDArray[np.float32], int]:
-        """Soil moisture at some (row, column) of the target grid, in one pass over the shards that hold them.
-
-        ``shard_cells``: rows, and columns, in a shard of the store.
+    def read_cells(self, target: Grid, days: tuple[int, int], cells: NDArray[np.int64]) -> tuple[NDArray[np.float32], int]:
+        """Soil moisture at some (row, column) of the target grid; those near each other are read together.
 
         Returns
         -------
@@ -50,13 +50,13 @@ class Source:
         """
         y, x = cached_overlaps(self.grid, target)
         found, read = np.full((days[1] - days[0], len(self.layers), len(cells)), np.nan, np.float32), 0
-        shards: dict[tuple[int, int], list[tuple[int, Overlap, Overlap]]] = {}
+        boxes: dict[tuple[int, int], list[tuple[int, Overlap, Overlap]]] = {}
         for k, (row, column) in enumerate(cells.tolist()):
             own_y, own_x = y.part(row, row + 1, 0), x.part(column, column + 1, 0)
             (top, bottom), (left, right) = own_y.needed, own_x.needed
             if bottom and right:
-                shards.setdefault((top // shard_cells, left // shard_cells), []).append((k, own_y, own_x))
-        for met in shards.values():
+                boxes.setdefault((top // TOGETHER, left // TOGETHER), []).append((k, own_y, own_x))
+        for met in boxes.values():
             needed = np.array([(own_y.needed, own_x.needed) for _, own_y, own_x in met])
             top, left = needed[:, :, 0].min(axis=0).tolist()
             bottom, right = needed[:, :, 1].max(axis=0).tolist()

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from math import ceil
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -32,7 +33,7 @@ from deepprofile.stages.analysis_ready import Source
 from deepprofile.stages.domain import Domain
 from deepprofile.stages.increments import BlockInputs, DayFingerprints, PublishedBlock, spans
 from deepprofile.stages.manifest import days_document
-from deepprofile.stages.plan import Expected, StagePlan, Step
+from deepprofile.stages.plan import Expected, StagePlan, Step, block_budget
 from deepprofile.stages.schedule import AsOf, ReprocessRequests
 from deepprofile.storage.fingerprints import extended, fingerprint
 from deepprofile.storage.stores import Root, Template, read_region, write_shards
@@ -65,6 +66,8 @@ class ProductIngest:
         How granules are read and averaged.
     latency, outages
         When granules are to be expected, and the days of which the provider has nothing.
+    memory
+        Bytes that a block may take.
     """
 
     product: Product
@@ -73,6 +76,7 @@ class ProductIngest:
     settings: Ingest
     latency: Latency
     outages: tuple[Outage, ...]
+    memory: int
 
     @classmethod
     def of(cls, config: Config, name: str) -> ProductIngest:
@@ -80,7 +84,8 @@ class ProductIngest:
         product, target = config.product(name), Domain.of(config)
         window = product.grid.covering(target.grid)
         granules = config.products[name].granules
-        return cls(product, granules, target.on(window), config.ingest, config.latency(name), config.outages(name))
+        latency, outages = config.latency(name), config.outages(name)
+        return cls(product, granules, target.on(window), config.ingest, latency, outages, block_budget(config.compute))
 
     @property
     def store(self) -> str:
@@ -101,17 +106,17 @@ def source(product: Product, target: Grid, root: Root, version: str) -> Source:
 
 def template(task: ProductIngest) -> Template:
     """The store before anything is computed."""
-    return schemas.analysis_ready(task.domain, task.product, task.settings.min_day_fraction)
+    return schemas.analysis_ready(task.domain, task.product, task.settings)
 
 
 @dataclass
 class _Days:
-    """What is known of the days of a block: values (day, layer, row, column), and of each day the time steps that were there,
-    the values that were not fill, whether any of them is provisional, how many granules lacked what they are screened by, and
-    which hold the same.
+    """What is known of the days of a block: values as they are stored, (day, layer, row, column), and of each day the time
+    steps that were there, the values that were not fill, whether any of them is provisional, how many granules lacked what
+    they are screened by, and which hold the same.
     """
 
-    values: NDArray[np.float32]
+    values: NDArray[np.int16]
     steps: list[int]
     n_valid: list[int]
     provisional: list[int]
@@ -164,7 +169,8 @@ class IngestBlock:
         days, rows, columns = block.region
         part = self.window.window(rows[0], columns[0], rows[1] - rows[0], columns[1] - columns[0])
         count = days[1] - days[0]
-        values = np.full((count, len(self.product.layers), *part.shape), np.nan, np.float32)
+        # A day's mean is packed when it is made: half the memory.
+        values = np.full((count, len(self.product.layers), *part.shape), schemas.MOISTURE.fill, schemas.MOISTURE.dtype)
         found = _Days(values, [0] * count, [0] * count, [0] * count, [0] * count)
         if given.earlier is not None:
             self._take_over(block, given.earlier, found)
@@ -181,8 +187,9 @@ class IngestBlock:
         days, rows, columns = block.region
         for first, after in spans(earlier.unchanged):
             region = (slice(days[0] + first, days[0] + after), slice(None), slice(*rows), slice(*columns))
-            found.values[first:after] = read_region(earlier.url, "soil_moisture", region)
-            found.bytes_read += found.values[first:after].nbytes
+            read_region(earlier.url, "soil_moisture", region, out=found.values[first:after])
+            # As real numbers, as everywhere.
+            found.bytes_read += 2 * found.values[first:after].nbytes
         provisional = set(earlier.details["provisional"])
         for k in earlier.unchanged:
             found.steps[k], found.n_valid[k] = earlier.details["steps"][k], _n_valid(earlier.details)[k]
@@ -221,7 +228,9 @@ class IngestBlock:
             )
         elif count:
             needed = steps_needed(self.min_day_fraction, self.product.steps_per_day)
-            steps.mean(needed, day.found.values[day.k])
+            mean = work.held.take(len(self.product.layers), *part.shape)
+            steps.mean(needed, mean)
+            schemas.MOISTURE.encode(mean, out=day.found.values[day.k])
             day.found.steps[day.k], day.found.n_valid[day.k] = count, valid
 
     def _sum(self, day: _Day, granules: Sequence[Granule], part: Grid, work: _Work) -> _Steps | None:
@@ -426,8 +435,10 @@ def plan(task: ProductIngest, root: Root, as_of: AsOf | None = None) -> StagePla
     # All that the values of a day depend on: the stages after this one take over the days whose marks are the same.
     how = [algorithm, settings.min_day_fraction, settings.require_screens]
     marks = tuple(fingerprint(how, of_day, *redone.of(day)) for of_day, day in zip(identities, days, strict=True))
-    # The bytes do not depend on how many shards a block has, but the names of its blocks do.
-    version = fingerprint("ingest", name, str(days[0]), str(days[-1]), setting, marks, settings.tiles)
+    # The bytes do not depend on how the window is divided, but the names of the blocks do.
+    listed = workload(task)
+    parts = [listed.blocks[0].region[1][1]] if listed.remark else []
+    version = fingerprint("ingest", name, str(days[0]), str(days[-1]), setting, marks, *parts)
     compute = IngestBlock(
         product,
         task.domain.grid,
@@ -453,7 +464,7 @@ def plan(task: ProductIngest, root: Root, as_of: AsOf | None = None) -> StagePla
         version=version,
         template=made,
         url=compute.url,
-        job=Job(workload(task), compute, by_day.fingerprint, static_fingerprint, given),
+        job=Job(listed, compute, by_day.fingerprint, static_fingerprint, given),
         inputs={"folder": task.granules, **catalogue.as_json()},
         finish=_Finish(product, days, task.latency, as_of or AsOf.now(), task.outages),
         marks=by_day,
@@ -528,23 +539,38 @@ def day_states(task: ProductIngest, root: Root, as_of: AsOf) -> dict[str, str]:
 
 
 def workload(task: ProductIngest) -> Workload:
-    """Blocks and their cost."""
-    product, grid, days, blocks = task.product, task.domain.grid, task.domain.days, task.domain.blocks
-    layers = len(product.layers)
-    sizes = (days.size, grid.rows, grid.columns)
-    edge = blocks.cells * task.settings.tiles
-    cells = min(edge, grid.rows) * min(edge, grid.columns)
-    block_bytes = min(blocks.days, days.size) * layers * cells * 4
-    # To read a part of a field that is one chunk, the whole of it is unpacked, a few fields at a time.
-    unpacked = 3 * product.grid.rows * product.grid.columns * 4 if product.fields_are_one_chunk else 0
-    a_day = product.steps_per_day * layers * cells * 4 * 3 + layers * cells * 12
+    """Blocks and their cost: a stretch of days over the whole window, where that fits into the memory of a worker.
+
+    Where it does not, a block has some rows of shards, and every granule is read once for each of them.
+    """
+    product, grid, days, settings = task.product, task.domain.grid, task.domain.days, task.settings
+    layers, rows = len(product.layers), grid.rows
+    while rows > settings.cells and _memory(task, rows) > task.memory:
+        # Whole rows of shards, about half as many.
+        rows = ceil(ceil(rows / settings.cells) / 2) * settings.cells
+    parts = ceil(grid.rows / rows)
+    divided = f"a worker has no memory for the whole window: {parts} parts, each of which reads every granule"
     return Workload(
         name=f"ingest {product.name}",
-        blocks=grid_blocks(sizes, (blocks.days, edge, edge)),
-        memory_per_block=3 * block_bytes + a_day + unpacked,
+        blocks=grid_blocks((days.size, grid.rows, grid.columns), (settings.days, rows, grid.columns)),
+        memory_per_block=_memory(task, rows),
         bytes_in=days.size * product.steps_per_day * (layers + 2) * grid.rows * grid.columns * 4,
         bytes_out=days.size * layers * grid.rows * grid.columns * 2,
+        remark=divided if parts > 1 else "",
     )
+
+
+def _memory(task: ProductIngest, rows: int) -> int:
+    """Bytes that a block of so many rows takes at most, where a granule's time steps can be read one after the other."""
+    product, grid, settings = task.product, task.domain.grid, task.settings
+    layers, cells = len(product.layers), min(rows, grid.rows) * grid.columns
+    days = min(settings.days, task.domain.days.size)
+    shard = days * layers * min(settings.cells, grid.rows) * min(settings.cells, grid.columns)
+    # To read a part of a field that is one chunk, the whole of it is unpacked.
+    field = product.grid.rows * product.grid.columns if product.fields_are_one_chunk else cells
+    # Means as they are stored; the sum of a day and the numbers of its steps; a step; fields of a step as they are unpacked,
+    # decoded, placed and screened; a shard with its chunks.
+    return 2 * days * layers * cells + (8 + 1 + 4) * layers * cells + 4 * 4 * max(field, cells) + 4 * shard
 
 
 def _n_valid(details: Mapping[str, Any]) -> Sequence[int]:

@@ -26,7 +26,7 @@ from deepprofile.execution.blocks import Block, Job, Outcome, Workload, grid_blo
 from deepprofile.execution.ledger import Ledger
 from deepprofile.sources.products import Product
 from deepprofile.stages import bounds, collocate, covariances, invert, observations, schemas
-from deepprofile.stages.analysis_ready import Source
+from deepprofile.stages.analysis_ready import TOGETHER, Source
 from deepprofile.stages.attributes import grid_attributes
 from deepprofile.stages.collocate import Comparison, ErrorModel, layout_of
 from deepprofile.stages.domain import Domain
@@ -187,7 +187,7 @@ class MatchupBlock:
             pattern[:, some] = whole[:, near[:, 0], near[:, 1]][within]
             read += whole.nbytes
         for source in self.sources:
-            found, volume = source.read_cells(target, hull, cells, shard)
+            found, volume = source.read_cells(target, hull, cells)
             series[source.name] = found[within]
             read += volume
         still = _still(self, tuple(places))
@@ -421,17 +421,18 @@ def workload(task: Matchups, count: int) -> Workload:
     profiles, model, blocks, whole = task.profiles, task.profiles.model, task.domain.blocks, task.domain.days.size
     n = layout_of(model.products).size
     days, tile, sensors = task.domain.days_in_block, blocks.cells**2, min(count, SENSORS_PER_STRETCH)
+    box = min(TOGETHER**2, task.domain.cells)
     degrees, names = profiles.degrees, task.estimates.stored
     without = _moments_bytes(model) + collocate.errors_memory(model, 1) if task.estimates.without is not None else 0
     made = grid_blocks((whole, count), (blocks.days, SENSORS_PER_STRETCH))
     return Workload(
         name="validate: matchups",
         blocks=sorted(made, key=lambda block: block.index[::-1]),
-        # Of one shard after the other, the largest array that is read of it, and as much while it is unpacked: coefficients or
-        # layers on these days, covariances, or the moments about it for the error models without retrievals. Of the cells and
-        # sensors, their series, and those of one estimate in doubles.
+        # Of one shard or box of cells after the other, the largest array that is read of it, and as much while it is unpacked:
+        # coefficients or layers on these days, covariances, or the moments about it for the error models without retrievals. Of
+        # the cells and sensors, their series, and those of one estimate in doubles.
         memory_per_block=2
-        * max(tile * days * max(degrees, n) * 4, tile * profiles.patterns * degrees * (degrees + 1) * 2, without)
+        * max(tile * days * degrees * 4, box * days * n * 4, tile * profiles.patterns * degrees * (degrees + 1) * 2, without)
         + days * sensors * (2 * (degrees + n) + 2 * len(names) + 6) * 4,
         bytes_in=count * whole * (degrees + n) * 4,
         bytes_out=count * whole * (len(names) + 1) * 4,

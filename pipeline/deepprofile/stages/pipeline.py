@@ -142,7 +142,8 @@ def check_memory(
             raise PlanError(
                 f"{each.name}: a worker needs {needed / 2**30:.2f} GiB ({threads} blocks at a time of "
                 f"{margin * each.memory_per_block / 2**30:.2f} GiB, and {base_bytes / 2**30:.2f} GiB for itself), its limit is "
-                f"{limit_bytes / 2**30:.2f} GiB: make blocks.cells or blocks.days smaller, or compute.memory_limit larger"
+                f"{limit_bytes / 2**30:.2f} GiB: make blocks.cells, blocks.days or ingest.days smaller, or "
+                "compute.memory_limit larger"
             )
 
 

@@ -9,11 +9,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from deepprofile.config import Compute
 from deepprofile.execution.blocks import Job, Record, Workload
 from deepprofile.execution.engine import Progress
+from deepprofile.execution.pools import BLOCK_MARGIN, WORKER_BASE_BYTES
 from deepprofile.grids.grids import Grid
 from deepprofile.stages.increments import DayFingerprints
 from deepprofile.storage.stores import Root, Template
+
+
+def block_budget(compute: Compute) -> int:
+    """Bytes that a block may take, so that as many as a worker computes at a time fit into its memory, wherever it runs."""
+    at_a_time = compute.threads * (1 if compute.processes else compute.workers)
+    return int((compute.memory_limit - WORKER_BASE_BYTES) / (BLOCK_MARGIN * at_a_time))
 
 
 class PlanError(Exception):

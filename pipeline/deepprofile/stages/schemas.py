@@ -11,6 +11,7 @@ from typing import Any, Final
 import numpy as np
 import xarray as xr
 
+from deepprofile.config import Ingest
 from deepprofile.core.collocation import MOMENTS
 from deepprofile.core.factors import entry_places
 from deepprofile.core.layers import OBSERVATION, Layout
@@ -93,9 +94,9 @@ DIFFERENCES: Final = {
 }
 
 
-def analysis_ready(domain: Domain, product: Product, min_day_fraction: float) -> Template:
+def analysis_ready(domain: Domain, product: Product, settings: Ingest) -> Template:
     """Daily means of a product, on its own grid and layers."""
-    grid, days, blocks = domain.grid, domain.days, domain.blocks
+    grid, days = domain.grid, domain.days
     count = len(product.layers)
     return Template(
         sizes={"time": days.size, "layer": count, "y": grid.rows, "x": grid.columns},
@@ -110,16 +111,16 @@ def analysis_ready(domain: Domain, product: Product, min_day_fraction: float) ->
             "steps": Variable(
                 ("time",),
                 "uint8",
-                shards=(blocks.days,),
-                chunks=(blocks.days_in_chunk,),
+                shards=(settings.days,),
+                chunks=(settings.days,),
                 fill=0,
                 attrs={"long_name": "time steps that were there", "steps_per_day": product.steps_per_day},
             ),
             "provisional": Variable(
                 ("time",),
                 "uint8",
-                shards=(blocks.days,),
-                chunks=(blocks.days_in_chunk,),
+                shards=(settings.days,),
+                chunks=(settings.days,),
                 fill=0,
                 attrs={
                     "long_name": "whether the provider will replace values of the day",
@@ -130,8 +131,8 @@ def analysis_ready(domain: Domain, product: Product, min_day_fraction: float) ->
             "soil_moisture": Variable(
                 ("time", "layer", "y", "x"),
                 "float32",
-                shards=(blocks.days, count, blocks.cells, blocks.cells),
-                chunks=(blocks.days_in_chunk, count, blocks.chunk_cells, blocks.chunk_cells),
+                shards=(settings.days, count, settings.cells, settings.cells),
+                chunks=(settings.days, count, settings.chunk_cells, settings.chunk_cells),
                 packing=MOISTURE,
                 attrs={"units": "m3 m-3", "long_name": "daily mean volumetric soil moisture", "cell_methods": "time: mean"},
             ),
@@ -140,7 +141,7 @@ def analysis_ready(domain: Domain, product: Product, min_day_fraction: float) ->
             **grid_attributes(grid),
             "title": f"{product.title}: daily means",
             "product": product.name,
-            "min_day_fraction": min_day_fraction,
+            "min_day_fraction": settings.min_day_fraction,
             "coordinates": "lat lon layer_top layer_bottom",
             "block_dims": ["time", "y", "x"],
         },

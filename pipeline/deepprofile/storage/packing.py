@@ -66,15 +66,15 @@ class Packing:
             return None
         return cls(np.dtype(dtype).name, float(attributes["scale_factor"]), float(attributes.get("add_offset", 0.0)))
 
-    def encode(self, values: NDArray[Any]) -> NDArray[Any]:
-        """Codes, contiguous, of an array with any strides; half to even.
+    def encode(self, values: NDArray[Any], out: NDArray[Any] | None = None) -> NDArray[Any]:
+        """Codes of an array with any strides, half to even; contiguous, or in ``out``, which is returned.
 
         Raises
         ------
         PackingError
             For a value that does not fit.
         """
-        codes = np.empty(values.shape, self.dtype)
+        codes = np.empty(values.shape, self.dtype) if out is None else out
         low, high = self.codes
         if _encode(_with_axes(values), self.scale, self.offset, (low, high, self.fill), _with_axes(codes)):
             raise self._refuse(values)

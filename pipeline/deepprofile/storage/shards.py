@@ -83,6 +83,8 @@ class ShardedArray:
     def encode(self, values: NDArray[Any]) -> bytes:
         """The shard of these values, which begin where it begins and are cut off where the array ends.
 
+        Of a packed array, values that have the type of the stored integers are codes already.
+
         Raises
         ------
         PackingError
@@ -108,9 +110,14 @@ class ShardedArray:
 
     def _stored(self, values: NDArray[Any]) -> NDArray[Any]:
         """Values as they are stored, contiguous."""
-        if self.packing is not None:
+        if self._translates(values):
+            assert self.packing is not None
             return self.packing.encode(values)
         return np.ascontiguousarray(values, self.dtype)
+
+    def _translates(self, values: NDArray[Any]) -> bool:
+        """Whether an array holds real numbers where integers are stored."""
+        return self.packing is not None and values.dtype != np.dtype(self.dtype)
 
     def _is_empty(self, chunk: NDArray[Any]) -> bool:
         """Whether a chunk is nothing but fill; such a one is left out."""
@@ -140,7 +147,7 @@ class ShardedArray:
         return _chunk_places(self.chunks, self.grid, tuple((part.start, part.stop) for part in region))
 
     def decode(self, encoded: Any, needed: Region, out: NDArray[Any]) -> None:
-        """Put what is needed of an encoded chunk into ``out``, decoded, whatever its strides.
+        """Put what is needed of an encoded chunk into ``out``, whatever its strides; as codes where it has their type.
 
         Raises
         ------
@@ -154,14 +161,15 @@ class ShardedArray:
         if len(content) != prod(self.chunks) * np.dtype(self.dtype).itemsize:
             raise DamagedShardError(f"a chunk holds {len(content)} bytes, and should hold {self.chunks} of {self.dtype}")
         part = np.frombuffer(content, self.dtype).reshape(self.chunks)[needed]
-        if self.packing is not None:
+        if self._translates(out):
+            assert self.packing is not None
             self.packing.decode(part, out)
         else:
             out[...] = part
 
     def fill_with_nothing(self, out: NDArray[Any]) -> None:
         """Put into ``out`` what stands for values that were never written."""
-        out[...] = np.nan if self.packing is not None else self.fill
+        out[...] = np.nan if self._translates(out) else self.fill
 
 
 @lru_cache(maxsize=1024)

@@ -207,6 +207,8 @@ def _opened(url: str, name: str) -> Any:
 def write_shards(url: str, name: str, start: Sequence[int], values: NDArray[Any]) -> int:
     """Write a region that consists of whole shards; returns the bytes of what is stored, before compression.
 
+    ``values``: of a packed array, real numbers, or the stored integers, which are told apart by their type.
+
     Raises
     ------
     StoreError
@@ -233,10 +235,11 @@ def _object(url: str, name: str, index: Sequence[int]) -> str:
     return join(url, name, "c", *map(str, index))
 
 
-def read_region(url: str, name: str, region: tuple[slice, ...]) -> NDArray[Any]:
+def read_region(url: str, name: str, region: tuple[slice, ...], out: NDArray[Any] | None = None) -> NDArray[Any]:
     """A part of an array, decoded: float32 where it is packed, with NaN where values are missing.
 
-    ``region``: of the first dimensions, or of all.
+    ``region``: of the first dimensions, or of all. ``out``: where it goes, an array of the region's shape, which is returned;
+    of a packed array, float32, or of the stored integers, which are not decoded then.
 
     Raises
     ------
@@ -247,10 +250,14 @@ def read_region(url: str, name: str, region: tuple[slice, ...]) -> NDArray[Any]:
     """
     array = _described(url, name)
     if array is None:
-        return np.asarray(_opened(url, name)[region])
+        found = np.asarray(_opened(url, name)[region])
+        if out is None:
+            return found
+        out[...] = found
+        return out
     whole = (*region, *[slice(None)] * (len(array.shape) - len(region)))
     bounds = [part.indices(size)[:2] for part, size in zip(whole, array.shape, strict=True)]
-    out = np.empty([max(b - a, 0) for a, b in bounds], array.read_dtype)
+    out = np.empty([max(b - a, 0) for a, b in bounds], array.read_dtype) if out is None else out
     if not out.size:
         return out
     calls = []
