@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 
 from deepprofile.grids.grids import Grid
 from deepprofile.sources.products import PRODUCTS, GranuleError, GranuleName, Held, Product, Steps
+from deepprofile.sources.products.files import BLOCK_BYTES, HDF5, RemoteFile
 from deepprofile.sources.products.passes import add_step, take_mean
 from deepprofile.storage.filesystems import filesystem, is_local
 from deepprofile.storage.fingerprints import fingerprint
-from deepprofile.storage.objects import MissingPathError, explained_errors, folders, is_pattern, listing
+from deepprofile.storage.objects import MissingPathError, explained_errors, folders, is_pattern, listing, read_range
 
 # Begins the URL of a store in Zarr that holds a product as its provider has it.
 MIRROR: Final = "zarr+"
@@ -389,7 +390,8 @@ def read_granule(product: Product, granule: Granule, window: Grid, days: NDArray
     """
     if granule.url.startswith(MIRROR):
         return product.read_mirror(granule.url.removeprefix(MIRROR), window, days)
-    return next(_from_copy(granule, cache, lambda path: iter([product.read(path, window, days)])))
+    (steps,) = _from_copy(granule, cache, lambda path: iter([product.read(path, window, days)]))
+    return steps
 
 
 def read_granule_pieces(
@@ -401,16 +403,19 @@ def read_granule_pieces(
     return _from_copy(granule, cache, lambda path: product.read_pieces(path, window, days, held))
 
 
-def _from_copy(granule: Granule, cache: Cache, read: Callable[[Path], Iterator[Steps]]) -> Iterator[Steps]:
+def _from_copy(granule: Granule, cache: Cache, read: Callable[[Path | RemoteFile], Iterator[Steps]]) -> Iterator[Steps]:
     for attempt in range(1, DOWNLOADS + 1):
-        path, given = local_copy(granule, cache), False
+        path, given = _place(granule, cache), False
         try:
             for piece in read(path):
                 given = True
                 yield piece
+            if isinstance(path, RemoteFile):
+                _check_unchanged(granule)
         except GranuleError:
             # Another thread or process may have made room before the file was open.
-            if given or path.exists() or is_local(granule.url) or attempt == DOWNLOADS:
+            gone = isinstance(path, Path) and not path.exists() and not is_local(granule.url)
+            if given or not gone or attempt == DOWNLOADS:
                 raise
         else:
             return
@@ -426,7 +431,35 @@ def read_together(
     GranuleError
         Where one cannot be used, or several hold the same.
     """
-    return product.read_together([local_copy(granule, cache) for granule in granules], window, days)
+    places = [_place(granule, cache) for granule in granules]
+    steps = product.read_together(places, window, days)
+    for granule, place in zip(granules, places, strict=True):
+        if isinstance(place, RemoteFile):
+            _check_unchanged(granule)
+    return steps
+
+
+def _place(granule: Granule, cache: Cache) -> Path | RemoteFile:
+    """Where a granule is read: on this machine, or, a file of HDF5, where it is: of forty fields four are needed."""
+    if is_local(granule.url) or _cached(granule, cache).exists():
+        return local_copy(granule, cache)
+    begin = read_range(granule.url, 0, min(BLOCK_BYTES, granule.size))
+    if begin is None or not begin.startswith(HDF5) or len(begin) != min(BLOCK_BYTES, granule.size):
+        return local_copy(granule, cache)
+    return RemoteFile(granule.url, granule.size, begin)
+
+
+def _cached(granule: Granule, cache: Cache) -> Path:
+    return cache.path / fingerprint(granule.url, granule.size, granule.tag) / granule.name
+
+
+def _check_unchanged(granule: Granule) -> None:
+    """Raise a GranuleError where a remote file is another than was listed: its parts may be of both."""
+    fs, path = filesystem(granule.url)
+    with suppress(FileNotFoundError):
+        if granule_of(granule.url, fs.info(path)).identity == granule.identity:
+            return
+    raise GranuleError(f"{granule.name} was replaced, or removed, while it was read")
 
 
 def local_copy(granule: Granule, cache: Cache) -> Path:
@@ -440,7 +473,7 @@ def local_copy(granule: Granule, cache: Cache) -> Path:
     fs, path = filesystem(granule.url)
     if is_local(granule.url):
         return Path(path)
-    target = cache.path / fingerprint(granule.url, granule.size, granule.tag) / granule.name
+    target = _cached(granule, cache)
     with suppress(FileNotFoundError):
         if target.stat().st_size == granule.size:
             # Used just now.

@@ -28,6 +28,7 @@ from deepprofile.sources.catalogue import (
     steps_needed,
 )
 from deepprofile.sources.products import DayNotHeldError, GranuleError, Held, Latency, Outage, Product, Steps, are_alike
+from deepprofile.sources.products.files import BLOCK_BYTES, BLOCKS_KEPT
 from deepprofile.stages import schemas
 from deepprofile.stages.analysis_ready import Source
 from deepprofile.stages.domain import Domain
@@ -35,6 +36,7 @@ from deepprofile.stages.increments import BlockInputs, DayFingerprints, Publishe
 from deepprofile.stages.manifest import days_document
 from deepprofile.stages.plan import Expected, StagePlan, Step, block_budget
 from deepprofile.stages.schedule import AsOf, ReprocessRequests
+from deepprofile.storage.filesystems import is_local
 from deepprofile.storage.fingerprints import extended, fingerprint
 from deepprofile.storage.stores import Root, Template, read_region, write_shards
 
@@ -248,6 +250,9 @@ class IngestBlock:
                     # Its values are in the sum.
                     pieces.append(replace(piece, values=piece.values[:0]))
             except GranuleError as error:
+                if pieces and len(granules) > 1:
+                    # What was added of it cannot be taken back.
+                    return None
                 refused.append(self._reason([granule], error))
                 if pieces:
                     steps = _SummedSteps(work.sum)
@@ -569,8 +574,9 @@ def _memory(task: ProductIngest, rows: int) -> int:
     # To read a part of a field that is one chunk, the whole of it is unpacked.
     field = product.grid.rows * product.grid.columns if product.fields_are_one_chunk else cells
     # Means as they are stored; the sum of a day and the numbers of its steps; a step; fields of a step as they are unpacked,
-    # decoded, placed and screened; a shard with its chunks.
-    return 2 * days * layers * cells + (8 + 1 + 4) * layers * cells + 4 * 4 * max(field, cells) + 4 * shard
+    # decoded, placed and screened; a shard with its chunks; blocks of a remote file.
+    means, step, fields = 2 * days * layers * cells, (8 + 1 + 4) * layers * cells, 4 * 4 * max(field, cells)
+    return means + step + fields + 4 * shard + (0 if is_local(task.granules) else BLOCK_BYTES * (BLOCKS_KEPT + 1))
 
 
 def _n_valid(details: Mapping[str, Any]) -> Sequence[int]:

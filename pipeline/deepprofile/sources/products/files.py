@@ -18,7 +18,7 @@ from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Final
@@ -29,6 +29,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from deepprofile.storage.filesystems import zarr_store
+from deepprofile.storage.objects import read_range
 from deepprofile.storage.retries import StorageUnavailableError, is_transient
 
 Index = tuple[slice, ...]
@@ -51,12 +52,32 @@ _CF_ATTRIBUTES: Final = frozenset(
 _GRIB_WITHIN: Final = 256
 # Unpacked archives that a process keeps.
 _KEPT_ARCHIVES: Final = 3
+# Of a remote file so many bytes are fetched together, and so many of such blocks are kept (python -m benchmarks.remote).
+BLOCK_BYTES: Final = 2**22
+BLOCKS_KEPT: Final = 8
 # Variables that a message names.
 _SHOWN: Final = 30
 
 
 class GranuleError(Exception):
     """A granule that cannot be used; the message names the file and says why."""
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file of HDF5 in object storage, of which only what is needed is fetched.
+
+    ``url``, ``size``: where it is, and its bytes, as a listing says. ``begin``: the first block of it.
+    """
+
+    url: str
+    size: int
+    begin: bytes = field(repr=False)
+
+    @property
+    def name(self) -> str:
+        """Without the folder."""
+        return self.url.rsplit("/", 1)[-1]
 
 
 class DayNotHeldError(GranuleError):
@@ -299,7 +320,7 @@ def no_variable(name: str, files: Sequence[GranuleFile]) -> GranuleError:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[list[GranuleFile]]:
+def opened(path: Path | RemoteFile) -> Iterator[list[GranuleFile]]:
     """What a file holds: one file, or those of an archive.
 
     Raises
@@ -309,7 +330,10 @@ def opened(path: Path) -> Iterator[list[GranuleFile]]:
         expects.
     """
     with reading(path.name), ExitStack() as stack:
-        yield _open_parts(path, path.name, stack)
+        if isinstance(path, RemoteFile):
+            yield [_open_hdf5(stack.enter_context(RangeReader(path)), path.name, stack)]
+        else:
+            yield _open_parts(path, path.name, stack)
 
 
 @contextmanager
@@ -363,7 +387,7 @@ def _open_parts(path: Path, name: str, stack: ExitStack) -> list[GranuleFile]:
     with path.open("rb") as file:
         begin = file.read(_GRIB_WITHIN)
     if begin.startswith(HDF5):
-        return [_open_hdf5(path, name, stack)]
+        return [_open_hdf5(stack.enter_context(_CheckedFile(path)), name, stack)]
     if begin.startswith(NETCDF3):
         _check_netcdf3_size(path, name)
         return [DatasetFile(name, stack.enter_context(xr.open_dataset(path, engine="scipy", decode_cf=False)))]
@@ -377,12 +401,11 @@ def _open_parts(path: Path, name: str, stack: ExitStack) -> list[GranuleFile]:
         return [part for member in members for part in _open_parts(member, f"{member.name} in {name}", stack)]
     # An HDF5 file may begin with a block of its user's.
     if h5py.is_hdf5(path):
-        return [_open_hdf5(path, name, stack)]
+        return [_open_hdf5(stack.enter_context(_CheckedFile(path)), name, stack)]
     raise GranuleError(f"{name} cannot be read: {_what_begins(begin)}")
 
 
-def _open_hdf5(path: Path, name: str, stack: ExitStack) -> Hdf5File:
-    source = stack.enter_context(_CheckedFile(path))
+def _open_hdf5(source: io.RawIOBase, name: str, stack: ExitStack) -> Hdf5File:
     return Hdf5File(name, stack.enter_context(h5py.File(source, "r")))
 
 
@@ -396,16 +419,86 @@ class _CheckedFile(io.FileIO):
     def readinto(self, buffer: Any) -> int:
         """As of any file; raises an OSError for a heap that has no end."""
         count = super().readinto(buffer) or 0
-        if count >= _HEAP_HEADER and bytes(memoryview(buffer)[:4]) == b"GCOL":
-            _check_heap(bytes(memoryview(buffer)[:count]))
+        _check_heap(memoryview(buffer)[:count])
         return count
+
+
+class RangeReader(io.RawIOBase):
+    """A file of HDF5 in object storage, of which blocks are fetched as they are needed; heaps are looked at as in other files.
+
+    What storage says is raised when the file is closed: HDF5 would tell it as a damaged file.
+    """
+
+    def __init__(self, file: RemoteFile) -> None:
+        super().__init__()
+        self._file, self._at = file, 0
+        self._failure: Exception | None = None
+        self._blocks: OrderedDict[int, bytes] = OrderedDict({0: file.begin})
+
+    def readable(self) -> bool:
+        """Yes."""
+        return True
+
+    def seekable(self) -> bool:
+        """Yes."""
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """As of any file."""
+        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._file.size}[whence]
+        return self._at
+
+    def tell(self) -> int:
+        """As of any file."""
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        """As of any file; raises an OSError for a heap that has no end."""
+        view = memoryview(buffer)
+        stop, done = min(self._at + len(view), self._file.size), 0
+        while self._at < stop:
+            number, within = divmod(self._at, BLOCK_BYTES)
+            part = self._block(number)[within : within + stop - self._at]
+            view[done : done + len(part)] = part
+            done += len(part)
+            self._at += len(part)
+        _check_heap(view[:done])
+        return done
+
+    def _block(self, number: int) -> bytes:
+        if number in self._blocks:
+            self._blocks.move_to_end(number)
+            return self._blocks[number]
+        start = number * BLOCK_BYTES
+        stop = min(start + BLOCK_BYTES, self._file.size)
+        try:
+            content = read_range(self._file.url, start, stop)
+            if content is None or len(content) != stop - start:
+                raise GranuleError(f"{self._file.name} has changed, or was removed, while it was read")
+        except Exception as error:
+            self._failure = error
+            raise OSError(str(error)) from error
+        self._blocks[number] = content
+        while len(self._blocks) > BLOCKS_KEPT:
+            self._blocks.popitem(last=False)
+        return content
+
+    def __exit__(self, *error: Any) -> None:
+        """Close it; raises what storage said."""
+        super().__exit__(*error)
+        if self._failure is not None:
+            raise self._failure
 
 
 # Signature, version and size; of an object in it, its number, references and size.
 _HEAP_HEADER: Final = 16
 
 
-def _check_heap(content: bytes) -> None:
+def _check_heap(found: memoryview) -> None:
+    """Raise an OSError where what was read begins as a heap does, and has no end."""
+    if len(found) < _HEAP_HEADER or bytes(found[:4]) != b"GCOL":
+        return
+    content = bytes(found)
     size = int.from_bytes(content[8:16], "little")
     place = _HEAP_HEADER
     while place + _HEAP_HEADER <= min(size, len(content)):

@@ -36,6 +36,7 @@ from deepprofile.sources.products.files import (
     GranuleError,
     GranuleFile,
     JoinedFile,
+    RemoteFile,
     Variable,
     opened,
     opened_zarr,
@@ -242,7 +243,7 @@ class Product(ABC):
         """Short name and version that the provider has for the product; early products last."""
         return ()
 
-    def read(self, path: Path, window: Grid, days: Days) -> Steps:
+    def read(self, path: Path | RemoteFile, window: Grid, days: Days) -> Steps:
         """Time steps of these days on a window of the product's grid.
 
         Raises
@@ -253,7 +254,7 @@ class Product(ABC):
         """
         return self.read_together([path], window, days)
 
-    def read_together(self, paths: Sequence[Path], window: Grid, days: Days) -> Steps:
+    def read_together(self, paths: Sequence[Path | RemoteFile], window: Grid, days: Days) -> Steps:
         """As ``read``, from files that hold different variables, hours or areas of the same days, as the members of an archive.
 
         What several of them hold alike is taken once.
@@ -267,7 +268,7 @@ class Product(ABC):
             steps = self._read_joined(parts, window) if len(parts) > 1 else self._read_whole(parts[0], window)
         return self._marked(steps, paths[0].name)
 
-    def read_pieces(self, path: Path, window: Grid, days: Days, held: Held | None = None) -> Iterator[Steps]:
+    def read_pieces(self, path: Path | RemoteFile, window: Grid, days: Days, held: Held | None = None) -> Iterator[Steps]:
         """As ``read``, some steps at a time, in the order of the file: a day of hourly fields of the globe takes gigabytes.
 
         The values of a piece are valid until the next one is asked for. What is wrong with a file may be known, and raised,
@@ -282,7 +283,7 @@ class Product(ABC):
                 yield self._marked(piece, path.name)
 
     @contextmanager
-    def _open(self, paths: Sequence[Path], days: Days) -> Iterator[list[Part]]:
+    def _open(self, paths: Sequence[Path | RemoteFile], days: Days) -> Iterator[list[Part]]:
         """The parts of files that hold some of these days."""
         with ExitStack() as stack:
             files = [file for path in paths for file in stack.enter_context(opened(path))]
