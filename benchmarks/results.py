@@ -1,6 +1,6 @@
-"""Tables of measurements: printed, kept with the commit in ``results.json``, and put into the README from there.
+"""Tables of measurements: printed, kept with the commit in ``results.json``, and put into documents from there.
 
-python -m benchmarks.results        # writes the tables of README.md anew
+python -m benchmarks.results        # writes the tables of README.md and docs/scale.md anew
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ from rich.console import Console
 from rich.table import Table
 
 ROOT = Path(__file__).resolve().parents[1]
-FILE, README = Path(__file__).with_name("results.json"), ROOT / "README.md"
+FILE = Path(__file__).with_name("results.json")
+# Documents that have tables.
+DOCUMENTS = (ROOT / "README.md", ROOT / "docs/scale.md")
 
 
 class Seconds(NamedTuple):
@@ -136,7 +138,7 @@ def _machine() -> str:
     return f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}, Python {platform.python_version()}"
 
 
-def in_readme(text: str) -> str:
+def with_tables(text: str) -> str:
     """A document with its tables as the file has them: each stands between ``<!-- results: NAME -->`` and ``<!-- end -->``."""
     kept = read()
 
@@ -151,8 +153,9 @@ def in_readme(text: str) -> str:
 
 
 def main() -> int:
-    """Write the tables of the README anew."""
-    README.write_text(in_readme(README.read_text()))
+    """Write the tables of the documents anew."""
+    for document in DOCUMENTS:
+        document.write_text(with_tables(document.read_text()))
     return 0
 
 

@@ -75,6 +75,8 @@ def test_keys_are_overridden(write):
     [
         ("inversion.methd=wls", "--set inversion.methd=wls: there is no key 'inversion.methd'; known are method"),
         ("blocks.cells=x", "--set blocks.cells=x: blocks.cells: Input should be a valid integer"),
+        ("ingest.tiles=8", "--set ingest.tiles=8: ingest.tiles is gone: a block has the whole window now"),
+        ("ingest.chunk_cells=100", "--set ingest.chunk_cells=100: ingest: chunk_cells 100 does not divide cells 512"),
         ("nonsense", "--set nonsense: write it as key=value"),
         ("root.deeper=1", "--set root.deeper=1: root has no keys below it"),
     ],

@@ -7,9 +7,9 @@ command line overrides a key.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Final, Literal, get_args
 
 import numpy as np
 import yaml
@@ -141,15 +141,6 @@ class Ingest(Section):
     chunk_cells: Positive = Field(64, description="rows, and columns, in a chunk, with the days of its shard; divides cells")
     cache: str | None = Field(None, description="local folder for granules that are read from a remote URL")
     cache_limit: Size = Field(ByteSize(4 * 2**30), description="size of that folder; what was not used for longest makes room")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _no_tiles(cls, value: Any) -> Any:
-        if isinstance(value, Mapping) and "tiles" in value:
-            raise ValueError(
-                "there are no tiles any more: a block has the whole window and reads a granule once; remove the key"
-            )
-        return value
 
     @model_validator(mode="after")
     def _divide(self) -> Ingest:
@@ -523,16 +514,23 @@ def _apply(document: dict[str, Any], override: str) -> tuple[str, ...]:
     return parts
 
 
+# Keys of earlier versions, and what to do without them.
+_GONE: Final = {"ingest.tiles": "a block has the whole window now, and reads a granule once; remove the key"}
+
+
 def _explain(path: Path, node: Any, said: dict[tuple[str, ...], str], error: dict[str, Any]) -> str:
     location = tuple(str(part) for part in error["loc"])
     # Which form a bound has is no key: inversion.bounds.1.grid.path is inversion.bounds.1.path.
     location = tuple(part for k, part in enumerate(location) if not (k and part in _FORMS and location[k - 1].isdigit()))
-    where = next((text for key, text in said.items() if location[: len(key)] == key), None)
+    # An override says the key that is wrong, or one of the section in which two do not go together.
+    where = next((text for key, text in said.items() if location and location[: len(key)] == key[: len(location)]), None)
     if where is None:
         line = _line(node, location)
         where = f"{path}, line {line}" if line else str(path)
     name = ".".join(location)
     if error["type"] == "extra_forbidden":
+        if name in _GONE:
+            return f"{where}: {name} is gone: {_GONE[name]}"
         parent = _section(location[:-1])
         return f"{where}: there is no key {name!r}" + (f"; known are {', '.join(parent.model_fields)}" if parent else "")
     if error["type"] == "missing":
