@@ -150,7 +150,7 @@ def _components(seconds: Array, counts: Array, expected: _ExpectedMeans, exponen
                 second[a, b] = seconds[cell, i, j] / counts[cell, i, j] if met else smooth[i, j]
         value = expected.centre
         # Means over different cells need not be moments of anything; the likelihood then has no maximum.
-        if size and np.linalg.eigvalsh(second)[0] > -_ROUNDING * np.trace(second):
+        if size and _is_definite(second, _ROUNDING):
             of_used = _ExpectedMeans(known, related, product[used], expected.centre, expected.precision)
             value = _maximise(second, number**exponent - 1.0, of_used)
         for i in range(n):
@@ -166,39 +166,121 @@ def _maximise(second: Array, samples: float, means: _ExpectedMeans) -> Array:
     smooth, correlation, product = means.smooth, means.correlation, means.product
     centre, precision = means.centre, means.precision
     n, products = product.size, centre.size
+    # The layers of a product follow one another.
+    first, stop = np.zeros(products, np.int64), np.zeros(products, np.int64)
+    for a in range(n - 1, -1, -1):
+        first[product[a]] = a
+    for a in range(n):
+        stop[product[a]] = a + 1
     value = centre.copy()
-    covariance = np.empty((n, n))
-    part, slopes = np.zeros((products, n, n)), np.empty((products, n, n))
-    gradient, information = np.empty(products), np.empty((products, products))
+    covariance, inverse, explained = np.empty((n, n)), np.empty((n, n)), np.empty((n, n))
+    # By what the inverse turns each product's part: columns of that product's layers, all others are 0.
+    slopes = np.zeros((n, n))
+    gradient, step = np.empty(products), np.empty(products)
+    information, spread = np.empty((products, products)), np.empty((products, products))
     for _ in range(_MOST_STEPS):
+        variance = np.exp(value)
         for a in range(n):
             for b in range(n):
                 covariance[a, b] = smooth[a, b]
-                if product[a] == product[b]:
-                    # The derivative of the covariance by the logarithm of the variance is the part itself.
-                    part[product[a], a, b] = np.exp(value[product[a]]) * correlation[a, b]
-                    covariance[a, b] += part[product[a], a, b]
+            for b in range(first[product[a]], stop[product[a]]):
+                # The derivative of the covariance by the logarithm of the variance is the part itself.
+                covariance[a, b] += variance[product[a]] * correlation[a, b]
             covariance[a, a] += _JITTER
-        inverse = np.linalg.inv(covariance)
+        _invert_definite(covariance, inverse)
+        _multiply(inverse, second, explained)
         for p in range(products):
-            slopes[p] = inverse @ part[p]
-        explained = inverse @ second
+            for a in range(n):
+                for b in range(first[p], stop[p]):
+                    total = 0.0
+                    for c in range(first[p], stop[p]):
+                        total += inverse[a, c] * correlation[c, b]
+                    slopes[a, b] = variance[p] * total
         for p in range(products):
             expected, seen = 0.0, 0.0
-            for a in range(n):
-                expected += slopes[p, a, a]
-                for b in range(n):
-                    seen += slopes[p, a, b] * explained[b, a]
+            for b in range(first[p], stop[p]):
+                expected += slopes[b, b]
+                for a in range(n):
+                    seen += slopes[a, b] * explained[b, a]
             gradient[p] = 0.5 * samples * (seen - expected) - precision * (value[p] - centre[p])
             for q in range(products):
                 total = 0.0
-                for a in range(n):
-                    for b in range(n):
-                        total += slopes[p, a, b] * slopes[q, b, a]
+                for a in range(first[q], stop[q]):
+                    for b in range(first[p], stop[p]):
+                        total += slopes[a, b] * slopes[b, a]
                 information[p, q] = 0.5 * samples * total + (precision if p == q else 0.0)
-        step = np.linalg.solve(information, gradient)
-        largest = np.abs(step).max()
-        value += step * min(1.0, 1.0 / max(largest, 1e-300))
+        _invert_definite(information, spread)
+        largest = 0.0
+        for p in range(products):
+            step[p] = 0.0
+            for q in range(products):
+                step[p] += spread[p, q] * gradient[q]
+            largest = max(largest, abs(step[p]))
+        for p in range(products):
+            value[p] += step[p] * min(1.0, 1.0 / max(largest, 1e-300))
         if largest < 1e-6:
             break
     return value
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _multiply(one: Array, other: Array, out: Array) -> None:
+    """The product of two small square matrices: a call of BLAS costs more than the arithmetic."""
+    n = len(one)
+    for a in range(n):
+        for b in range(n):
+            out[a, b] = 0.0
+        for c in range(n):
+            for b in range(n):
+                out[a, b] += one[a, c] * other[c, b]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _is_definite(matrix: Array, share: float) -> bool:
+    """Whether no eigenvalue of a symmetric matrix is below 0 by more than this share of their sum."""
+    n = len(matrix)
+    shifted, factor = matrix.copy(), np.empty((n, n))
+    for a in range(n):
+        shifted[a, a] += share * np.trace(matrix)
+    return _factorise(shifted, factor)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _factorise(matrix: Array, factor: Array) -> bool:
+    """Put the lower Cholesky factor of a matrix into ``factor``; False where the matrix is not positive definite."""
+    n = len(matrix)
+    for a in range(n):
+        for b in range(a + 1):
+            total = matrix[a, b]
+            for c in range(b):
+                total -= factor[a, c] * factor[b, c]
+            if a != b:
+                factor[a, b] = total / factor[b, b]
+            elif total > 0.0:
+                factor[a, a] = np.sqrt(total)
+            else:
+                return False
+    return True
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _invert_definite(matrix: Array, out: Array) -> None:
+    """Put the inverse of a positive definite matrix into ``out``."""
+    n = len(matrix)
+    factor = np.empty((n, n))
+    _factorise(matrix, factor)
+    # The inverse of the factor in its place, and its product with itself.
+    for b in range(n):
+        factor[b, b] = 1.0 / factor[b, b]
+        for a in range(b + 1, n):
+            total = 0.0
+            for c in range(b, a):
+                total -= factor[a, c] * factor[c, b]
+            factor[a, b] = total / factor[a, a]
+    for a in range(n):
+        for b in range(a + 1):
+            total = 0.0
+            for c in range(a, n):
+                total += factor[c, a] * factor[c, b]
+            out[a, b] = total
+            out[b, a] = total

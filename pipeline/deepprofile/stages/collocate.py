@@ -42,7 +42,7 @@ from deepprofile.storage.stores import Root, Template, exists, read_region, writ
 
 # The versions of what turns daily means into moments, and moments into the error model.
 MOMENTS_ALGORITHM: Final = 1
-WEIGHTS_ALGORITHM: Final = 3
+WEIGHTS_ALGORITHM: Final = 4
 MOMENTS_STORE: Final = "moments"
 STORE: Final = "weights"
 # Moments are summed over stretches of so many days, whatever the shards, so that their rounding is always the same.
