@@ -107,7 +107,8 @@ def _ingest(folder: Path) -> Iterator[Measured]:
         for label, cells, days in (("small", 32, 2), ("large", INGEST_CELLS, INGEST_DAYS[name])):
             config = configure(folder / label / name, 1, cells=cells, days=days)
             products = {name: {"granules": str(folder / "granules" / name)}}
-            config = Config.model_validate(config.model_dump(mode="json") | {"products": products})
+            changed = {"products": products, "ingest": {"days": days}, "compute": {"memory_limit": "8GiB"}}
+            config = Config.model_validate(config.model_dump(mode="json") | changed)
             root = Root(config.root)
             published.append(root.version(ingest.store_name(name), fill(config)[ingest.store_name(name)]))
             plans.append(ingest.plan(ingest.ProductIngest.of(config, name), root))

@@ -74,7 +74,7 @@ def fill(config: Config) -> dict[str, str]:
         url = root.version(store, "made")
         create(url, template)
         shape = template.shape("soil_moisture")
-        days_a_block, cells = config.blocks.days, config.blocks.cells
+        days_a_block, _, cells, _ = template.variables["soil_moisture"].shards or ()
         for start in range(0, shape[0], days_a_block):
             for row in range(0, shape[2], cells):
                 for column in range(0, shape[3], cells):

@@ -83,7 +83,7 @@ def test_a_plan_that_does_not_fit_is_refused(call, tmp_path):
     (tmp_path / "globe.yaml").write_text(GLOBE)
     code, _, complaint = call("plan", "-c", tmp_path / "globe.yaml", "--set", "compute.memory_limit=612MiB")
     assert code == 2
-    assert "collocate: moments: a worker needs" in complaint
+    assert "ingest smap_l4: a worker needs" in complaint
     assert "make blocks.cells, blocks.days or ingest.days smaller, or compute.memory_limit larger" in complaint
 
 
@@ -92,12 +92,12 @@ def test_run_status_and_report(call, settings, tmp_path):
     code, printed, said = call("run", "-c", path)
     assert code == 0, said
     assert "invert: 12 of 12 blocks" in said
-    assert re.search(r"ingest/smap_l4\s+12\s+12\s+0 ", printed)
+    assert re.search(r"ingest/smap_l4\s+3\s+3\s+0 ", printed)
     # A plan sees what is there, and a day more changes the last stretch only.
     code, printed, _ = call("plan", "-c", path)
-    assert re.search(r"ingest smap_l4\s+12\s+12 ", printed)
+    assert re.search(r"ingest smap_l4\s+3\s+3 ", printed)
     code, printed, _ = call("plan", "-c", path, "--set", "period.end=2015-06-10")
-    assert re.search(r"ingest smap_l4\s+12\s+8 ", printed)
+    assert re.search(r"ingest smap_l4\s+3\s+2 ", printed)
     code, printed, _ = call("status", "-c", path)
     assert code == 0
     assert printed.count("published") == 12

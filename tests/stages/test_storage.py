@@ -89,11 +89,11 @@ def test_stores_are_the_same_wherever_they_are(written, anywhere, finished, gran
 @pytest.mark.parametrize("anywhere", FOR_LONG, indirect=True)
 def test_a_run_that_is_stopped_goes_on_where_it_was(written, anywhere, finished):
     path = written(anywhere)
-    for after in (3, 12, 30):
+    for after in (2, 8, 16):
         with pytest.raises(KeyboardInterrupt):
             run(path, stopping(after))
     results = run(path)
-    assert sum(result.progress.skipped for result in results) >= 30
+    assert sum(result.progress.skipped for result in results) >= 26
     assert tree(anywhere) == tree(finished.root)
     manifests = [read_json(join(anywhere, "runs", name, "manifest.json")) for name in list_children(join(anywhere, "runs"))]
     drivers = next(m["drivers"] for m in manifests if m["stage"] == "ingest/smap_l4")
@@ -106,7 +106,7 @@ def test_days_that_are_added_are_computed_and_the_others_are_copied(written, any
     run(written(anywhere, period={"start": "2015-04-01", "end": "2015-05-18"}))
     results = run(written(anywhere, period={"start": "2015-04-01", "end": "2015-06-11"}))
     first = results[0].progress
-    assert (first.copied, first.done) == (8, 4)
+    assert (first.copied, first.done) == (2, 1)
 
 
 def test_a_storage_that_breaks_one_request_in_twenty_changes_nothing(written, storage_server, bucket, finished, granule_bucket):
