@@ -1,6 +1,6 @@
 """Speed and memory, each beside what it is measured against, in one run (``make bench``).
 
-    python -m benchmarks [--only numerics stages ingest remote plan memory]
+    python -m benchmarks [--only numerics stages ingest remote readers plan memory]
 
 Prints every table and keeps it in ``benchmarks/results.json`` with the commit. Processor time stands beside time on the clock.
 """
@@ -11,7 +11,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from benchmarks import ingest, memory, numerics, plan, remote, results, stages
+from benchmarks import ingest, memory, numerics, plan, readers, remote, results, stages
 from benchmarks.results import Measurement
 
 SUITES: dict[str, Callable[[], dict[str, Measurement]]] = {
@@ -19,6 +19,7 @@ SUITES: dict[str, Callable[[], dict[str, Measurement]]] = {
     "stages": stages.measure,
     "ingest": ingest.measure,
     "remote": remote.measure,
+    "readers": readers.measure,
     "plan": plan.measure,
     "memory": memory.measurement,
 }

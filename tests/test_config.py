@@ -45,7 +45,7 @@ def test_relative_paths_count_from_the_file(write, tmp_path):
         ),
         ("  cells: 64", "  cells: many", r"line 7: blocks.cells: Input should be a valid integer.* \(it is 'many'\)"),
         ("  smap_l4:", "  smap_l5:", r"line 3: products: there is no product 'smap_l5'; known are smap_l4, gldas_noah"),
-        ("  cells: 64", "  cells: 36", r"line 6: blocks: chunk_cells 16 does not divide cells 36"),
+        ("  cells: 64", "  cells: 36", r"line 6: blocks: chunk_cells 8 does not divide cells 36"),
         ("end: 2015-05-01", "end: 2014-05-01", r"line 2: period: end 2014-05-01 is before start 2015-04-01"),
         ("root: stores", "root: [", r"line \d: not valid YAML"),
         ("root: stores", "grid: {name: ease2_m01}", r"line 1: grid: there is no grid 'ease2_m01'"),

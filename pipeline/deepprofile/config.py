@@ -341,7 +341,7 @@ class Blocks(Section):
     chunk_days: Positive | None = Field(
         None, description="days in a chunk; divides days; all days of the shard where not given, which serves series of a cell"
     )
-    chunk_cells: Positive = Field(16, description="rows, and columns, in a chunk; divides cells")
+    chunk_cells: Positive = Field(8, description="rows, and columns, in a chunk; divides cells")
 
     @model_validator(mode="after")
     def _divide(self) -> Blocks:

@@ -154,7 +154,7 @@ def test_wrong_use_gets_one_message(call, settings, arguments, code, message):
 def test_config_prints_every_key(call):
     code, printed, _ = call("config")
     assert code == 0
-    assert "chunk_cells: 16  # rows, and columns, in a chunk; divides cells" in printed
+    assert "chunk_cells: 8  # rows, and columns, in a chunk; divides cells" in printed
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ def test_documents_have_the_tables_of_the_last_measurements(document):
 
 def test_every_table_says_which_commit_and_machine_it_was_measured_on():
     kept = read()
-    assert {"inversion", "collocation", "stages", "chain", "ingest", "remote", "plan", "memory"} <= kept.keys()
+    assert {"inversion", "collocation", "stages", "chain", "ingest", "remote", "readers", "plan", "memory"} <= kept.keys()
     for one in kept.values():
         assert one["commit"]
         assert one["machine"]

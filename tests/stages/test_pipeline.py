@@ -23,6 +23,7 @@ from deepprofile.stages.plan import PlanError
 from deepprofile.stages.profiles import Profiles
 from deepprofile.stages.schemas import COEFFICIENTS, MOISTURE
 from deepprofile.storage.stores import Root, StoreError, create
+from zarr.storage import LocalStore
 
 from tests.support.granules import DAYS, NAMES, tree
 
@@ -129,6 +130,30 @@ def test_a_notebook_opens_what_is_published(finished):
     assert weights.error_variance.dims == ("observation", "y", "x")
     with pytest.raises(StoreError, match="has no published store 'nothing'"):
         dp.open_store(finished.root, "nothing")
+
+
+def test_a_pixel_costs_its_own_chunks(finished, monkeypatch):
+    asked, before = [], LocalStore.get
+
+    async def counted(store, key, *arguments, **options):
+        asked.append(f"{store.root}/{key}")
+        return await before(store, key, *arguments, **options)
+
+    profile = dp.open_store(finished.root)
+    monkeypatch.setattr(LocalStore, "get", counted)
+    pixel = profile.isel(y=9, x=3)
+    assert pixel.sel(time=slice("2015-04-02", "2015-04-05")).coefficients.dtype == np.float32
+    for select in (
+        lambda: profile.isel(time=slice(1, 5), y=9, x=3).deepprofile.at(0.4),
+        lambda: profile.isel(time=slice(1, 5)).isel(y=9, x=3).deepprofile.mean(0.0, 1.0),
+        lambda: profile.isel(y=slice(8, 9), time=slice(1, 5), x=slice(3, 4)).deepprofile.storage(0.1, 0.4),
+    ):
+        asked.clear()
+        assert np.isfinite(select().compute().values).any()
+        # The index of one shard of three by two by two, and one of its chunks.
+        shards = {key.split("/profile/", 1)[-1].split(".zarr/", 1)[-1] for key in asked if "/c/" in key}
+        assert shards == {"coefficients/c/0/0/1/0"}
+        assert len(asked) == 2
 
 
 def test_a_second_run_does_nothing(configure, finished):

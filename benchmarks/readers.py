@@ -1,0 +1,135 @@
+"""What readers of the published profiles ask of a bucket: requests and bytes of a pixel's year and decade, and of a day.
+
+    python -m benchmarks.readers
+
+A store of ten years on one shard of cells, with values as smooth in time as real ones, opened by ``deepprofile.open_store``
+through the emulator of Google Cloud Storage that tests run on, and a proxy that counts.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import deepprofile as dp
+import numpy as np
+from deepprofile.config import Config
+from deepprofile.stages import covariances, invert
+from deepprofile.stages.domain import days_of
+from deepprofile.stages.profiles import Profiles
+from deepprofile.storage.filesystems import filesystem
+from deepprofile.storage.stores import Root, Template, create, write_shards
+
+from benchmarks.results import Measurement, timed
+from benchmarks.stages import CELLS, START, configure
+from tests.support.object_storage import Proxy, Server, emulator
+
+YEARS = 10
+PLACE = {"y": 30, "x": 21}
+DEPTH_M = 0.4
+
+
+def configured(folder: Path) -> Config:
+    """Ten years on one shard of cells."""
+    config = configure(folder, 1, CELLS, memory="none")
+    end = START + timedelta(days=365 * YEARS + YEARS // 4)
+    return Config.model_validate(config.model_dump(mode="json") | {"period": {"start": START, "end": end}})
+
+
+def fill(config: Config) -> None:
+    """Publish profiles that nobody has computed."""
+    root, profiles, days = Root(config.root), Profiles.of(config), days_of(config)
+    rng = np.random.default_rng(0)
+    made = {invert.STORE: invert.template(profiles), covariances.STORE: covariances.template(profiles)}
+    for store, template in made.items():
+        create(root.version(store, "made"), template)
+    url, template = root.version(invert.STORE, "made"), made[invert.STORE]
+    stretch = config.blocks.days
+    season = 0.25 + 0.06 * np.sin(2.0 * np.pi * np.arange(days.size) / 365.25)
+    level = rng.normal(0.0, 0.03, (1, 1, CELLS, CELLS))
+    sizes = np.array([1.0, 0.3, 0.1, 0.05, 0.03, 0.02])[: profiles.degrees, None, None, None]
+    for start in range(0, days.size, stretch):
+        part = season[start : start + stretch]
+        noise = 0.01 * rng.standard_normal((profiles.degrees, part.size, CELLS, CELLS)).cumsum(axis=1) / np.sqrt(stretch)
+        write_shards(
+            url, "coefficients", (0, start, 0, 0), ((part[None, :, None, None] + level) * sizes + noise).astype(np.float32)
+        )
+        for name in ("flags", "pattern"):
+            which = rng.integers(0, 2, (part.size, CELLS, CELLS)).astype(np.uint8)
+            write_shards(url, name, (start, 0, 0), which)
+    _fill_still(root.version(covariances.STORE, "made"), made[covariances.STORE], rng)
+    with root.lease() as lease:
+        root.publish(dict.fromkeys(made, "made"), lease)
+
+
+def _fill_still(url: str, template: Template, rng: np.random.Generator) -> None:
+    for name, variable in template.variables.items():
+        if variable.shards is not None:
+            shape = template.shape(name)
+            write_shards(url, name, (0,) * len(shape), rng.uniform(0.01, 0.05, shape).astype(np.float32))
+
+
+@contextmanager
+def published(folder: Path, config: Config) -> Iterator[tuple[str, Proxy]]:
+    """The same in a bucket."""
+    server = Server(folder / "server")
+    server.folder.mkdir()
+    server.start()
+    proxy = Proxy(server, 0.0)
+    try:
+        with emulator(proxy.url):
+            url = f"gs://{server.bucket()}/stores"
+            fs, path = filesystem(url)
+            for store in ("profile", "covariance"):
+                fs.put(f"{config.root}/{store}", f"{path}/{store}", recursive=True)
+            fs.put_file(f"{config.root}/current.json", f"{path}/current.json")
+            yield url, proxy
+    finally:
+        proxy.close()
+        server.kill()
+
+
+def measure() -> dict[str, Measurement]:
+    """The table."""
+    table = Measurement(
+        "What a reader asks of a bucket",
+        ("what", "requests", "kB", "CPU / wall (s)"),
+        note=f"{YEARS} years on {CELLS} x {CELLS} cells; metadata and coordinates are read when the store is opened.",
+    )
+    folder = Path(tempfile.mkdtemp(prefix="deepprofile-readers-"))
+    try:
+        config = configured(folder / "root")
+        fill(config)
+        with published(folder, config) as (url, proxy):
+            opened: list[Any] = []
+            year = {"time": str(START.year + 1)}
+
+            def point() -> Any:
+                return opened[0].isel(PLACE)
+
+            asked: dict[str, Callable[[], object]] = {
+                "open the store": lambda: opened.append(dp.open_store(url)),
+                "a pixel's year at one depth": lambda: point().sel(year).deepprofile.at(DEPTH_M).compute(),
+                "the same with its standard deviation": lambda: point().sel(year).deepprofile.std(DEPTH_M).compute(),
+                "a pixel's decade at one depth": lambda: point().deepprofile.at(DEPTH_M).compute(),
+                "a day's storage on a shard of cells": lambda: opened[0].isel(time=400).deepprofile.storage(0.0, 1.0).compute(),
+            }
+            for what, call in asked.items():
+                before = proxy.counts["passed"], proxy.sent
+                seconds = timed(call)
+                table.add(what, proxy.counts["passed"] - before[0], f"{(proxy.sent - before[1]) / 1e3:,.0f}", seconds)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return {"readers": table}
+
+
+if __name__ == "__main__":
+    for measurement in measure().values():
+        measurement.show()
+    sys.exit(0)
