@@ -26,9 +26,10 @@ from deepprofile.stages.profiles import Profiles
 from deepprofile.storage.filesystems import filesystem
 from deepprofile.storage.stores import Root, Template, create, write_shards
 
+from benchmarks.bucket import bucket
 from benchmarks.results import Measurement, timed
 from benchmarks.stages import CELLS, START, configure
-from tests.support.object_storage import Proxy, Server, emulator
+from tests.support.object_storage import Proxy
 
 YEARS = 10
 PLACE = {"y": 30, "x": 21}
@@ -78,21 +79,13 @@ def _fill_still(url: str, template: Template, rng: np.random.Generator) -> None:
 @contextmanager
 def published(folder: Path, config: Config) -> Iterator[tuple[str, Proxy]]:
     """The same in a bucket."""
-    server = Server(folder / "server")
-    server.folder.mkdir()
-    server.start()
-    proxy = Proxy(server, 0.0)
-    try:
-        with emulator(proxy.url):
-            url = f"gs://{server.bucket()}/stores"
-            fs, path = filesystem(url)
-            for store in ("profile", "covariance"):
-                fs.put(f"{config.root}/{store}", f"{path}/{store}", recursive=True)
-            fs.put_file(f"{config.root}/current.json", f"{path}/current.json")
-            yield url, proxy
-    finally:
-        proxy.close()
-        server.kill()
+    with bucket(folder) as (there, proxy):
+        url = f"{there}/stores"
+        fs, path = filesystem(url)
+        for store in ("profile", "covariance"):
+            fs.put(f"{config.root}/{store}", f"{path}/{store}", recursive=True)
+        fs.put_file(f"{config.root}/current.json", f"{path}/current.json")
+        yield url, proxy
 
 
 def measure() -> dict[str, Measurement]:

@@ -21,9 +21,10 @@ from deepprofile.grids.grids import EASE2_M09
 from deepprofile.sources.catalogue import Cache, Granule, local_copy
 from deepprofile.storage.filesystems import filesystem
 
+from benchmarks.bucket import bucket
 from benchmarks.ingest import FILL, Fields, write_smap_l4
 from benchmarks.results import Measurement, median, side_by_side
-from tests.support.object_storage import Proxy, Server, emulator
+from tests.support.object_storage import Proxy
 
 # Other fields of a granule of SPL4SMGP, which has 41.
 OTHERS = 37
@@ -53,19 +54,11 @@ def write_granule(folder: Path) -> tuple[Path, list[str]]:
 @contextmanager
 def served(folder: Path, path: Path) -> Iterator[tuple[Granule, Proxy]]:
     """The granule in a bucket."""
-    server = Server(folder / "server")
-    server.folder.mkdir()
-    server.start()
-    proxy = Proxy(server, 1.0, delay=LATENCY_SECONDS, faults=("delay",))
-    try:
-        with emulator(proxy.url):
-            url = f"gs://{server.bucket()}/{path.name}"
-            fs, place = filesystem(url)
-            fs.put_file(str(path), place)
-            yield Granule(url, path.stat().st_size, "1", "1"), proxy
-    finally:
-        proxy.close()
-        server.kill()
+    with bucket(folder, LATENCY_SECONDS) as (there, proxy):
+        url = f"{there}/{path.name}"
+        fs, place = filesystem(url)
+        fs.put_file(str(path), place)
+        yield Granule(url, path.stat().st_size, "1", "1"), proxy
 
 
 def _whole(granule: Granule, scratch: Path, names: Sequence[str], part: tuple[slice, slice]) -> Callable[[], object]:
