@@ -100,7 +100,7 @@ def test_every_key_is_documented():
             assert field.description
     parsed = yaml.safe_load(text)
     assert set(parsed) == set(Config.model_fields)
-    assert parsed["blocks"]["days"] == 64
+    assert parsed["blocks"]["days"] == 366
     assert "min_day_fraction: 0.75  # share of a day's time steps that a daily mean needs" in text
 
 

@@ -158,8 +158,9 @@ class Collocation(Section):
     min_samples: Annotated[int, Field(ge=3)] = Field(100, description="complete triples that triple collocation needs")
     window: Positive = Field(WINDOW, description="cells along each side of a cell's neighbourhood; odd")
     every_days: Annotated[int, Field(ge=0)] = Field(
-        0,
-        description="run: days between two error models, frozen in between; 0: a new one whenever inputs change",
+        365,
+        description="run: days between two error models, frozen in between, since a new one has all profiles computed again; a "
+        "record of fewer days has a new one when it has doubled; 0: whenever inputs change",
     )
 
     @field_validator("window")
@@ -336,7 +337,7 @@ class Retention(Section):
 class Blocks(Section):
     """Sizes of shards, which are the blocks that a worker computes, and of the chunks in them."""
 
-    days: Positive = Field(64, description="days in a shard")
+    days: Positive = Field(366, description="days in a shard, which begin anew each 1 January: 366 are a year")
     cells: Positive = Field(64, description="rows, and columns, in a shard")
     chunk_days: Positive | None = Field(
         None, description="days in a chunk; divides days; all days of the shard where not given, which serves series of a cell"

@@ -62,8 +62,8 @@ def test_the_globe_is_planned_in_one_table(call, tmp_path):
     code, printed, _ = call("plan", "-c", tmp_path / "globe.yaml")
     assert code == 0
     assert "ease2_m09, 1624 x 3856 cells, 4,232 days" in printed
-    # 67 stretches of 64 days x 26 x 61 shards of 64 x 64 cells.
-    assert re.search(r"invert\s+106,262 ", printed)
+    # 12 calendar years x 26 x 61 shards of 64 x 64 cells.
+    assert re.search(r"invert\s+19,032 ", printed)
     assert "validate" not in printed
 
 
@@ -72,9 +72,9 @@ def test_a_plan_has_validation_by_the_block_of_sensors(call, tmp_path):
     (tmp_path / "globe.yaml").write_text(GLOBE)
     code, printed, _ = call("plan", "-c", tmp_path / "globe.yaml", "--set", "stations=[{kind: ismn, path: not-yet-there}]")
     assert code == 0
-    # 67 stretches of days.
-    assert re.search(r"validate: observations, for every 512 sensors\s+67 .* MiB", printed)
-    assert re.search(r"validate: matchups, for every 512 sensors\s+67 .* MiB", printed)
+    # 12 calendar years.
+    assert re.search(r"validate: observations, for every 512 sensors\s+12 .* MiB", printed)
+    assert re.search(r"validate: matchups, for every 512 sensors\s+12 .* MiB", printed)
     assert re.search(r"validate: differences, for every 128 sensors\s+1 .* MiB", printed)
     assert re.search(r"validate: scores, for every 128 sensors\s+1 .* MiB", printed)
 
@@ -107,7 +107,8 @@ def test_run_status_and_report(call, settings, tmp_path):
     manifest = next(run for run in found["runs"] if run["stage"] == "invert")
     assert manifest["blocks"] == {"total": 12, "done": 12, "skipped": 0, "copied": 0, "incomplete": 0, "retried": 0}
     assert manifest["configuration"]["inversion"]["method"] == "map"
-    assert set(manifest["inputs"]) == {"ard/smap_l4", "ard/gldas_noah", "ard/era5_land", "ard/smap_l3", "weights"}
+    products = ("smap_l4", "gldas_noah", "era5_land", "smap_l3")
+    assert set(manifest["inputs"]) == {*(f"ard/{name}/2015" for name in products), "weights"}
     code, printed, _ = call("report", "-c", path, "-o", tmp_path / "report")
     assert code == 0
     page = (tmp_path / "report" / "index.html").read_text()

@@ -8,7 +8,7 @@ from deepprofile.app import cli
 from deepprofile.app.display import Display, PlainConsole
 from deepprofile.execution.blocks import Block, Job, Workload
 from deepprofile.execution.engine import Progress
-from deepprofile.stages.plan import StagePlan
+from deepprofile.stages.plan import StagePlan, VersionPlan
 from deepprofile.storage.objects import MissingPathError
 from deepprofile.storage.stores import Template
 from rich.table import Table
@@ -57,7 +57,7 @@ def test_a_bar_shows_the_name_of_a_job_as_it_is():
     console = PlainConsole(width=120)
     console.file, console._force_terminal = io.StringIO(), True
     job = Job(Workload("ingest [red]x", [Block((0,), ((0, 1),))]), lambda block, inputs: None, lambda block: "")
-    plan = StagePlan("ingest", "", "", Template({}, {}, {}), job, "")
+    plan = StagePlan("ingest", "", (VersionPlan("", "", Template({}, {}, {}), job, ""),))
     with Display(console) as display:
         tell = display.stage(plan)
         tell(Progress("ingest", 1, 0, 0, 0, 0, 1, 0, {"token=hunter2Xy9": 1}, 0, 0, 0, 1.0))

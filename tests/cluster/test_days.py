@@ -7,6 +7,7 @@ from deepprofile.storage.objects import list_children, read_json
 from deepprofile.storage.stores import read_region
 
 from tests.cluster.kube import manifests
+from tests.support.granules import current_versions, url_of
 
 pytestmark = pytest.mark.cluster
 ROOT = "gs://deepprofile/days"
@@ -28,13 +29,11 @@ def test_three_days_of_the_schedule(place):
         assert ("the error model stays as it is" in log) == (k > 0), log
         with place.storage():
             published = read_json(join(ROOT, "published.json"))
-            url = join(ROOT, "profile", f"{read_json(join(ROOT, 'current.json'))['profile']}.zarr")
+            url, version = url_of(ROOT, "profile"), current_versions(ROOT)["profile"]
             pattern = read_region(url, "pattern", (slice(None),) * 3)
             days = read_region(url, "time", (slice(None),)).astype("datetime64[D]")
             runs = list_children(join(ROOT, "runs"))
-            latest = read_json(
-                join(ROOT, "runs", f"invert-{read_json(join(ROOT, 'current.json'))['profile']}", "manifest.json")
-            )
+            latest = read_json(join(ROOT, "runs", f"invert-{version}", "manifest.json"))
         assert published["run"].startswith(f"{name}.")
         assert str(days[-1]) == day
         found.append({"pattern": pattern, "blocks": latest["blocks"], "runs": runs, "days": days})

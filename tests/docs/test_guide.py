@@ -15,7 +15,8 @@ from deepprofile.execution.pools import ThreadPool
 from deepprofile.grids.grids import EASE2_M36, regular
 from deepprofile.sources import products
 from deepprofile.stages.pipeline import run_stages
-from deepprofile.storage.stores import Root
+
+from tests.support.granules import url_of
 
 GUIDE = Path(__file__).resolve().parents[2] / "docs" / "add-a-product.md"
 BOX = (-97.0, 35.0, -92.0, 38.0)
@@ -61,7 +62,7 @@ def test_the_product_of_the_guide_goes_through_ingest(cci, tmp_path):
     )
     (result,) = run_stages(config, ("ingest",), ThreadPool(1))
     assert result.problems == ("2020-01-03: 1 of 1 time steps of cci_rzsm are missing",)
-    store = xr.open_zarr(Root(config.root).open("ard/cci_rzsm"), consolidated=False)
+    store = xr.open_zarr(url_of(config, "ard/cci_rzsm"), consolidated=False)
     assert store.attrs["title"] == "ESA CCI RZSM: daily means"
     assert store.layer_bottom.values.tolist() == [0.1, 0.4, 1.0]
     south = store.soil_moisture.sel(time="2020-01-02").isel(y=-1, x=0).values

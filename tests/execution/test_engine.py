@@ -8,14 +8,14 @@ import threading
 import types
 from collections.abc import Callable
 from concurrent.futures import CancelledError
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
 import pytest
-from deepprofile.execution.blocks import COPIED, DONE, FAILED, INCOMPLETE, Job, Outcome, Record, Workload, grid_blocks
-from deepprofile.execution.engine import MOST_FAILURES, Retry, run_job
+from deepprofile.execution.blocks import COPIED, DONE, FAILED, INCOMPLETE, Job, Jobs, Outcome, Record, Workload, grid_blocks
+from deepprofile.execution.engine import MOST_FAILURES, Retry, run_job, run_jobs
 from deepprofile.execution.errors import JobFailedError, PoolLostError, WorkerLostError
 from deepprofile.execution.ledger import Ledger
 from deepprofile.execution.pools import DaskPool, ThreadPool
@@ -470,24 +470,32 @@ def test_a_file_of_records_that_leads_nowhere_costs_nothing_else(tmp_path):
     assert set(Ledger(str(tmp_path)).read()) == {"1"}
 
 
-def test_records_that_do_not_say_where_their_block_lies_are_completed(tmp_path):
-    """As earlier versions of this software wrote them: no index, no region, and another name for the static part."""
-    folder = str(tmp_path)
-    options = {"static_fingerprint": lambda block: f"static {block.index}"}
-    run_job(make_job(Work(), 2, **options), ThreadPool(1), Ledger(folder))
-    (file,) = tmp_path.iterdir()
-    old = []
-    for line in file.read_text().splitlines():
-        raw = json.loads(line)
-        del raw["index"], raw["region"]
-        old.append(json.dumps(raw | {"base": raw.pop("static_fingerprint")}))
-    file.write_text("\n".join(old) + "\n")
-    assert Ledger(folder).read()["1"].region == ()
-    work = Work()
-    run_job(make_job(work, 2, **options), ThreadPool(1), Ledger(folder))
-    assert not work.calls
-    found = Ledger(folder).read()["1"]
-    assert (found.index, found.region, found.static_fingerprint) == ((1,), ((1, 2),), "static (1,)")
+def joined(*parts, begin=None):
+    """Jobs of several parts, each of so many blocks, with what computes them."""
+    jobs = {}
+    for part, work, count in parts:
+        workload = Workload("test", grid_blocks((count,), (1,), part))
+        jobs[part] = Job(workload, work, lambda block: fingerprint(block.part, block.region))
+    return replace(Jobs.of(jobs), begin=begin)
+
+
+def test_parts_are_done_together_and_recorded_apart(tmp_path):
+    first, second, begun = Work(), Work(), []
+    ledgers = {part: Ledger(str(tmp_path / part)) for part in ("2015", "2016")}
+    records = run_jobs(joined(("2015", first, 3), ("2016", second, 2), begin=begun.append), ThreadPool(2), ledgers)
+    assert set(records) == {"2015.0", "2015.1", "2015.2", "2016.0", "2016.1"}
+    assert set(ledgers["2015"].read()) == {"2015.0", "2015.1", "2015.2"}
+    assert set(ledgers["2016"].read()) == {"2016.0", "2016.1"}
+    assert {record.part for record in ledgers["2016"].read().values()} == {"2016"}
+    assert sorted(begun) == ["2015", "2016"]
+    # Of a part that is done nothing is begun, and nothing is written.
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "2015").iterdir()}
+    begun.clear()
+    jobs = joined(("2015", first, 3), ("2016", second, 4), begin=begun.append)
+    run_jobs(jobs, ThreadPool(2), {part: Ledger(str(tmp_path / part)) for part in ledgers})
+    assert begun == ["2016"]
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "2015").iterdir()} == before
+    assert (len(first.calls), len(second.calls)) == (3, 4)
 
 
 def broken(block, inputs):

@@ -22,10 +22,9 @@ from deepprofile.sources.products import PRODUCTS
 from deepprofile.stages import collocate, covariances, ingest, invert, matchups, observations, validate
 from deepprofile.stages.pipeline import STAGES, run_stages
 from deepprofile.storage.filesystems import zarr_store
-from deepprofile.storage.stores import Root
 from deepprofile.twin.granules import write_granules, write_stations
 
-from tests.support.granules import DAYS, NAMES, SHAPE, document
+from tests.support.granules import DAYS, NAMES, SHAPE, document, url_of
 
 FILE = Path(__file__).with_name("reference.npz")
 SAMPLE = 600
@@ -66,7 +65,7 @@ def samples(world, root):
     for name, series in world.products.items():
         found[f"twin/{name}"] = sampled(series.values[:DAYS]).astype(np.float32)
     for store in STORES:
-        with xr.open_zarr(zarr_store(Root(root).open(store)), consolidated=False, chunks=None) as opened:
+        with xr.open_zarr(zarr_store(url_of(root, store)), consolidated=False, chunks=None) as opened:
             for name in sorted(opened.data_vars):
                 values = sampled(opened[name].values)
                 found[f"{store}/{name}"] = values.astype(np.float32) if values.dtype.kind == "f" else values

@@ -11,7 +11,7 @@ from deepprofile.stages.pipeline import STAGES, Request, run_stages
 from deepprofile.storage.stores import Root
 
 from tests.stages import reference
-from tests.support.granules import document, tree
+from tests.support.granules import current_versions, document, tree
 
 
 def test_the_values_of_every_step_are_those_that_its_version_stands_for(world, finished):
@@ -69,9 +69,9 @@ def test_after_an_upgrade_no_block_is_taken_over(upgraded, monkeypatch, step):
     """Everything of the step and of those after it is computed anew, although no granule has changed."""
     module, name, store = UPGRADES[step]
     monkeypatch.setattr(module, name, getattr(module, name) + 1, raising=False)
-    before = Root(upgraded.root).current()
+    before = current_versions(upgraded)
     results = {result.store: result for result in run_stages(upgraded, STAGES, ThreadPool(2))}
-    after = Root(upgraded.root).current()
+    after = current_versions(upgraded)
     made = results[store]
     assert made.progress.done == made.progress.blocks, made.progress
     assert made.progress.bytes_read > 0
@@ -94,23 +94,23 @@ def test_after_an_upgrade_no_block_is_taken_over(upgraded, monkeypatch, step):
 
 def test_after_an_upgrade_of_reading_stations_matchups_stay_and_scores_are_made_anew(upgraded, monkeypatch):
     run_stages(upgraded, STAGES, ThreadPool(2))
-    before = Root(upgraded.root).current()
+    before = current_versions(upgraded)
     monkeypatch.setattr(observations, "ALGORITHM", observations.ALGORITHM + 1)
     run_stages(upgraded, STAGES, ThreadPool(2))
-    after = Root(upgraded.root).current()
+    after = current_versions(upgraded)
     assert {store for store in after if after[store] != before[store]} == {"observations", "differences", "validation"}
 
 
 def test_going_back_takes_what_is_still_there(upgraded, monkeypatch):
     run_stages(upgraded, STAGES, ThreadPool(2))
-    before, content = Root(upgraded.root).current(), tree(upgraded.root)
+    before, content = current_versions(upgraded), tree(upgraded.root)
     with monkeypatch.context() as newer:
         newer.setattr(invert, "ALGORITHM", invert.ALGORITHM + 1)
         run_stages(upgraded, STAGES, ThreadPool(2))
-        assert Root(upgraded.root).current()["profile"] != before["profile"]
+        assert current_versions(upgraded)["profile"] != before["profile"]
     results = run_stages(upgraded, STAGES, ThreadPool(2))
     assert all(result.progress.skipped == result.progress.blocks for result in results)
-    assert Root(upgraded.root).current() == before
+    assert current_versions(upgraded) == before
     assert tree(upgraded.root) == content
 
 
@@ -125,9 +125,9 @@ def test_the_schedule_makes_a_new_error_model_after_an_upgrade_of_it(upgraded, m
 
 
 def test_an_error_model_is_made_anew_on_request_although_nothing_has_changed(upgraded):
-    before, content = Root(upgraded.root).current(), tree(upgraded.root)
+    before, content = current_versions(upgraded), tree(upgraded.root)
     results = {r.store: r for r in run_stages(upgraded, STAGES, ThreadPool(2), request=Request(remake=True))}
-    after = Root(upgraded.root).current()
+    after = current_versions(upgraded)
     for store in ("moments", "weights"):
         assert results[store].progress.done == results[store].progress.blocks
         assert after[store] != before[store]
@@ -136,5 +136,5 @@ def test_an_error_model_is_made_anew_on_request_although_nothing_has_changed(upg
     }
     # Once: the runs after it keep what was made, and another request makes another.
     again = {r.store: r for r in run_stages(upgraded, STAGES, ThreadPool(2))}
-    assert Root(upgraded.root).current() == after
+    assert current_versions(upgraded) == after
     assert again["weights"].progress.done == 0

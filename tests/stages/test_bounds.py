@@ -13,9 +13,8 @@ from deepprofile.grids.grids import EASE2_M09
 from deepprofile.stages import bounds, covariances, matchups
 from deepprofile.stages.pipeline import STAGES, run_stages, workloads
 from deepprofile.stages.plan import PlanError
-from deepprofile.storage.stores import Root
 
-from tests.support.granules import SHAPE, tree
+from tests.support.granules import SHAPE, current_versions, tree, url_of
 
 VARIABLE = "Land-Model-Constants_Data/clsm_poros"
 # Some of the twin's profiles are wetter than that at some depth on some day.
@@ -71,7 +70,7 @@ def run(config, stages=("invert", "validate")):
 
 
 def opened(config, store):
-    return xr.open_zarr(Root(config.root).open(store), consolidated=False, chunks=None)
+    return xr.open_zarr(url_of(config, store), consolidated=False, chunks=None)
 
 
 def test_profiles_obey_the_porosity_of_their_cell(profiles, porosity, finished):
@@ -120,7 +119,7 @@ def test_bounds_do_not_depend_on_blocks_nor_on_where_the_file_lies(profiles, por
 def test_a_changed_file_makes_a_new_version_of_the_cells_that_changed(profiles, porosity):
     config = profiles("root", porosity())
     run(config, ("invert",))
-    before, stores = Root(config.root).current(), tree(config.root)
+    before, stores = current_versions(config), tree(config.root)
     again = run(config, ("invert",))
     assert all(result.progress.skipped == result.progress.blocks for result in again.values())
     # A file that is written again with the same values, and moved, is the same.
@@ -128,7 +127,7 @@ def test_a_changed_file_makes_a_new_version_of_the_cells_that_changed(profiles, 
         update={"inversion": config.inversion.model_copy(update={"bounds": (0.0, _bound(porosity(name="b.h5")))})}
     )
     run(moved, ("invert",))
-    assert Root(config.root).current() == before
+    assert current_versions(config) == before
     assert tree(config.root) == stores
     values = porosity.values.copy()
     # In the first of two rows and two columns of blocks.
@@ -137,7 +136,7 @@ def test_a_changed_file_makes_a_new_version_of_the_cells_that_changed(profiles, 
     results = run(config, ("invert",))
     assert (results["invert/bounds"].progress.done, results["invert/bounds"].progress.copied) == (1, 3)
     assert results["invert"].progress.done == results["invert"].progress.copied / 3 == 3
-    after = Root(config.root).current()
+    after = current_versions(config)
     assert after["profile"] != before["profile"]
     assert after["bounds"] != before["bounds"]
     clean = profiles("clean", porosity(values))
@@ -198,7 +197,7 @@ def test_bounds_that_cannot_be_used_are_refused_before_anything_runs(configure, 
     config = configure(inversion__bounds=[0.05, document])
     with pytest.raises(PlanError, match=message):
         run(config, STAGES)
-    assert Root(config.root).current() == {}
+    assert current_versions(config) == {}
 
 
 def test_a_map_of_another_region_is_refused(configure, tmp_path):

@@ -15,7 +15,8 @@ from deepprofile.execution.pools import ThreadPool
 from deepprofile.stages.pipeline import STAGES, Request, run_stages
 from deepprofile.stages.retention import PUBLICATIONS, expired_versions
 from deepprofile.storage import conditional_writes
-from deepprofile.storage.lease import LEASE, Holder, Lease
+from deepprofile.storage.documents import FORMAT
+from deepprofile.storage.lease import GUARDED_FORMAT, LEASE, Holder, Lease
 from deepprofile.storage.stores import Root
 from typer.testing import CliRunner
 
@@ -45,9 +46,8 @@ DAMAGES = {
 def made(world, granules, tmp_path_factory):
     """A finished root, small and asked for a new error model; its files, and the configuration as YAML."""
     folder = tmp_path_factory.mktemp("made")
-    described = document(
-        world, granules, folder / "root", period__end="2015-05-18", blocks__days=48, blocks__cells=16, blocks__chunk_cells=16
-    )
+    changes = {"period__end": "2015-05-18", "blocks__days": 48, "blocks__cells": 16, "blocks__chunk_cells": 16}
+    described = document(world, granules, folder / "root", collocation__every_days=0, **changes)
     described["compute"] = {"workers": 1, "processes": False}
     path = folder / "deepprofile.yaml"
     path.write_text(yaml.safe_dump(described, sort_keys=False))
@@ -107,8 +107,8 @@ def test_a_damaged_document_is_made_anew_or_refused_in_words(root, made, kind, d
 def test_what_a_newer_version_has_written_is_left_to_it(root, kind):
     """As after a downgrade, or where two versions of the image share a root."""
     folder, call = root
-    key = '"@format"' if kind == "pointer" else '"format"'
-    path = rewritten(folder, kind, lambda text: re.sub(f"{key}: 1", f"{key}: 2", text))
+    newer = GUARDED_FORMAT + 1 if kind == "pointer" else FORMAT + 1
+    path = rewritten(folder, kind, lambda text: re.sub(r'"format": \d', f'"format": {newer}', text))
     before = {file: file.read_bytes() for file in folder.rglob("*.json*") if file.name != "lease.json"}
     code, said = call("run")
     if kind == "publication":
@@ -116,7 +116,7 @@ def test_what_a_newer_version_has_written_is_left_to_it(root, kind):
         assert code == 0, said
         return
     assert code == 1, said
-    assert f"{path} has format 2, which a newer version of deepprofile has written" in said
+    assert f"{path} has format {newer}, which a newer version of deepprofile has written" in said
     after = {file: file.read_bytes() for file in folder.rglob("*.json*") if file.name != "lease.json"}
     # Only the name of who has the lease changes in the pointer, and what the stages before had to say.
     unchanged = [file for file in before if not re.search(r"current\.json$|manifest\.json$|days\.json$", file.name)]
@@ -124,30 +124,22 @@ def test_what_a_newer_version_has_written_is_left_to_it(root, kind):
     assert path.read_bytes() == before.get(path, path.read_bytes())
 
 
-def test_a_root_of_before_formats_had_versions_is_read(root, made):
+def test_a_root_of_the_earlier_layout_is_refused_in_words(root):
     folder, call = root
-    for path in folder.rglob("*.json*"):
-        if path.name == "zarr.json":
-            continue
-        text = path.read_text()
-        each = [json.loads(part) for part in (text.splitlines() if path.suffix == ".jsonl" else [text])]
-        plain = [{key: v for key, v in one.items() if key != "format" and not key.startswith("@")} for one in each]
-        path.unlink()
-        path.write_text("\n".join(map(json.dumps, plain)) + "\n")
-    assert call("status")[0] == 0
-    assert call("prune", "--dry-run")[0] == 0
-    code, said = call("run")
-    assert code == 0, said
-    assert tree(str(folder)) == tree(str(made[0] / "root"))
-    manifest = json.loads(next(folder.glob("runs/invert-*/manifest.json")).read_text())
-    assert manifest["format"] == 1
-    assert manifest["blocks"]["skipped"] == manifest["blocks"]["total"]
-    assert len(manifest["drivers"]) == 2
+    versions = dict.fromkeys(("ard/smap_l4", "weights", "profile"), "0123456789abcdef")
+    path = rewritten(folder, "pointer", lambda _: json.dumps(versions | {"@format": 1, "@lease": "abc"}))
+    content = path.read_bytes()
+    for command in ("run", "status", "validate", "report", "plan", "prune"):
+        code, said = call(command)
+        assert code == 1, (command, said)
+        assert f"{folder} was written by an earlier version of this software" in said, command
+        assert "run the pipeline into another root" in said
+    assert path.read_bytes() == content
 
 
 def test_a_pointer_that_names_what_is_not_there_is_said(root):
     folder, call = root
-    path = rewritten(folder, "pointer", lambda text: re.sub(r'"profile": "\w+"', '"profile": "0123456789abcdef"', text))
+    path = rewritten(folder, "pointer", lambda text: re.sub(r'("profile": \{\s*"2015": )"\w+"', r'\1"0123456789abcdef"', text))
     for command in ("validate", "report"):
         code, said = call(command)
         assert code != 0

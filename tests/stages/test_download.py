@@ -28,7 +28,7 @@ from deepprofile.stages.pipeline import STAGES, Request, run_stages, status_of
 from deepprofile.stages.schedule import AsOf
 from deepprofile.storage.stores import Root
 
-from tests.support.granules import tree
+from tests.support.granules import tree, url_of
 from tests.support.services import TOKEN, services  # noqa: F401
 
 DAY = np.datetime64("2015-04-20")
@@ -406,7 +406,7 @@ def test_a_mirror_in_zarr_equals_the_files(configure, granules, tmp_path):
     files = configure("files", products={"era5_land": {"granules": str(granules / "era5_land")}})
     run(files, np.datetime64("2015-06-11"))
     ours, theirs = (
-        xr.open_zarr(Root(c.root).open("ard/era5_land"), consolidated=False).soil_moisture.sel(time=slice("2015-06-09")).load()
+        xr.open_zarr(url_of(c, "ard/era5_land"), consolidated=False).soil_moisture.sel(time=slice("2015-06-09")).load()
         for c in (mirrored, files)
     )
     xr.testing.assert_equal(ours, theirs)

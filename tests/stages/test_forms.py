@@ -245,7 +245,7 @@ def test_what_was_not_screened_is_counted_and_said_or_refused(tmp_path, ingested
     (manifest,) = status_of(config)["runs"]
     assert manifest["notes"] == [note]
     refused, means, _ = ingested("gldas_noah", "2017-01-12", "2017-01-13", ingest={"require_screens": True})
-    assert refused.version != result.version
+    assert refused.versions != result.versions
     assert len(refused.problems) == 8
     assert "and ingest.require_screens asks for it" in refused.problems[0]
     np.testing.assert_allclose(means, [np.nan, 0.2], atol=1e-4)

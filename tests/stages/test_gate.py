@@ -20,10 +20,10 @@ from deepprofile.storage.filesystems import join
 from deepprofile.storage.lease import Holder
 from deepprofile.storage.objects import read_json
 from deepprofile.storage.packing import Packing
-from deepprofile.storage.stores import Root, exists
+from deepprofile.storage.stores import Root, exists, store_of
 from numpy.polynomial import legendre, polynomial
 
-from tests.support.granules import NAMES, tree
+from tests.support.granules import NAMES, current_versions, tree
 
 TODAY = AsOf(np.datetime64("2016-01-01"))
 
@@ -40,21 +40,21 @@ def run(config, stages=STAGES, **asked):
 
 
 def manifest_of(config, store="profile", stage="invert", version=None):
-    version = version or Root(config.root).current()[store]
+    version = version or current_versions(config)[store]
     return read_json(join(config.root, "runs", f"{stage}-{version}", "manifest.json"))
 
 
 def test_a_change_that_is_too_large_is_not_published_until_somebody_accepts_it(configure, published):
     config = configure(inversion={"prior": {"std": 0.01}}, gate={"jump": 1e-3})
-    before = Root(config.root).current()
+    before = current_versions(config)
     with pytest.raises(gate.ChecksFailedError, match=r"not published: change of profiles .* 0\.0\d+, allowed 0\.001") as caught:
         run(config)
-    assert Root(config.root).current() == before
+    assert current_versions(config) == before
     assert {check.name: check.passed for check in caught.value.checks}["jump"] is False
     # What was computed is not computed again.
     results = run(config, accepted_by="A. Hydrologist")
     assert results["invert"].progress.done == 0
-    assert Root(config.root).current()["profile"] != before["profile"]
+    assert current_versions(config)["profile"] != before["profile"]
     manifest = manifest_of(config)
     assert manifest["accepted_by"] == "A. Hydrologist"
     passed = {check["name"]: check["passed"] for check in manifest["checks"]}
@@ -132,14 +132,14 @@ def test_the_change_of_a_profile_is_its_mean_square_over_depth():
 
 def test_days_are_done_again_on_request_and_only_once(configure, published):
     config = configure()
-    before, names = tree(config.root), Root(config.root).current()
+    before, names = tree(config.root), current_versions(config)
     first, last = np.datetime64("2015-04-10"), np.datetime64("2015-04-12")
     results = run(config, collocate=None, redo=(("smap_l4",), first, last))
     redone = results["ingest/smap_l4"].progress
     # One stretch of days; of it, three days.
     assert (redone.done, redone.copied) == (1, 2)
     assert results["ingest/era5_land"].progress.done == 0
-    assert Root(config.root).current()["ard/smap_l4"] != names["ard/smap_l4"]
+    assert current_versions(config)["ard/smap_l4"] != names["ard/smap_l4"]
     after = tree(config.root)
     same = {key: value for key, value in after.items() if not key.startswith(("moments", "weights"))}
     assert same == {key: before[key] for key in same}
@@ -156,7 +156,7 @@ def test_old_versions_go_but_for_the_current_the_recent_and_the_leased(configure
     later = time.time() + 40 * 86400.0
     assert expired_versions(root, Retention(versions=1, days=90), later) == []
     assert expired_versions(root, Retention(versions=3, days=30), later) == []
-    stores = {old.store for old in expired_versions(root, Retention(versions=1, days=30), later)}
+    stores = {store_of(old.store) for old in expired_versions(root, Retention(versions=1, days=30), later)}
     assert stores == {"covariance", "profile", "matchups", "differences", "validation"}
     # A run that is at work on versions keeps them from being removed.
     manifest = manifest_of(one)
@@ -164,13 +164,14 @@ def test_old_versions_go_but_for_the_current_the_recent_and_the_leased(configure
         assert lease.holder.run == Holder.of_this_process().run == manifest["drivers"][-1]["run"]
         assert expired_versions(root, Retention(versions=1, days=30), later) == []
     found = expired_versions(root, Retention(versions=2, days=30), later)
-    assert [old.store for old in found] == ["covariance", "differences", "matchups", "profile", "validation"]
+    assert [old.store for old in found] == ["covariance", "differences", "matchups/2015", "profile/2015", "validation"]
     assert all(old.bytes > 0 for old in found)
     before = tree(one.root)
     stage_of = {"covariance": "invert-covariances", "profile": "invert", "validation": "validate"}
     for old in found:
         remove(old)
         assert not exists(root.version(old.store, old.version))
-        assert manifest_of(one, old.store, stage_of.get(old.store, f"validate-{old.store}"), old.version)
+        store = store_of(old.store)
+        assert manifest_of(one, store, stage_of.get(store, f"validate-{store}"), old.version)
     assert tree(one.root) == before
     assert expired_versions(root, Retention(versions=2, days=30), later) == []

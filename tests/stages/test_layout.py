@@ -11,7 +11,9 @@ import xarray as xr
 import zarr
 from deepprofile.execution.pools import ThreadPool
 from deepprofile.stages.pipeline import STAGES, run_stages
-from deepprofile.storage.stores import OldLayoutError, Root
+from deepprofile.storage.stores import OldLayoutError
+
+from tests.support.granules import current_versions, url_of
 
 
 @pytest.fixture
@@ -43,7 +45,7 @@ def test_a_notebook_is_told_of_them_too(outdated):
 
 @pytest.mark.parametrize("store", ["ard/smap_l4", "covariance", "profile"])
 def test_plain_readers_see_real_numbers_and_gaps(finished, store):
-    url = Root(finished.root).open(store)
+    url = url_of(finished, store)
     opened = xr.open_zarr(url, chunks=None)
     group, packed = zarr.open_group(url, mode="r"), 0
     for name in opened.data_vars:
@@ -62,7 +64,7 @@ def test_plain_readers_see_real_numbers_and_gaps(finished, store):
 
 
 def test_flags_and_patterns_are_small(finished):
-    opened = xr.open_zarr(Root(finished.root).open("profile"), chunks=None)
+    opened = xr.open_zarr(url_of(finished, "profile"), chunks=None)
     assert (opened["flags"].dtype, opened["pattern"].dtype) == (np.uint16, np.uint8)
 
 
@@ -75,7 +77,7 @@ def test_a_notebook_has_single_precision_and_what_does_not_depend_on_time(finish
 
 
 def test_profiles_alone_have_values_and_say_where_their_deviations_are(finished):
-    alone = xr.open_zarr(Root(finished.root).open("profile"), chunks=None).isel(time=slice(0, 3))
+    alone = xr.open_zarr(url_of(finished, "profile"), chunks=None).isel(time=slice(0, 3))
     whole = dp.open_store(finished.root).isel(time=slice(0, 3))
     np.testing.assert_allclose(alone.deepprofile.at(0.3).values, whole.deepprofile.at(0.3).values, atol=1e-6)
     with pytest.raises(ValueError, match=r"without their covariances, .*: deepprofile\.open_store\(root\) opens both"):
@@ -86,10 +88,10 @@ def test_covariances_are_made_once_for_an_error_model(configure):
     """More days, and days that come late, change profiles; the covariances stay while the error model does."""
     first = configure(period__end="2015-05-18")
     run_stages(first, STAGES, ThreadPool(2))
-    before = Root(first.root).current()
+    before = current_versions(first)
     longer = configure()
     results = {result.store: result for result in run_stages(longer, ("ingest", "invert"), ThreadPool(2))}
-    after = Root(longer.root).current()
+    after = current_versions(longer)
     assert after["profile"] != before["profile"]
     assert after["covariance"] == before["covariance"]
     assert results["covariance"].progress.skipped == results["covariance"].progress.blocks

@@ -13,7 +13,7 @@ from deepprofile.stages.domain import Domain, days_of, products_of
 from deepprofile.stages.pipeline import run_stages
 from deepprofile.storage.stores import Root, read_region
 
-from tests.support.granules import DAYS
+from tests.support.granules import DAYS, current_versions, url_of
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def test_cells_are_placed_by_the_nearest_centre_and_sensors_outside_are_left_out
 
 
 def test_the_store_holds_what_the_files_say(finished, world):
-    store = observations.opened(Root(finished.root).open(observations.STORE))
+    store = observations.opened(url_of(finished, observations.STORE))
     assert store.soil_moisture.dims == ("time", "sensor")
     for name, depth in (("T000", 0.05), ("T003", 0.0)):
         one = world.stations.isel(sensor=np.flatnonzero((world.stations.station == name) & (world.stations.depth_top == depth)))
@@ -71,10 +71,11 @@ def test_no_series_travels_with_a_task(finished):
         validate.plan_differences(Domain.of(finished), root, versions, found),
         validate.plan(Domain.of(finished), matchups.Matchups.of(finished).estimates, root, versions, found),
     ):
-        given = plan.job.inputs(plan.job.blocks[0]) if plan.job.inputs is not None else None
+        (version,) = plan.versions
+        given = version.job.inputs(version.job.blocks[0]) if version.job.inputs is not None else None
         assert not plan.on_driver
         # A description of the grid, the products and the sensors' places; series of float32 alone would be larger.
-        assert len(pickle.dumps((plan.job.compute, given))) < 0.75 * days * sensors * 4
+        assert len(pickle.dumps((version.job.compute, given))) < 0.75 * days * sensors * 4
     assert observations.plan(Domain.of(finished), root, found).on_driver
 
 
@@ -86,15 +87,17 @@ def test_a_value_that_changes_costs_its_stretch_of_days_and_the_scores(archive):
     last = slice(1 + 4 * (DAYS - 1), 1 + 4 * DAYS)
     text[last] = [line.replace(line.split()[2], "0.3333").replace(" M M", " G M") for line in text[last]]
     path.write_text("".join(text))
-    before = Root(config.root).current()
+    before = current_versions(config)
     progress = run(config)
     assert (progress["observations"].done, progress["observations"].copied) == (1, 2)
     assert progress["matchups"].skipped == progress["matchups"].blocks
     assert progress["validation"].done == progress["validation"].blocks
-    after = Root(config.root).current()
+    after = current_versions(config)
     assert after["matchups"] == before["matchups"]
     old, new = (
-        read_region(Root(config.root).version("observations", versions["observations"]), "soil_moisture", (slice(None),) * 2)
+        read_region(
+            Root(config.root).version("observations/2015", versions["observations"]), "soil_moisture", (slice(None),) * 2
+        )
         for versions in (before, after)
     )
     changed = np.argwhere(~((old == new) | (np.isnan(old) & np.isnan(new))))
@@ -103,10 +106,12 @@ def test_a_value_that_changes_costs_its_stretch_of_days_and_the_scores(archive):
 
 
 def test_cells_read_together_are_those_read_alone(finished):
-    root, target = Root(finished.root), finished.grid.grid()
+    root, target, domain = Root(finished.root), finished.grid.grid(), Domain.of(finished)
+    first = domain.span[0]
     cells = np.array([[0, 0], [9, 11], [4, 3], [5, 3]])
-    for source in collocate.sources(products_of(finished).values(), finished.grid.grid(), root, root.current()):
-        together, read = source.read_cells(target, (3, 9), cells)
-        alone = [source.read(target, (3, 9), (r, r + 1), (c, c + 1))[:, :, 0, 0] for r, c in cells.tolist()]
+    for source in collocate.sources(products_of(finished).values(), domain, root, root.current()):
+        days = (first + 3, first + 9)
+        together, read = source.read_cells(target, days, cells)
+        alone = [source.read(target, days, (r, r + 1), (c, c + 1))[:, :, 0, 0] for r, c in cells.tolist()]
         np.testing.assert_array_equal(together, np.stack(alone, axis=-1))
         assert read > 0

@@ -25,7 +25,7 @@ from deepprofile.stages.schemas import COEFFICIENTS, MOISTURE
 from deepprofile.storage.stores import Root, StoreError, create
 from zarr.storage import LocalStore
 
-from tests.support.granules import DAYS, NAMES, tree
+from tests.support.granules import DAYS, NAMES, tree, url_of
 
 
 def run(config, stages=STAGES):
@@ -33,7 +33,7 @@ def run(config, stages=STAGES):
 
 
 def opened(config, store):
-    return xr.open_zarr(Root(config.root).open(store), consolidated=False, chunks=None)
+    return xr.open_zarr(url_of(config, store), consolidated=False, chunks=None)
 
 
 def test_daily_means_are_those_of_the_twin(world, finished):
@@ -211,7 +211,7 @@ def test_a_longer_period_copies_what_has_not_changed(configure):
 
 def test_an_array_that_several_blocks_share_is_copied_by_the_one_that_writes_it(finished, tmp_path):
     shutil.copytree(finished.root, tmp_path / "root")
-    root, store = Root(str(tmp_path / "root")), "ard/smap_l4"
+    root, store = Root(str(tmp_path / "root")), "ard/smap_l4/2015"
     template = ingest.template(ingest.ProductIngest.of(finished, "smap_l4"))
     create(root.version(store, "new"), template)
     copy = copier(root, store, root.current()[store], "new", template)
@@ -219,10 +219,10 @@ def test_an_array_that_several_blocks_share_is_copied_by_the_one_that_writes_it(
     # Two rows of shards, each a block of its own.
     divided = dataclasses.replace(ingest.ProductIngest.of(finished, "smap_l4"), memory=0)
     blocks = {block.name: block for block in ingest.workload(divided).blocks}
-    copy(blocks["1.1.0"])
+    copy(blocks["2015.1.1.0"])
     assert (made / "soil_moisture/c/1/0/1/1").exists()
     assert not (made / "steps/c/1").exists()
-    copy(blocks["1.0.0"])
+    copy(blocks["2015.1.0.0"])
     assert (made / "steps/c/1").exists()
 
 
@@ -350,7 +350,7 @@ def test_exactly_the_blocks_of_a_repaired_granule_are_done_again(configure, dama
 def test_a_late_granule_leads_to_the_days_that_remember_it_and_to_no_other(finished, monkeypatch, memory, name, changed):
     config = finished.model_copy(update={"inversion": finished.inversion.model_copy(update={"memory": memory})})
     root = Root(config.root)
-    before = invert.plan(Profiles.of(config), root, root.current()).marks.days
+    before = invert.plan(Profiles.of(config), root, root.current()).versions[0].marks.days
     there = invert.day_fingerprints_of
 
     def with_a_new_day(of, stage, version):
@@ -358,7 +358,7 @@ def test_a_late_granule_leads_to_the_days_that_remember_it_and_to_no_other(finis
         return (*marks[:5], "late", *marks[6:]) if stage == f"ingest/{name}" else marks
 
     monkeypatch.setattr(invert, "day_fingerprints_of", with_a_new_day)
-    after = invert.plan(Profiles.of(config), root, root.current()).marks.days
+    after = invert.plan(Profiles.of(config), root, root.current()).versions[0].marks.days
     assert [k for k in range(72) if before[k] != after[k]] == list(range(*changed))
 
 

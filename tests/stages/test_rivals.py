@@ -24,7 +24,7 @@ from deepprofile.stages.pipeline import run_stages, workloads
 from deepprofile.storage.stores import Root
 from deepprofile.twin.granules import region
 
-from tests.support.granules import DAYS, document, tree
+from tests.support.granules import DAYS, document, tree, url_of
 
 VARIABLES = {"surface": [0.0, 0.05], "root_zone": [0.0, 1.0]}
 
@@ -53,7 +53,7 @@ def run(config):
 
 
 def opened(config, store):
-    return xr.open_zarr(Root(config.root).open(store), consolidated=False, chunks=None)
+    return xr.open_zarr(url_of(config, store), consolidated=False, chunks=None)
 
 
 @pytest.fixture(scope="session")
@@ -99,11 +99,12 @@ def test_a_rival_that_is_one_of_the_products_has_its_scores(compared, finished):
     store = opened(config, "rivals/twin")
     assert store.steps.values.tolist() == [1] * 20 + [0] * 3 + [1] * (DAYS - 23)
     names = matchups.Matchups.of(config).estimates
-    estimates = matchups.estimates(Root(config.root).open("matchups"), slice(None), names)
+    sensors, series = matchups.published_sensors(Root(config.root))
+    estimates = matchups.estimates(series, range(sensors.sizes["sensor"]), names)
     product, fused = estimates["smap_l4"], estimates["fused"]
     layers = tuple(zip(store.layer_top.values.tolist(), store.layer_bottom.values.tolist(), strict=True))
     measured = opened(config, "observations").soil_moisture.transpose("sensor", "time")
-    found = paired.differences(Root(config.root).open("comparison"))
+    found = paired.differences(url_of(config, "comparison"))
     assert found.rival.values.tolist() == ["twin", "dry"]
     days = np.r_[0:5, 6:20, 23:DAYS]
     scored = 0
@@ -111,23 +112,24 @@ def test_a_rival_that_is_one_of_the_products_has_its_scores(compared, finished):
         depths = float(store.depth_top[k]), float(store.depth_bottom[k])
         own = layers_at_depths(store.soil_moisture.values, layers, np.array([k]), [depths])[:, 0]
         # Stored to 2^-14, and read from layers that are rounded.
-        np.testing.assert_allclose(own[days], product.values[k, days], atol=2e-4)
+        np.testing.assert_allclose(own[days], product[k, days], atol=2e-4)
         assert np.isnan(own[[5, 20, 21, 22]]).all()
-        known = np.isfinite(own) & np.isfinite(fused.values[k]) & np.isfinite(measured.values[k])
+        known = np.isfinite(own) & np.isfinite(fused[k]) & np.isfinite(measured.values[k])
         one = found.isel(sensor=k)
         assert one.n.values.tolist() == [known.sum()] * 2
         if known.sum() < 10:
             assert np.isnan(one.rmse_difference).all()
             continue
         truth = measured.values[k, known].astype(float)
-        ours = np.sqrt(np.mean((fused.values[k, known] - truth) ** 2))
+        ours = np.sqrt(np.mean((fused[k, known] - truth) ** 2))
         for place, factor in ((0, 1.0), (1, 0.5)):
             theirs = np.sqrt(np.mean((factor * own[known] - truth) ** 2))
             assert float(one.rmse_rival[place]) == pytest.approx(theirs, abs=1e-5)
             assert float(one.rmse_difference[place]) == pytest.approx(ours - theirs, abs=1e-5)
         # Half of it is as well correlated.
         assert float(one.r_difference[0]) == pytest.approx(float(one.r_difference[1]), abs=1e-5)
-        alone = score_differences(*(series.isel(sensor=k, time=known) for series in (fused, product)), measured[k, known])
+        seen = measured[k, known]
+        alone = score_differences(*(seen.copy(data=series[k, known]) for series in (fused, product)), seen)
         assert float(one.rmse_lower[0]) == pytest.approx(float(alone.rmse_lower), abs=1e-4)
         scored += 1
     assert scored >= 15
@@ -144,8 +146,8 @@ def test_bytes_do_not_depend_on_blocks_and_a_new_day_costs_itself(rooted, config
     results = run(config)
     assert (results["validate/rivals/twin"].progress.copied, results["validate/rivals/twin"].progress.done) == (2, 1)
     # Two files were read, and the days before them taken over.
-    assert sum(results["validate/rivals/twin"].records["2"].details["steps"]) == 24
-    assert results["validate/rivals/twin"].records["2"].bytes_read < 12 * _size(tmp_path / "files")
+    assert sum(results["validate/rivals/twin"].records["2015.2"].details["steps"]) == 24
+    assert results["validate/rivals/twin"].records["2015.2"].bytes_read < 12 * _size(tmp_path / "files")
     clean = rooted("clean", rivals={"twin": settings})
     run(clean)
     assert tree(clean.root) == tree(config.root)
@@ -156,7 +158,7 @@ def test_bytes_do_not_depend_on_blocks_and_a_new_day_costs_itself(rooted, config
         observations.sensors_of(parts.stations, Domain.of(parts)),
     )
     execute(plan, Root(parts.root), RunWith(ThreadPool(2), parts.compute))
-    whole, other = opened(config, "rivals/twin"), xr.open_zarr(plan.url, consolidated=False, chunks=None)
+    whole, other = opened(config, "rivals/twin"), xr.open_zarr(plan.versions[0].url, consolidated=False, chunks=None)
     for name in whole.variables:
         assert whole[name].values.tobytes() == other[name].values.tobytes(), name
 
@@ -258,7 +260,7 @@ def test_the_report_has_a_table_of_paired_differences(compared, tmp_path, monkey
     assert [row[1:3] for row in rows[:8]] == [[name, s] for name in ("twin", "dry") for s in ("RMSE", "ubRMSE", "|bias|", "R")]
     assert len(rows) == 8 * len({row[0] for row in rows if row[0]})
     # Half of the soil moisture is far off, nearly everywhere.
-    dry, found = rows[4], paired.differences(Root(config.root).open("comparison")).sel(rival="dry")
+    dry, found = rows[4], paired.differences(url_of(config, "comparison")).sel(rival="dry")
     assert float(dry[5]) < float(dry[6])
     upper = found.rmse_upper.values[(found.depth_bottom.values < 0.08) & np.isfinite(found.rmse_difference.values)]
     assert (int(dry[3]), int(dry[8])) == (upper.size, (upper < 0.0).sum())
@@ -274,7 +276,7 @@ def test_a_plan_has_rivals_and_the_profiles_do_not_wait_for_one_that_is_not_ther
     result = run(config)["validate/rivals/twin"]
     assert result.problems == (f"there is nothing at {tmp_path / 'nowhere'} for the rival twin",)
     assert result.notes == ("rival twin: 72 of 72 days have no file, the first 2015-04-01, the last 2015-06-11",)
-    assert (paired.differences(Root(config.root).open("comparison")).n == 0).all()
+    assert (paired.differences(url_of(config, "comparison")).n == 0).all()
 
 
 @pytest.mark.parametrize(

@@ -249,7 +249,7 @@ def test_a_damaged_lease_runs_out_like_any_other(anywhere):
     [
         (POINTER, b'{"profile": "a', DamagedDocumentError, r"current\.json is damaged: it holds 14 bytes that are not JSON"),
         (POINTER, b'["profile"]', DamagedDocumentError, r"current\.json is damaged: it holds a JSON list instead of an object"),
-        (POINTER, b'{"@format": 99}', NewerDocumentError, r"current\.json has format 99, which a newer version of deepprofile"),
+        (POINTER, b'{"format": 99}', NewerDocumentError, r"current\.json has format 99, which a newer version of deepprofile"),
         (LEASE, b'{"format": 99}', NewerDocumentError, r"lease\.json has format 99"),
     ],
 )

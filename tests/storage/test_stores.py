@@ -1,3 +1,4 @@
+import json
 import os
 import subprocess
 import threading
@@ -18,6 +19,7 @@ from deepprofile.storage.stores import (
     create,
     read_region,
     shard_objects,
+    store_of,
     sweep,
     write_shards,
 )
@@ -81,9 +83,9 @@ def test_a_store_of_an_earlier_layout_is_refused_with_what_to_do(tmp_path):
         (
             None,
             OldLayoutError,
-            r"an earlier version of this software \(layout 1; this version reads 2\): run the pipeline into an",
+            r"an earlier version of this software \(layout 1; this version reads 3\): run the pipeline into an",
         ),
-        (3, StoreError, r"a later version of this software \(layout 3; this version reads 2\): upgrade"),
+        (4, StoreError, r"a later version of this software \(layout 4; this version reads 3\): upgrade"),
     ]:
         group.attrs.put({"title": "test"} if layout is None else {"store_layout": layout})
         with pytest.raises(kind, match=said):
@@ -144,14 +146,49 @@ def test_readers_see_a_version_only_when_it_is_published(tmp_path):
 
 def test_a_version_with_fewer_days_is_not_published(tmp_path):
     root = Root(str(tmp_path))
-    create(root.version("profile", "a"), make_template(days=6))
-    create(root.version("profile", "b"), make_template(days=4, first=1))
-    create(root.version("profile", "c"), make_template(days=9))
-    publish(root, {"profile": "a"})
+    create(root.version("profile/1970", "a"), make_template(days=6))
+    create(root.version("profile/1970", "b"), make_template(days=4, first=1))
+    create(root.version("profile/1970", "c"), make_template(days=9))
+    create(root.version("profile/1971", "a"), make_template(days=3, first=365))
+    publish(root, {"profile/1970": "a"})
     with pytest.raises(StoreError, match=r"lacks 2 days that readers have now \(1970-01-01 to 1970-01-06\)"):
-        publish(root, {"profile": "b"})
-    assert root.current() == {"profile": "a"}
-    publish(root, {"profile": "c"})
+        publish(root, {"profile/1970": "b"})
+    assert root.current() == {"profile/1970": "a"}
+    publish(root, {"profile/1970": "c", "profile/1971": "a"})
+    with pytest.raises(StoreError, match=r"profile: the new version lacks 3 days .* \(1971-01-01 to 1971-01-03\)"):
+        publish(root, {"profile/1970": "c"})
+    # Other stores, and years that stay as they are, say nothing of it.
+    publish(root, {"weights": "a"})
+
+
+def test_the_pointer_has_the_years_of_a_store_below_its_name(tmp_path):
+    root = Root(str(tmp_path))
+    versions = {"ard/smap_l4/2016": "c", "ard/smap_l4/2015": "b", "rivals/2015/2015": "d", "weights": "a"}
+    publish(root, versions)
+    pointer = json.loads((tmp_path / "current.json").read_text())
+    assert pointer["format"] == 2
+    assert pointer["stores"] == {"ard/smap_l4": {"2015": "b", "2016": "c"}, "rivals/2015": {"2015": "d"}, "weights": "a"}
+    assert root.current() == versions
+    assert [*root.parts("ard/smap_l4").items()] == [
+        ("2015", root.version("ard/smap_l4/2015", "b")),
+        ("2016", root.version("ard/smap_l4/2016", "c")),
+    ]
+    assert root.parts("weights") == {"": root.version("weights", "a")}
+    assert root.parts("ard/smap_l4/2016") == {"": root.version("ard/smap_l4/2016", "c")}
+    assert {store_of(name) for name in versions} == {"ard/smap_l4", "rivals/2015", "weights"}
+
+
+def test_a_root_of_the_earlier_layout_is_refused_with_what_to_do(tmp_path):
+    pointer = tmp_path / "current.json"
+    pointer.write_text('{"@format": 1, "@lease": "abc", "profile": "a"}')
+    root = Root(str(tmp_path))
+    for call in (root.current, root.lease, lambda: root.open("profile")):
+        with pytest.raises(OldLayoutError, match="did not divide stores by year: run the pipeline into another root"):
+            call()
+    # One in which nothing was ever published is as good as empty.
+    pointer.write_text('{"@format": 1, "@lease": "abc"}')
+    publish(root, {"profile/1970": "b"})
+    assert root.current() == {"profile/1970": "b"}
 
 
 def test_half_written_files_are_swept_away(tmp_path):

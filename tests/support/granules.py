@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -77,6 +78,24 @@ def finished(world, granules, tmp_path_factory):
     results = run_stages(config, STAGES, ThreadPool(2))
     assert not [problem for result in results for problem in result.problems]
     return config
+
+
+def url_of(root: Any, store: str) -> str:
+    """URL of what is published of a store that has no years, or a single one; ``root``: a URL, or a configuration."""
+    from deepprofile.storage.stores import Root
+
+    (url,) = Root(str(getattr(root, "root", root))).parts(store).values()
+    return url
+
+
+def current_versions(root: Any) -> dict[str, str]:
+    """Versions of what is published, by store, each of which has no years, or a single one; ``root``: see ``url_of``."""
+    from deepprofile.storage.stores import Root, store_of
+
+    current = Root(str(getattr(root, "root", root))).current()
+    found = {store_of(name): version for name, version in current.items()}
+    assert len(found) == len(current)
+    return found
 
 
 def tree(root: str | Path) -> dict[str, bytes]:

@@ -310,7 +310,8 @@ def _on_pools(
     for attempt in pools:
         try:
             with attempt as pool:
-                results = run_stages(config, stages, pool, on_stage=begin, lease=lease, request=request)
+                remark = None if wants_json() else print_status
+                results = run_stages(config, stages, pool, on_stage=begin, on_remark=remark, lease=lease, request=request)
             metrics.publication()
             return results
         except PoolLostError as error:
@@ -563,7 +564,7 @@ def plan(
     until: UntilDay = None,
 ) -> None:
     """Show what a run would do: blocks, bytes and memory. Refuse what does not fit."""
-    from deepprofile.stages.pipeline import already_there, workloads
+    from deepprofile.stages.pipeline import already_there, of_new_error_model, workloads
 
     with _explained():
         checked = _load_published(config, set_, _as_of(until, None))
@@ -575,6 +576,9 @@ def plan(
             f"{size_text(checked.compute.memory_limit)}",
         )
         out.print(plan_table(listed, already_there(checked)))
+        remark = of_new_error_model(checked)
+        if remark is not None:
+            out.print(remark, soft_wrap=True)
         _check_plan(checked, cluster, listed)
 
 

@@ -94,9 +94,9 @@ class Display:
     def stage(self, plan: StagePlan) -> Callable[[Progress], None]:
         """Begin to show a stage; returns what is to be told of its progress."""
         if self._bars is not None:
-            task = self._bars.add_task(plan.job.name, total=len(plan.job.blocks), rate="", left="")
+            task = self._bars.add_task(plan.name, total=len(plan.jobs.blocks), rate="", left="")
             return lambda progress: self._update(task, progress)
-        self._console.print(f"{plan.job.name}: {len(plan.job.blocks)} blocks", soft_wrap=True)
+        self._console.print(f"{plan.name}: {len(plan.jobs.blocks)} blocks", soft_wrap=True)
 
         def show(progress: Progress, due: bool) -> None:
             self.latest = progress

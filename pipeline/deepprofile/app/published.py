@@ -11,7 +11,7 @@ import xarray as xr
 from deepprofile.analysis.open import read_store
 from deepprofile.config import Config
 from deepprofile.stages import collocate, invert
-from deepprofile.stages.domain import days_of, products_of
+from deepprofile.stages.domain import Domain, products_of
 from deepprofile.storage.stores import Root
 
 
@@ -33,7 +33,7 @@ class Published:
             Where no profile has been published.
         """
         root = Root(config.root)
-        root.open(invert.STORE)
+        root.parts(invert.STORE)
         return cls(config, root, root.current())
 
     def open(self, store: str) -> xr.Dataset:
@@ -42,16 +42,17 @@ class Published:
 
     def products(self, rows: slice = slice(None), columns: slice = slice(None)) -> dict[str, xr.DataArray]:
         """Every product on the target grid (time, layer, y, x), regridded as the inversion does."""
-        grid, days = self.config.grid.grid(), days_of(self.config)
+        domain = Domain.of(self.config)
+        grid = domain.grid
         own_rows, own_columns = range(grid.rows)[rows], range(grid.columns)[columns]
         found = {}
-        for source in collocate.sources(products_of(self.config).values(), grid, self.root, self.versions):
-            values = source.read(grid, (0, days.size), (own_rows[0], own_rows[-1] + 1), (own_columns[0], own_columns[-1] + 1))
+        for source in collocate.sources(products_of(self.config).values(), domain, self.root, self.versions):
+            values = source.read(grid, domain.span, (own_rows[0], own_rows[-1] + 1), (own_columns[0], own_columns[-1] + 1))
             found[source.name] = xr.DataArray(
                 values,
                 dims=("time", "layer", "y", "x"),
                 coords={
-                    "time": pd.DatetimeIndex(days),
+                    "time": pd.DatetimeIndex(domain.days),
                     "layer_top": ("layer", [a for a, _ in source.layers]),
                     "layer_bottom": ("layer", [b for _, b in source.layers]),
                 },

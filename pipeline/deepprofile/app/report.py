@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,6 +21,7 @@ from deepprofile.evaluation.representativeness import BANDS_M, INTERVALS, bands
 from deepprofile.stages import collocate, ingest, invert, matchups, observations, paired, validate
 from deepprofile.stages.domain import days_of, products_of
 from deepprofile.stages.matchups import Estimates
+from deepprofile.storage.stores import parts_of, store_of
 
 MAP_DEPTHS_M: Final = (0.05, 0.3, 0.8)
 # What sensors are grouped by, and how that is called; where station files do not say, there is no table.
@@ -56,20 +57,17 @@ def write_report(
     stores = Published.of(config)
     profile = stores.open(invert.STORE)
     sections = [_maps(profile), _weights(stores), *extra]
-    if {observations.STORE, matchups.STORE, validate.STORE} <= set(stores.versions) and config.stations:
+    if {observations.STORE, matchups.STORE, validate.STORE} <= set(map(store_of, stores.versions)) and config.stations:
         sections += _stations(stores, profile, truth)
     sections.append(_coverage(stores))
-    grid, days = config.grid.grid(), days_of(config)
+    grid, days, years = config.grid.grid(), days_of(config), parts_of(invert.STORE, stores.versions)
     facts = [
         ("Grid", f"{grid.name}, {grid.rows} × {grid.columns} cells, {_bounds(profile)}"),
         ("Period", f"{days[0]} to {days[-1]} ({days.size} days)"),
         ("Products", ", ".join(config.product(name).title for name in config.products)),
         ("Method", f"{profile.attrs['method']}, degree {profile.attrs['order']}, {profile.attrs['source']}"),
-        *(
-            (f"Version of {name}", version)
-            for name, version in sorted(stores.versions.items())
-            if name in ("weights", "profile")
-        ),
+        ("Version of weights", stores.versions[collocate.STORE]),
+        ("Version of profile", ", ".join(f"{year}: {stores.versions[name]}" for year, name in years.items())),
     ]
     return write_page(folder, title, "One continuous profile with its uncertainty for every cell and day.", facts, sections)
 
@@ -262,7 +260,7 @@ def _stations(stores: Published, profile: xr.Dataset, truth: xr.DataArray | None
     coverage = station_coverage(scores)
     if not coverage.empty:
         sections += _held(scores, coverage)
-    stations = observations.opened(stores.root.open(observations.STORE)).load().transpose("sensor", "time")
+    stations, sensors = matchups.published_sensors(stores.root)
     shown = Section("At the stations")
     times = pd.DatetimeIndex(days_of(stores.config))
     for name in _best_stations(stations):
@@ -284,7 +282,9 @@ def _stations(stores: Published, profile: xr.Dataset, truth: xr.DataArray | None
         parts = ["the layers of the products", *(["the truth"] if known is not None else []), "the sensors"]
         caption = f"{place}: profiles with their 90 % interval, {', '.join(parts[:-1])} and {parts[-1]}."
         shown.figures.append((f"profiles_{name}", figure, caption))
-        shown.figures.append((f"series_{name}", _series(stores, here, one, chosen, place), f"{place}: daily series."))
+        estimates = matchups.estimates(sensors, chosen, Estimates.of(products_of(stores.config).values()))
+        series = _series(here, one, _labelled(stores, estimates, one["time"].values), place)
+        shown.figures.append((f"series_{name}", series, f"{place}: daily series."))
     return [*sections, shown]
 
 
@@ -359,10 +359,17 @@ def _best_stations(stations: xr.Dataset) -> list[str]:
     return ranked[:_STATIONS_SHOWN]
 
 
-def _series(stores: Published, here: xr.Dataset, stations: xr.Dataset, chosen: Sequence[int], place: str) -> Figure:
-    names = Estimates.of(products_of(stores.config).values())
-    found = matchups.estimates(stores.root.open(matchups.STORE), list(chosen), names)
-    estimates = {name: series for name, series in found.items() if name != names.without}
+def _labelled(stores: Published, estimates: Mapping[str, NDArray[np.float32]], times: NDArray[Any]) -> dict[str, xr.DataArray]:
+    """Series of estimates at sensors, without the one that leaves the retrievals out."""
+    without = Estimates.of(products_of(stores.config).values()).without
+    return {
+        name: xr.DataArray(values, dims=("sensor", "time"), coords={"time": times})
+        for name, values in estimates.items()
+        if name != without
+    }
+
+
+def _series(here: xr.Dataset, stations: xr.Dataset, estimates: Mapping[str, xr.DataArray], place: str) -> Figure:
     intervals = []
     for top, bottom in zip(stations.depth_top.values.tolist(), stations.depth_bottom.values.tolist(), strict=True):
         if bottom - top < 1e-6:

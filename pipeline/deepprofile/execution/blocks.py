@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from itertools import product as combinations
 from math import prod
 from typing import Any, overload
@@ -21,15 +22,19 @@ DONE, INCOMPLETE, COPIED, FAILED = "done", "incomplete", "copied", "failed"
 
 @dataclass(frozen=True)
 class Block:
-    """A unit of work: its place in the grid of blocks, and the region it writes as (start, stop) along each dimension."""
+    """A unit of work: its place in the grid of blocks, and the region it writes as (start, stop) along each dimension.
+
+    ``part``: of a store in parts, such as calendar years, the one that it belongs to.
+    """
 
     index: tuple[int, ...]
     region: tuple[tuple[int, int], ...]
+    part: str = ""
 
     @property
     def name(self) -> str:
-        """The place as text, such as ``0.2.1``."""
-        return ".".join(map(str, self.index))
+        """Part and place as text, such as ``0.2.1`` or ``2024.0.2.1``."""
+        return ".".join([*([self.part] if self.part else []), *map(str, self.index)])
 
 
 @dataclass(frozen=True)
@@ -51,15 +56,17 @@ class Outcome:
 class Record:
     """What became of a block.
 
-    ``block``: its name. ``losses``: how often a worker was lost while it computed the block, by cause. ``static_fingerprint``:
-    that part of the fingerprint which tells whether an earlier state of the block can be brought up to date. ``index`` and
-    ``region``: those of the block; empty in records of versions of this software that did not write them.
+    ``block``: its name. ``attempts``: those that count against the block; ``retries``: all that were made again.
+    ``losses``: how often a worker was lost while it computed the block, by cause. ``static_fingerprint``: that part of the
+    fingerprint which tells whether an earlier state of the block can be brought up to date. ``index``, ``region`` and
+    ``part``: those of the block.
     """
 
     block: str
     fingerprint: str
     status: str
     attempts: int = 1
+    retries: int = 0
     seconds: float = 0.0
     bytes_read: int = 0
     bytes_written: int = 0
@@ -70,6 +77,7 @@ class Record:
     static_fingerprint: str = ""
     index: tuple[int, ...] = ()
     region: tuple[tuple[int, int], ...] = ()
+    part: str = ""
 
 
 @dataclass(frozen=True)
@@ -96,6 +104,18 @@ class Workload:
     bytes_in: int = 0
     bytes_out: int = 0
     remark: str = ""
+
+    @classmethod
+    def joined(cls, parts: Sequence[Workload]) -> Workload:
+        """The workloads of the parts of a store as one."""
+        return cls(
+            name=parts[0].name,
+            blocks=tuple(chain.from_iterable(part.blocks for part in parts)),
+            memory_per_block=max(part.memory_per_block for part in parts),
+            bytes_in=sum(part.bytes_in for part in parts),
+            bytes_out=sum(part.bytes_out for part in parts),
+            remark=next((part.remark for part in parts if part.remark), ""),
+        )
 
 
 @dataclass(frozen=True)
@@ -136,11 +156,52 @@ class Job:
         return self.workload.blocks
 
 
+@dataclass(frozen=True)
+class Jobs:
+    """Jobs of the parts of a store, which are run together: no part waits for the last block of another.
+
+    Attributes
+    ----------
+    workload
+        Of all of them, with their blocks in the order in which they are to be done.
+    parts
+        The job of each part; that of a store without parts under ``""``.
+    begin
+        Called with a part before its first block is computed or copied; never with one that is done already.
+    """
+
+    workload: Workload
+    parts: Mapping[str, Job]
+    begin: Callable[[str], None] | None = None
+
+    @classmethod
+    def of(cls, jobs: Mapping[str, Job], order: Callable[[Block], Any] | None = None) -> Jobs:
+        """Of the jobs of some parts, part after part; or in another order of the blocks."""
+        workload = Workload.joined([job.workload for job in jobs.values()])
+        if order is not None:
+            workload = replace(workload, blocks=sorted(workload.blocks, key=order))
+        return cls(workload, jobs)
+
+    @property
+    def name(self) -> str:
+        """Of the workload."""
+        return self.workload.name
+
+    @property
+    def blocks(self) -> Sequence[Block]:
+        """Of the workload."""
+        return self.workload.blocks
+
+    def job(self, block: Block) -> Job:
+        """The one that a block belongs to."""
+        return self.parts[block.part]
+
+
 class BlockGrid(Sequence[Block]):
     """Blocks that cover an array, the first dimension slowest; each is made when it is asked for."""
 
-    def __init__(self, spans: Sequence[Sequence[tuple[int, int]]]) -> None:
-        self._spans = spans
+    def __init__(self, spans: Sequence[Sequence[tuple[int, int]]], part: str = "") -> None:
+        self._spans, self._part = spans, part
         self._counts = [len(along) for along in spans]
 
     def __len__(self) -> int:
@@ -163,19 +224,20 @@ class BlockGrid(Sequence[Block]):
             left, k = divmod(left, count)
             index.append(k)
         index.reverse()
-        return Block(tuple(index), tuple(along[k] for along, k in zip(self._spans, index, strict=True)))
+        return Block(tuple(index), tuple(along[k] for along, k in zip(self._spans, index, strict=True)), self._part)
 
     def __iter__(self) -> Iterator[Block]:
         """All of them, in order."""
         for index in combinations(*map(range, self._counts)):
-            yield Block(index, tuple(along[k] for along, k in zip(self._spans, index, strict=True)))
+            yield Block(index, tuple(along[k] for along, k in zip(self._spans, index, strict=True)), self._part)
 
 
-def grid_blocks(sizes: Sequence[int], steps: Sequence[int]) -> BlockGrid:
-    """Blocks of these steps that cover an array of these sizes, the first dimension slowest."""
-    return BlockGrid(
-        [[(start, min(start + step, size)) for start in range(0, size, step)] for size, step in zip(sizes, steps, strict=True)]
-    )
+def grid_blocks(sizes: Sequence[int], steps: Sequence[int], part: str = "") -> BlockGrid:
+    """Blocks of these steps that cover an array of these sizes, the first dimension slowest; ``part``: see ``Block``."""
+    spans = [
+        [(start, min(start + step, size)) for start in range(0, size, step)] for size, step in zip(sizes, steps, strict=True)
+    ]
+    return BlockGrid(spans, part)
 
 
 def compute_block(

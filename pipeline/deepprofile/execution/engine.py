@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections import Counter, defaultdict
+from collections import ChainMap, Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -23,6 +23,7 @@ from deepprofile.execution.blocks import (
     INCOMPLETE,
     Block,
     Job,
+    Jobs,
     Outcome,
     Record,
     compute_block,
@@ -43,6 +44,8 @@ MOST_KILLERS: Final = 2
 MOST_LOSSES: Final = 50
 # Blocks that are taken over at a time: each is a few requests that the driver waits for.
 COPIES: Final = 16
+# Records of parts that are read at a time.
+READS: Final = 8
 
 
 @dataclass(frozen=True)
@@ -105,10 +108,37 @@ def run_job(
 ) -> dict[str, Record]:
     """Run the blocks of a job that are not done yet; returns the record of every block.
 
+    See ``run_jobs``, which does it for the parts of a store.
+    """
+    return run_jobs(
+        Jobs(job.workload, {"": job}),
+        pool,
+        {"": ledger},
+        window=window,
+        retry=retry,
+        previous=previous,
+        on_progress=on_progress,
+        check=check,
+    )
+
+
+def run_jobs(
+    jobs: Jobs,
+    pool: Pool,
+    ledgers: Mapping[str, Ledger],
+    *,
+    window: int | None = None,
+    retry: Retry | None = None,
+    previous: Mapping[str, Record] | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+    check: Callable[[], None] | None = None,
+) -> dict[str, Record]:
+    """Run the blocks of some jobs that are not done yet; returns the record of every block.
+
     Parameters
     ----------
-    job, pool, ledger
-        What to do, who does it, and where it is recorded.
+    jobs, pool, ledgers
+        What to do, who does it, and where the blocks of each part are recorded.
     window
         Blocks under way at a time; twice the pool's size by default.
     retry
@@ -129,7 +159,7 @@ def run_job(
     KeyboardInterrupt
         After what has ended was recorded.
     """
-    run = _Run(job, pool, ledger, window or 2 * pool.size, retry or Retry(), previous or {}, on_progress, check)
+    run = _Run(jobs, pool, ledgers, window or 2 * pool.size, retry or Retry(), previous or {}, on_progress, check)
     try:
         run.run()
     except PoolLostError:
@@ -138,12 +168,14 @@ def run_job(
         pool.cancel()
         raise
     finally:
-        ledger.flush()
-    ledger.compact()
+        for ledger in ledgers.values():
+            ledger.flush()
+    for ledger in ledgers.values():
+        ledger.compact()
     if run.errors:
         block, error = run.errors[0]
         raise JobFailedError(
-            f"{job.name}: {len(run.errors)} of {len(job.blocks)} blocks failed; the first, block {block.name}, with "
+            f"{jobs.name}: {len(run.errors)} of {len(jobs.blocks)} blocks failed; the first, block {block.name}, with "
             f"{error_sentence(error)}"
         ) from error
     return run.records
@@ -161,9 +193,9 @@ class _Run:
 
     def __init__(
         self,
-        job: Job,
+        jobs: Jobs,
         pool: Pool,
-        ledger: Ledger,
+        ledgers: Mapping[str, Ledger],
         window: int,
         retry: Retry,
         previous: Mapping[str, Record],
@@ -172,13 +204,15 @@ class _Run:
     ) -> None:
         self.records: dict[str, Record] = {}
         self.errors: list[tuple[Block, BaseException]] = []
-        self._job, self._pool, self._ledger = job, pool, ledger
+        self._jobs, self._pool, self._ledgers = jobs, pool, ledgers
         self._window, self._retry, self._previous = window, retry, previous
         self._on_progress, self._check = on_progress, check
+        self._begun: set[str] = set()
         self._started = time.monotonic()
         self._counts = dict.fromkeys((DONE, INCOMPLETE, COPIED, FAILED), 0)
         self._skipped = self._retried = self._bytes_read = self._bytes_written = self._storage_retries = 0
         self._losses: dict[str, Counter[str]] = defaultdict(Counter)
+        self._repeats: Counter[str] = Counter()
         self._running: dict[Any, _Attempt] = {}
         # Failed attempts, each with the time at which it may be repeated.
         self._waiting: list[tuple[float, _Attempt]] = []
@@ -209,7 +243,11 @@ class _Run:
                     self._report()
             elif self._waiting:
                 time.sleep(0.02)
-            self._ledger.flush_if_due()
+            self._flush_if_due()
+
+    def _flush_if_due(self) -> None:
+        for ledger in self._ledgers.values():
+            ledger.flush_if_due()
 
     def _should_give_up(self) -> bool:
         """Whether so many blocks have failed that the others need not be tried."""
@@ -218,24 +256,30 @@ class _Run:
         return len(self.errors) >= MOST_FAILURES or (nothing_done and killers >= MOST_KILLERS)
 
     def _unfinished(self) -> list[Block]:
-        known = self._ledger.read()
+        with ThreadPoolExecutor(READS) as threads:
+            known = dict(ChainMap(*threads.map(Ledger.read, self._ledgers.values())))
         todo = []
-        for block in self._job.blocks:
-            mark = self._marks[block.name] = self._job.fingerprint(block)
+        for block in self._jobs.blocks:
+            mark = self._marks[block.name] = self._jobs.job(block).fingerprint(block)
             record = known.get(block.name)
             if record is not None and record.fingerprint == mark and record.status in (DONE, COPIED):
-                self.records[block.name] = replace(record, index=block.index, region=block.region)
-                if record.region != block.region:
-                    # Written by a version of this software that did not say it.
-                    self._ledger.add(self.records[block.name])
+                self.records[block.name] = record
                 self._skipped += 1
             else:
                 todo.append(block)
         return todo
 
+    def _begin_part(self, block: Block) -> None:
+        if block.part not in self._begun:
+            self._begun.add(block.part)
+            if self._jobs.begin is not None:
+                self._jobs.begin(block.part)
+
     def _start(self, block: Block, number: int) -> None:
-        inputs = self._job.inputs(block) if self._job.inputs is not None else None
-        handle = self._pool.submit(compute_block, self._job.name, self._job.compute, block, inputs, self._retry.storage_seconds)
+        self._begin_part(block)
+        job = self._jobs.job(block)
+        inputs = job.inputs(block) if job.inputs is not None else None
+        handle = self._pool.submit(compute_block, job.name, job.compute, block, inputs, self._retry.storage_seconds)
         self._running[handle] = _Attempt(block, number, time.monotonic())
 
     def _repeat_due(self) -> None:
@@ -248,37 +292,49 @@ class _Run:
     def _copy_unchanged(self, todo: Sequence[Block]) -> list[Block]:
         """Take over from the version before all blocks of which nothing has changed; returns the others, in their order."""
         same = [block for block in todo if self._may_be_copied(block)]
-        if not same or self._job.copy is None:
+        if not same:
             return list(todo)
+        for block in same:
+            self._begin_part(block)
         with ThreadPoolExecutor(COPIES) as threads:
             # A few at a time: what was copied is recorded, also where the run ends in the middle.
             for start in range(0, len(same), 4 * COPIES):
                 if self._check is not None:
                     self._check()
                 some = same[start : start + 4 * COPIES]
-                for block, _ in zip(some, threads.map(self._job.copy, some), strict=True):
+                for block, _ in zip(some, threads.map(self._copy, some), strict=True):
                     details = self._previous[block.name].details
-                    self._keep(self._record(block, COPIED, details=details))
+                    self._keep(block, self._record(block, COPIED, details=details))
                 self._report()
-                self._ledger.flush_if_due()
+                self._flush_if_due()
         copied = {block.name for block in same}
         return [block for block in todo if block.name not in copied]
 
+    def _copy(self, block: Block) -> None:
+        copy = self._jobs.job(block).copy
+        assert copy is not None
+        copy(block)
+
     def _may_be_copied(self, block: Block) -> bool:
         old = self._previous.get(block.name)
-        return old is not None and old.fingerprint == self._marks[block.name] and old.status in (DONE, COPIED)
+        if old is None or self._jobs.job(block).copy is None:
+            return False
+        return old.fingerprint == self._marks[block.name] and old.status in (DONE, COPIED)
 
     def _record(self, block: Block, status: str, **known: Any) -> Record:
         """The record of a block, with all that follows from the job."""
-        static = self._job.static_fingerprint(block) if self._job.static_fingerprint is not None else ""
+        job = self._jobs.job(block)
+        static = job.static_fingerprint(block) if job.static_fingerprint is not None else ""
         return Record(
             block=block.name,
             fingerprint=self._marks[block.name],
             status=status,
+            retries=self._repeats[block.name],
             losses=dict(self._losses[block.name]),
             static_fingerprint=static,
             index=block.index,
             region=block.region,
+            part=block.part,
             **known,
         )
 
@@ -287,7 +343,7 @@ class _Run:
         seconds = round(time.monotonic() - attempt.since, 3)
         if outcome is not None:
             status = INCOMPLETE if outcome.problems else DONE
-            self._keep(self._record(block, status, attempts=attempt.number, seconds=seconds, **vars(outcome)))
+            self._keep(block, self._record(block, status, attempts=attempt.number, seconds=seconds, **vars(outcome)))
             return
         assert error is not None
         number = attempt.number + 1
@@ -296,32 +352,33 @@ class _Run:
             losses[error.cause] += 1
             if not error.counts and losses.total() <= MOST_LOSSES:
                 number = attempt.number
-        marks = {"stage": self._job.name, "block": block.name}
+        marks = {"stage": self._jobs.name, "block": block.name}
         if number <= self._retry.attempts and _may_succeed_later(error):
             self._retried += 1
+            self._repeats[block.name] += 1
             pause = self._retry.wait_seconds * 2.0 ** (attempt.number - 1) * random.uniform(0.5, 1.5)
             self._waiting.append((time.monotonic() + pause, replace(attempt, number=number)))
-            log.warning("%s: block %s will be repeated: %s", self._job.name, block.name, error_sentence(error), extra=marks)
+            log.warning("%s: block %s will be repeated: %s", self._jobs.name, block.name, error_sentence(error), extra=marks)
         else:
             self.errors.append((block, error))
             problems = (error_sentence(error),)
-            self._keep(self._record(block, FAILED, attempts=attempt.number, seconds=seconds, problems=problems))
-            log.error("%s: block %s has failed: %s", self._job.name, block.name, error_sentence(error), extra=marks)
+            self._keep(block, self._record(block, FAILED, attempts=attempt.number, seconds=seconds, problems=problems))
+            log.error("%s: block %s has failed: %s", self._jobs.name, block.name, error_sentence(error), extra=marks)
 
-    def _keep(self, record: Record) -> None:
+    def _keep(self, block: Block, record: Record) -> None:
         self.records[record.block] = record
         self._counts[record.status] += 1
         self._bytes_read += record.bytes_read
         self._bytes_written += record.bytes_written
         self._storage_retries += record.storage_retries
-        self._ledger.add(record)
+        self._ledgers[block.part].add(record)
 
     def _report(self) -> None:
         if self._on_progress is not None:
             self._on_progress(
                 Progress(
-                    job=self._job.name,
-                    blocks=len(self._job.blocks),
+                    job=self._jobs.name,
+                    blocks=len(self._jobs.blocks),
                     done=self._counts[DONE],
                     skipped=self._skipped,
                     copied=self._counts[COPIED],

@@ -123,9 +123,6 @@ def _record(url: str, line: bytes) -> Record | None:
     try:
         raw = parse(url, line, {"block": str, "fingerprint": str, "status": str})
         raw.pop(FORMAT_KEY, None)
-        if "base" in raw:
-            # As it was called before.
-            raw["static_fingerprint"] = raw.pop("base")
         places = {"index": tuple(raw.get("index", ())), "region": tuple(map(tuple, raw.get("region", ())))}
         return Record(**raw | places | {"problems": tuple(raw.get("problems", ()))})
     except (DamagedDocumentError, TypeError) as error:

@@ -122,6 +122,10 @@ class Catalogue:
         """Granules of some days."""
         return {text: self.by_day[text] for text in map(str, days) if text in self.by_day}
 
+    def during(self, days: Iterable[np.datetime64]) -> Catalogue:
+        """The granules of some days, without what is said of the folder as a whole."""
+        return Catalogue(self.of(days))
+
     @property
     def last_day(self) -> np.datetime64 | None:
         """The last day of which there is a granule."""

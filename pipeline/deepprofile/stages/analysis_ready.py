@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,23 +23,62 @@ def cached_overlaps(source: Grid, target: Grid) -> tuple[Overlap, Overlap]:
     return overlaps(source, target)
 
 
+class SourceYear(NamedTuple):
+    """The days of a source in one calendar year: the first, the one after the last (days since 1970-01-01), and their URL."""
+
+    first: int
+    stop: int
+    url: str
+
+
 @dataclass(frozen=True)
 class Source:
-    """An analysis-ready store as a stage reads it: its URL, the grid that it lies on, and its layers (top, bottom; m)."""
+    """An analysis-ready store as a stage reads it, whatever year the days lie in.
+
+    Attributes
+    ----------
+    name
+        Of the product.
+    years
+        Without gaps, in their order.
+    grid
+        That it lies on.
+    layers
+        Top and bottom, m.
+    """
 
     name: str
-    url: str
+    years: tuple[SourceYear, ...]
     grid: Grid
     layers: tuple[tuple[float, float], ...]
 
+    def around(self, first: int, stop: int) -> Source:
+        """The same with those years alone that some days lie in."""
+        return replace(self, years=tuple(year for year in self.years if year.first < stop and first < year.stop))
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """First day and the one after the last, in days since 1970-01-01."""
+        return self.years[0].first, self.years[-1].stop
+
     def read(self, target: Grid, days: tuple[int, int], rows: tuple[int, int], columns: tuple[int, int]) -> NDArray[np.float32]:
-        """Soil moisture on part of the target grid, float32 (day, layer, row, column), regridded on the fly."""
+        """Soil moisture on part of the target grid, float32 (day, layer, row, column), regridded on the fly.
+
+        ``days``: the first and the one after the last, in days since 1970-01-01; all of them are there.
+        """
         y, x = cached_overlaps(self.grid, target)
         part_y, part_x = y.part(*rows, 0), x.part(*columns, 0)
-        (top, bottom), (left, right) = part_y.needed, part_x.needed
-        region = (slice(*days), slice(None), slice(top, bottom), slice(left, right))
-        values = read_region(self.url, "soil_moisture", region)
-        return regrid(values, y.part(*rows, top), x.part(*columns, left))
+        values = self._read(days, slice(*part_y.needed), slice(*part_x.needed))
+        return regrid(values, y.part(*rows, part_y.needed[0]), x.part(*columns, part_x.needed[0]))
+
+    def _read(self, days: tuple[int, int], rows: slice, columns: slice) -> NDArray[np.float32]:
+        shape = (days[1] - days[0], len(self.layers), rows.stop - rows.start, columns.stop - columns.start)
+        values = np.empty(shape, np.float32)
+        for year in self.around(*days).years:
+            first, stop = max(days[0], year.first), min(days[1], year.stop)
+            region = (slice(first - year.first, stop - year.first), slice(None), rows, columns)
+            read_region(year.url, "soil_moisture", region, out=values[first - days[0] : stop - days[0]])
+        return values
 
     def read_cells(self, target: Grid, days: tuple[int, int], cells: NDArray[np.int64]) -> tuple[NDArray[np.float32], int]:
         """Soil moisture at some (row, column) of the target grid; those near each other are read together.
@@ -60,7 +99,7 @@ class Source:
             needed = np.array([(own_y.needed, own_x.needed) for _, own_y, own_x in met])
             top, left = needed[:, :, 0].min(axis=0).tolist()
             bottom, right = needed[:, :, 1].max(axis=0).tolist()
-            values = read_region(self.url, "soil_moisture", (slice(*days), slice(None), slice(top, bottom), slice(left, right)))
+            values = self._read(days, slice(top, bottom), slice(left, right))
             read += values.nbytes
             for k, own_y, own_x in met:
                 rows, columns = (slice(*own.needed) for own in (own_y, own_x))

@@ -32,7 +32,7 @@ from deepprofile.stages import schemas
 from deepprofile.stages.analysis_ready import cached_overlaps
 from deepprofile.stages.domain import Domain
 from deepprofile.stages.manifest import ledger_url
-from deepprofile.stages.plan import Expected, PlanError, StagePlan, Step
+from deepprofile.stages.plan import Expected, PlanError, StagePlan, Step, VersionPlan
 from deepprofile.storage.filesystems import join
 from deepprofile.storage.fingerprints import fingerprint
 from deepprofile.storage.objects import MissingPathError, exists, explained_errors, listing
@@ -193,7 +193,8 @@ def plan(domain: Domain, settings: Inversion, cache: Cache, root: Root) -> Stage
         name: bound.model_dump(mode="json") if isinstance(bound, GridBound) else bound
         for name, bound in zip(NAMES, settings.bounds, strict=True)
     }
-    return StagePlan(STAGE, STORE, version, made, Job(workload(domain), task, mark), task.url, files, on_driver=True)
+    made_by = VersionPlan(STORE, version, made, Job(workload(domain), task, mark), task.url, files)
+    return StagePlan(STAGE, STORE, (made_by,), on_driver=True)
 
 
 def _check(settings: Inversion, target: Grid, values: Floats) -> None:

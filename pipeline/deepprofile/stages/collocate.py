@@ -34,18 +34,19 @@ from deepprofile.sources.products import Product
 from deepprofile.stages import ingest, schemas
 from deepprofile.stages.analysis_ready import Source
 from deepprofile.stages.domain import Domain, products_of
-from deepprofile.stages.plan import Expected, StagePlan, Step
+from deepprofile.stages.plan import Expected, StagePlan, Step, VersionPlan
 from deepprofile.stages.schedule import remade_mark
 from deepprofile.storage.filesystems import zarr_store
 from deepprofile.storage.fingerprints import fingerprint
-from deepprofile.storage.stores import Root, Template, exists, read_region, write_shards
+from deepprofile.storage.stores import Root, Template, exists, part_name, read_region, write_shards
 
 # The versions of what turns daily means into moments, and moments into the error model.
-MOMENTS_ALGORITHM: Final = 1
+MOMENTS_ALGORITHM: Final = 2
 WEIGHTS_ALGORITHM: Final = 4
 MOMENTS_STORE: Final = "moments"
 STORE: Final = "weights"
-# Moments are summed over stretches of so many days, whatever the shards, so that their rounding is always the same.
+# Moments are summed over stretches of so many days, which begin anew each 1 January, whatever the shards, so that their
+# rounding is always the same.
 STRETCH_DAYS: Final = 64
 
 
@@ -66,9 +67,9 @@ def ard_stores(products: Iterable[Product]) -> list[str]:
     return [ingest.store_name(product.name) for product in products]
 
 
-def sources(products: Iterable[Product], target: Grid, root: Root, versions: Mapping[str, str]) -> tuple[Source, ...]:
+def sources(products: Iterable[Product], domain: Domain, root: Root, versions: Mapping[str, str]) -> tuple[Source, ...]:
     """The analysis-ready stores of some products, in these versions."""
-    return tuple(ingest.source(product, target, root, versions[ingest.store_name(product.name)]) for product in products)
+    return tuple(ingest.source(product, domain, root, versions) for product in products)
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,10 @@ def weights_template(model: ErrorModel) -> Template:
 
 
 def is_due(model: ErrorModel, root: Root) -> bool:
-    """Whether a run has to make a new error model: there is none for these settings, or the published one is old enough."""
+    """Whether a run has to make a new error model: there is none for these settings, or the published one is old enough.
+
+    It is where the record has grown by ``every_days`` since; while there is less than that, where it has doubled.
+    """
     version, every = root.current().get(STORE), model.settings.every_days
     if version is None or every == 0 or not exists(root.version(STORE, version)):
         return True
@@ -131,7 +135,8 @@ def is_due(model: ErrorModel, root: Root) -> bool:
         return True
     first, last = (np.datetime64(day, "D") for day in found["period"])
     days = model.domain.days
-    return bool(first != days[0] or days[-1] - last >= np.timedelta64(every, "D"))
+    grown, had = days[-1] - last, last - first + np.timedelta64(1, "D")
+    return bool(first != days[0] or grown >= min(np.timedelta64(every, "D"), had))
 
 
 @lru_cache(maxsize=4)
@@ -174,7 +179,7 @@ class MomentsBlock:
 
     target: Grid
     sources: tuple[Source, ...]
-    days: int
+    stretches: tuple[tuple[int, int], ...]
     comparison: Comparison
     url: str
 
@@ -184,8 +189,7 @@ class MomentsBlock:
         _, design = self.comparison.design()
         total: Moments | None = None
         read = 0
-        for start in range(0, self.days, STRETCH_DAYS):
-            stretch = (start, min(start + STRETCH_DAYS, self.days))
+        for stretch in self.stretches:
             series = [np.moveaxis(s.read(self.target, stretch, rows, columns), (0, 1), (2, 3)) for s in self.sources]
             read += sum(s.nbytes for s in series)
             part = Moments.from_array(series_moments(series, design))
@@ -279,13 +283,14 @@ def plan_moments(model: ErrorModel, root: Root, versions: Mapping[str, str]) -> 
         model.comparison,
         model.domain.grid,
     )
-    inputs = {store: versions[store] for store in ard_stores(model.products)}
+    stores = [part_name(store, year.year) for store in ard_stores(model.products) for year in model.domain.years]
+    inputs = {store: versions[store] for store in stores}
     setting = [dict(made.attrs), made.variables["moments"].shards, made.variables["moments"].chunks, comparison, inputs]
     version = fingerprint("moments", MOMENTS_ALGORITHM, setting, *remade_mark(root))
     task = MomentsBlock(
         target,
-        sources(model.products, target, root, versions),
-        model.domain.days.size,
+        sources(model.products, model.domain, root, versions),
+        tuple(model.domain.stretches(STRETCH_DAYS)),
         comparison,
         root.version(MOMENTS_STORE, version),
     )
@@ -294,7 +299,7 @@ def plan_moments(model: ErrorModel, root: Root, versions: Mapping[str, str]) -> 
         return fingerprint("moments", version, block.region)
 
     job = Job(moments_workload(model), task, mark)
-    return StagePlan("collocate/moments", MOMENTS_STORE, version, made, job, task.url, inputs)
+    return StagePlan("collocate/moments", MOMENTS_STORE, (VersionPlan(MOMENTS_STORE, version, made, job, task.url, inputs),))
 
 
 def plan_weights(model: ErrorModel, root: Root, versions: Mapping[str, str]) -> StagePlan:
@@ -316,7 +321,7 @@ def plan_weights(model: ErrorModel, root: Root, versions: Mapping[str, str]) -> 
         return fingerprint("weights", version, block.region)
 
     job = Job(weights_workload(model), task, mark)
-    return StagePlan("collocate/weights", STORE, version, made, job, task.url, inputs)
+    return StagePlan("collocate/weights", STORE, (VersionPlan(STORE, version, made, job, task.url, inputs),))
 
 
 def read_errors(url: str, rows: slice, columns: slice) -> LayerErrors:

@@ -15,7 +15,7 @@ from deepprofile.config import Config
 from deepprofile.core.factors import factor_entries
 from deepprofile.execution.blocks import Block, Job, Outcome, Workload, grid_blocks
 from deepprofile.stages import bounds, collocate, schemas
-from deepprofile.stages.plan import Expected, StagePlan, Step
+from deepprofile.stages.plan import Expected, StagePlan, Step, VersionPlan
 from deepprofile.stages.profiles import Inverter, Profiles, prototype
 from deepprofile.storage.fingerprints import fingerprint
 from deepprofile.storage.stores import Root, Template, write_shards
@@ -102,7 +102,8 @@ def plan(profiles: Profiles, root: Root, versions: Mapping[str, str]) -> StagePl
         return fingerprint("covariances", setting, block.region, *used.within(block.index))
 
     inputs = {collocate.STORE: weights, **used.inputs}
-    return StagePlan("invert/covariances", STORE, version, made, Job(workload(profiles), task, mark), task.url, inputs)
+    made_by = VersionPlan(STORE, version, made, Job(workload(profiles), task, mark), task.url, inputs)
+    return StagePlan("invert/covariances", STORE, (made_by,))
 
 
 def steps(config: Config) -> list[Step]:

@@ -38,6 +38,33 @@ class Domain:
         days = days_of(config)
         return cls(config.grid.grid(), days[0], days.size, config.blocks)
 
+    @property
+    def years(self) -> tuple[Domain, ...]:
+        """The calendar years of the period, each with its days in it."""
+        days = self.days
+        labels = days.astype("datetime64[Y]")
+        firsts = np.flatnonzero(np.concatenate([[True], labels[1:] != labels[:-1]])).tolist()
+        return tuple(
+            replace(self, first_day=days[start], length=stop - start)
+            for start, stop in zip(firsts, [*firsts[1:], self.length], strict=True)
+        )
+
+    @property
+    def year(self) -> str:
+        """The calendar year that the first day lies in, as it names the part of a store."""
+        return str(self.first_day.astype("datetime64[Y]"))
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """First day and the one after the last, in days since 1970-01-01."""
+        first = int(self.first_day.astype("datetime64[D]").astype(np.int64))
+        return first, first + self.length
+
+    def stretches(self, days: int) -> list[tuple[int, int]]:
+        """Stretches of at most so many days, which begin anew each 1 January; as ``span``."""
+        spans = [year.span for year in self.years]
+        return [(start, min(start + days, stop)) for first, stop in spans for start in range(first, stop, days)]
+
     def on(self, grid: Grid) -> Domain:
         """The same days on another grid."""
         return replace(self, grid=grid)

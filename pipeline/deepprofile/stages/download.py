@@ -27,7 +27,7 @@ from deepprofile.sources.providers.provider import RequestStore, digest
 from deepprofile.stages.domain import Domain
 from deepprofile.stages.execute import RunWith
 from deepprofile.stages.manifest import ledger_url
-from deepprofile.stages.plan import StagePlan, StageResult
+from deepprofile.stages.plan import StagePlan, StageResult, VersionPlan
 from deepprofile.stages.schedule import AsOf
 from deepprofile.storage.conditional_writes import update
 from deepprofile.storage.documents import DamagedDocumentError, parse, read_sound, write_document
@@ -296,7 +296,7 @@ def run(task: ProductDownload, root: Root, as_of: AsOf, run_with: RunWith) -> St
     try:
         listed = wanted(task, as_of)
     except DownloadError as error:
-        return StageResult(stage, "", "", Progress.nothing(f"download {name}"), (f"{name}: {error}",))
+        return StageResult(stage, "", {}, Progress.nothing(f"download {name}"), (f"{name}: {error}",))
     if not listed:
         return None
     compute = DownloadBlock(product, tuple(providers_of(product, task.settings)), folder)
@@ -313,11 +313,11 @@ def run(task: ProductDownload, root: Root, as_of: AsOf, run_with: RunWith) -> St
         fingerprint=lambda block: fingerprint(version, block.index),
         inputs=lambda block: listed[block.index[0]],
     )
-    plan = StagePlan(stage, "", version, Template({}, {}, {}), job, folder.url)
+    plan = StagePlan(stage, "", (VersionPlan("", version, Template({}, {}, {}), job, folder.url),))
     ledger, watch = Ledger(ledger_url(root, stage, version)), run_with.watch(plan)
     failures: list[str] = []
     try:
-        run_with.run(job, ledger, watch, window=task.settings.requests)
+        run_with.run(plan.jobs, {"": ledger}, watch, window=task.settings.requests)
     except JobFailedError as error:
         if isinstance(error.__cause__, CredentialsError):
             raise error.__cause__ from None
@@ -325,7 +325,7 @@ def run(task: ProductDownload, root: Root, as_of: AsOf, run_with: RunWith) -> St
         failures = [problem for record in records if record.status == FAILED for problem in record.problems]
     _update_index(root, folder, product)
     problems = tuple(f"{name}: {problem.removeprefix('DownloadError: ')}" for problem in sorted(failures))
-    return StageResult(stage, "", version, watch.latest, problems)
+    return StageResult(stage, "", {}, watch.latest, problems)
 
 
 def _update_index(root: Root, folder: Folder, product: Product) -> None:

@@ -30,15 +30,15 @@ from deepprofile.sources.catalogue import (
 from deepprofile.sources.products import DayNotHeldError, GranuleError, Held, Latency, Outage, Product, Steps, are_alike
 from deepprofile.sources.products.files import BLOCK_BYTES, BLOCKS_KEPT
 from deepprofile.stages import schemas
-from deepprofile.stages.analysis_ready import Source
+from deepprofile.stages.analysis_ready import Source, SourceYear
 from deepprofile.stages.domain import Domain
 from deepprofile.stages.increments import BlockInputs, DayFingerprints, PublishedBlock, spans
 from deepprofile.stages.manifest import days_document
-from deepprofile.stages.plan import Expected, StagePlan, Step, block_budget
+from deepprofile.stages.plan import Expected, StagePlan, Step, VersionPlan, block_budget
 from deepprofile.stages.schedule import AsOf, ReprocessRequests
 from deepprofile.storage.filesystems import is_local
 from deepprofile.storage.fingerprints import extended, fingerprint
-from deepprofile.storage.stores import Root, Template, read_region, write_shards
+from deepprofile.storage.stores import Root, Template, part_name, parts_of, read_region, write_shards
 
 # The version of what turns granules into daily means; each product has one more, of its own reader.
 ALGORITHM: Final = 2
@@ -90,6 +90,11 @@ class ProductIngest:
         return cls(product, granules, target.on(window), config.ingest, latency, outages, block_budget(config.compute))
 
     @property
+    def years(self) -> tuple[ProductIngest, ...]:
+        """The same of each calendar year."""
+        return tuple(replace(self, domain=year) for year in self.domain.years)
+
+    @property
     def store(self) -> str:
         """Name of the store below the root."""
         return store_name(self.product.name)
@@ -100,10 +105,12 @@ class ProductIngest:
         return stage_name(self.product.name)
 
 
-def source(product: Product, target: Grid, root: Root, version: str) -> Source:
-    """The store of a product as later stages read it on a target grid."""
-    layers = tuple((layer.top_m, layer.bottom_m) for layer in product.layers)
-    return Source(product.name, root.version(store_name(product.name), version), product.grid.covering(target), layers)
+def source(product: Product, domain: Domain, root: Root, versions: Mapping[str, str]) -> Source:
+    """The store of a product as later stages read it on the grid of a domain, with the years of its days."""
+    layers, store = tuple((layer.top_m, layer.bottom_m) for layer in product.layers), store_name(product.name)
+    names = [(year, part_name(store, year.year)) for year in domain.years]
+    years = tuple(SourceYear(*year.span, root.version(name, versions[name])) for year, name in names)
+    return Source(product.name, years, product.grid.covering(domain.grid), layers)
 
 
 def template(task: ProductIngest) -> Template:
@@ -194,7 +201,7 @@ class IngestBlock:
             found.bytes_read += 2 * found.values[first:after].nbytes
         provisional = set(earlier.details["provisional"])
         for k in earlier.unchanged:
-            found.steps[k], found.n_valid[k] = earlier.details["steps"][k], _n_valid(earlier.details)[k]
+            found.steps[k], found.n_valid[k] = earlier.details["steps"][k], earlier.details["n_valid"][k]
             found.provisional[k] = int(k in provisional)
             found.unscreened[k] = earlier.details["unscreened"][k] if "unscreened" in earlier.details else 0
         if any(found.unscreened):
@@ -418,14 +425,22 @@ def plan(task: ProductIngest, root: Root, as_of: AsOf | None = None) -> StagePla
     deepprofile.storage.objects.MissingPathError
         Where the folder of its granules is not there.
     """
-    product, days, settings, made = (
-        task.product,
-        task.domain.days,
-        task.settings,
-        template(task),
-    )
-    name, cache = product.name, Cache(settings.cache, settings.cache_limit)
-    catalogue = find_granules(product, task.granules, days, cache)
+    settings, as_of = task.settings, as_of or AsOf.now()
+    catalogue = find_granules(task.product, task.granules, task.domain.days, Cache(settings.cache, settings.cache_limit))
+    redone = ReprocessRequests.read(root, task.product.name)
+    *before, last = task.years
+    closed = [_plan_year(year, root, as_of, catalogue.during(year.domain.days), redone) for year in before]
+    # What concerns the folder as a whole, or days that nobody has yet, is said with the last year.
+    whole = replace(catalogue, by_day=catalogue.of(last.domain.days))
+    made = (*closed, _plan_year(last, root, as_of, whole, redone, last=True))
+    return StagePlan(task.stage, task.store, made, partial(_notes, task.product.name, task.domain, catalogue))
+
+
+def _plan_year(
+    task: ProductIngest, root: Root, as_of: AsOf, catalogue: Catalogue, redone: ReprocessRequests, *, last: bool = False
+) -> VersionPlan:
+    product, days, settings, made = task.product, task.domain.days, task.settings, template(task)
+    name, store = product.name, part_name(task.store, task.domain.year)
     algorithm = [ALGORITHM, product.algorithm]
     setting: dict[str, Any] = {
         "algorithm": algorithm,
@@ -435,13 +450,12 @@ def plan(task: ProductIngest, root: Root, as_of: AsOf | None = None) -> StagePla
     }
     if settings.require_screens:
         setting["require_screens"] = True
-    redone = ReprocessRequests.read(root, name)
     identities = [[g.identity for g in catalogue.by_day.get(str(day), ())] for day in days]
     # All that the values of a day depend on: the stages after this one take over the days whose marks are the same.
     how = [algorithm, settings.min_day_fraction, settings.require_screens]
     marks = tuple(fingerprint(how, of_day, *redone.of(day)) for of_day, day in zip(identities, days, strict=True))
     # The bytes do not depend on how the window is divided, but the names of the blocks do.
-    listed = workload(task)
+    listed = workload_of_year(task)
     parts = [listed.blocks[0].region[1][1]] if listed.remark else []
     version = fingerprint("ingest", name, str(days[0]), str(days[-1]), setting, marks, *parts)
     compute = IngestBlock(
@@ -449,8 +463,8 @@ def plan(task: ProductIngest, root: Root, as_of: AsOf | None = None) -> StagePla
         task.domain.grid,
         days[0],
         settings.min_day_fraction,
-        cache,
-        root.version(task.store, version),
+        Cache(settings.cache, settings.cache_limit),
+        root.version(store, version),
         settings.require_screens,
     )
 
@@ -463,18 +477,17 @@ def plan(task: ProductIngest, root: Root, as_of: AsOf | None = None) -> StagePla
         return BlockInputs(catalogue.of(days[slice(*block.region[0])]))
 
     by_day = DayFingerprints(marks, static_fingerprint)
-    return StagePlan(
-        stage=task.stage,
-        store=task.store,
+    return VersionPlan(
+        store=store,
+        part=task.domain.year,
         version=version,
         template=made,
         url=compute.url,
         job=Job(listed, compute, by_day.fingerprint, static_fingerprint, given),
         inputs={"folder": task.granules, **catalogue.as_json()},
-        finish=_Finish(product, days, task.latency, as_of or AsOf.now(), task.outages),
+        finish=_Finish(product, days, task.latency, as_of, task.outages, last=last),
         marks=by_day,
         summary=partial(_summary, days),
-        notes=partial(_notes, name, days, catalogue),
     )
 
 
@@ -489,9 +502,10 @@ def _summary(days: NDArray[np.datetime64], records: Mapping[str, Record]) -> dic
     }
 
 
-def _notes(name: str, days: NDArray[np.datetime64], catalogue: Catalogue, records: Mapping[str, Record]) -> list[str]:
-    """What was passed over, replaced and there more than once, and which days were not screened."""
-    found = DayCounts.of(days.size, records)
+def _notes(name: str, domain: Domain, catalogue: Catalogue, records: Mapping[str, Record]) -> list[str]:
+    """What was passed over, replaced and there more than once, and which days were not screened, over all years."""
+    days = domain.days
+    found = DayCounts.of(days.size, records, {year.year: year.span[0] - domain.span[0] for year in domain.years})
     places = np.flatnonzero(found.unscreened)
     notes = catalogue.notes(name)
     if places.size:
@@ -516,23 +530,28 @@ def day_states(task: ProductIngest, root: Root, as_of: AsOf) -> dict[str, str]:
     States are ``there``, ``provisional``, ``unscreened``, ``incomplete``, ``failed``, ``missing``, ``outage`` (the provider has
     nothing) and ``not due``.
     """
-    version, days = root.current().get(task.store), task.domain.days
-    known = days_document(root, task.stage, version) if version is not None else None
-    known = known if known and "first" in known else {"first": str(days[0]), "steps": []}
-    first, steps = np.datetime64(known["first"], "D"), known["steps"]
-    provisional, broken = set(known.get("provisional", ())), set(known.get("broken", ()))
-    unscreened = set(known.get("unscreened", ()))
-    last = max(first + np.timedelta64(len(steps) - 1, "D"), min(as_of.today, days[-1]))
+    versions, days = root.current(), task.domain.days
+    steps: dict[np.datetime64, int] = {}
+    told: dict[str, set[np.datetime64]] = {name: set() for name in ("provisional", "broken", "unscreened")}
+    for name in parts_of(task.store, versions).values():
+        known = days_document(root, task.stage, versions[name])
+        if known and "first" in known:
+            own = np.datetime64(known["first"], "D") + np.arange(len(known["steps"]))
+            steps |= dict(zip(own, known["steps"], strict=True))
+            for what, some in told.items():
+                some.update(own[known.get(what, [])])
+    first, latest = min([*steps, days[0]]), max([*steps, days[0]])
+    last = max(latest, min(as_of.today, days[-1])) if steps else min(as_of.today, days[-1])
     due, complete = task.latency.last_due(as_of.today), task.product.steps_per_day
     states = {}
-    for k, day in enumerate(np.arange(first, last + 1)):
-        number = steps[k] if k < len(steps) else 0
-        if k in broken:
+    for day in np.arange(first, last + 1):
+        number = steps.get(day, 0)
+        if day in told["broken"]:
             state = "failed"
-        elif number and k in provisional:
+        elif number and day in told["provisional"]:
             state = "provisional"
         elif number == complete:
-            state = "unscreened" if k in unscreened else "there"
+            state = "unscreened" if day in told["unscreened"] else "there"
         elif any(outage.first <= day <= outage.last for outage in task.outages):
             state = "outage"
         elif day > due:
@@ -544,7 +563,12 @@ def day_states(task: ProductIngest, root: Root, as_of: AsOf) -> dict[str, str]:
 
 
 def workload(task: ProductIngest) -> Workload:
-    """Blocks and their cost: a stretch of days over the whole window, where that fits into the memory of a worker.
+    """Blocks of all years and their cost."""
+    return Workload.joined([workload_of_year(year) for year in task.years])
+
+
+def workload_of_year(task: ProductIngest) -> Workload:
+    """Blocks of a year and their cost: a stretch of days over the whole window, where that fits into the memory of a worker.
 
     Where it does not, a block has some rows of shards, and every granule is read once for each of them.
     """
@@ -557,7 +581,7 @@ def workload(task: ProductIngest) -> Workload:
     divided = f"a worker has no memory for the whole window: {parts} parts, each of which reads every granule"
     return Workload(
         name=f"ingest {product.name}",
-        blocks=grid_blocks((days.size, grid.rows, grid.columns), (settings.days, rows, grid.columns)),
+        blocks=grid_blocks((days.size, grid.rows, grid.columns), (settings.days, rows, grid.columns), task.domain.year),
         memory_per_block=_memory(task, rows),
         bytes_in=days.size * product.steps_per_day * (layers + 2) * grid.rows * grid.columns * 4,
         bytes_out=days.size * layers * grid.rows * grid.columns * 2,
@@ -569,7 +593,7 @@ def _memory(task: ProductIngest, rows: int) -> int:
     """Bytes that a block of so many rows takes at most, where a granule's time steps can be read one after the other."""
     product, grid, settings = task.product, task.domain.grid, task.settings
     layers, cells = len(product.layers), min(rows, grid.rows) * grid.columns
-    days = min(settings.days, task.domain.days.size)
+    days = min(settings.days, task.domain.length)
     shard = days * layers * min(settings.cells, grid.rows) * min(settings.cells, grid.columns)
     # To read a part of a field that is one chunk, the whole of it is unpacked.
     field = product.grid.rows * product.grid.columns if product.fields_are_one_chunk else cells
@@ -577,12 +601,6 @@ def _memory(task: ProductIngest, rows: int) -> int:
     # decoded, placed and screened; a shard with its chunks; blocks of a remote file.
     means, step, fields = 2 * days * layers * cells, (8 + 1 + 4) * layers * cells, 4 * 4 * max(field, cells)
     return means + step + fields + 4 * shard + (0 if is_local(task.granules) else BLOCK_BYTES * (BLOCKS_KEPT + 1))
-
-
-def _n_valid(details: Mapping[str, Any]) -> Sequence[int]:
-    """Values of each day that were not fill; records of earlier versions of this software call them ``recorded``."""
-    found: Sequence[int] = details.get("n_valid", details.get("recorded", ()))
-    return found
 
 
 @dataclass(frozen=True)
@@ -602,16 +620,16 @@ class DayCounts:
     doubled: tuple[tuple[int, str], ...] = ()
 
     @classmethod
-    def of(cls, count: int, records: Mapping[str, Record]) -> DayCounts:
-        """From the records of the blocks of an ingest of so many days."""
+    def of(cls, count: int, records: Mapping[str, Record], origins: Mapping[str, int] | None = None) -> DayCounts:
+        """From the records of the blocks of an ingest of so many days; ``origins``: of the parts that they belong to."""
         steps, n_valid = np.zeros(count, np.int64), np.zeros(count, np.int64)
         provisional, broken, unscreened = np.zeros(count, bool), np.zeros(count, bool), np.zeros(count, np.int64)
         doubled: set[tuple[int, str]] = set()
         for record in records.values():
-            first = record.region[0][0]
+            first = record.region[0][0] + (origins or {}).get(record.part, 0)
             part = slice(first, first + len(record.details.get("steps", ())))
             steps[part] = np.maximum(steps[part], record.details.get("steps", ()))
-            n_valid[part] += np.array(_n_valid(record.details), np.int64)
+            n_valid[part] += np.array(record.details["n_valid"], np.int64)
             if "unscreened" in record.details:
                 unscreened[part] = np.maximum(unscreened[part], record.details["unscreened"])
             for into, name in ((provisional, "provisional"), (broken, "broken")):
@@ -627,6 +645,7 @@ class _Finish:
     latency: Latency
     as_of: AsOf
     outages: tuple[Outage, ...] = ()
+    last: bool = True
 
     def __call__(self, records: Mapping[str, Record]) -> list[str]:
         """Days that lack what should be there by now: time steps, values that are no fill, final values."""
@@ -646,7 +665,7 @@ class _Finish:
             if final[k] and found.provisional[k]:
                 problems.append(f"{day}: {name} is still provisional, and should be final by now")
         # The store ends with the last day that any product has: after it, nothing is there.
-        if self.as_of.until is not None:
+        if self.last and self.as_of.until is not None:
             late = np.arange(self.days[-1] + 1, min(last_due, self.as_of.until) + 1)
             problems += [
                 f"{day}: {per_day} of {per_day} time steps of {name} are missing"

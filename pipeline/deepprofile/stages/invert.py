@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
@@ -16,38 +17,43 @@ from deepprofile.core import kernels
 from deepprofile.core.memory import exponential_filters, reach, remembered
 from deepprofile.core.parameters import Parameters
 from deepprofile.execution.blocks import Block, Job, Outcome, Workload, grid_blocks
+from deepprofile.execution.engine import READS
 from deepprofile.execution.ledger import Ledger
 from deepprofile.grids.grids import Grid
+from deepprofile.sources.products import Product
 from deepprofile.stages import bounds, collocate, gate, ingest, schemas
 from deepprofile.stages.analysis_ready import Source, cached_overlaps
+from deepprofile.stages.domain import Domain
 from deepprofile.stages.increments import BlockInputs, DayFingerprints, day_fingerprints_of, spans
 from deepprofile.stages.manifest import ledger_url
-from deepprofile.stages.plan import Expected, StagePlan, Step
+from deepprofile.stages.plan import Expected, StagePlan, Step, VersionPlan
 from deepprofile.stages.profiles import Inverter, Profiles, prototype
 from deepprofile.storage.fingerprints import extended, fingerprint
 from deepprofile.storage.packing import Packing
-from deepprofile.storage.stores import Root, Template, read_region, write_shards
+from deepprofile.storage.stores import Root, Template, part_name, read_region, write_shards
 
 # The version of what turns daily means and the error model into profiles.
 ALGORITHM: Final = 4
 STORE: Final = PROFILE
 
 
-def template(profiles: Profiles) -> Template:
-    """The store before anything is computed."""
-    return schemas.profile(profiles.domain, prototype(profiles))
+def template(profiles: Profiles, year: Domain) -> Template:
+    """The store of a year before anything is computed."""
+    return schemas.profile(year, prototype(profiles))
 
 
 @dataclass(frozen=True)
 class InvertBlock:
-    """Computes one block: reads the products, regrids them, inverts, writes the shards."""
+    """Computes one block: reads the products, regrids them, inverts, writes the shards.
+
+    ``first``: the first day of the store, in days since 1970-01-01.
+    """
 
     target: Grid
     sources: tuple[Source, ...]
     weights_url: str
     inverter: Inverter
-    first_day: np.datetime64
-    length: int
+    first: int
     url: str
     packing: Packing
     # Of the store of the bounds, where they differ from cell to cell.
@@ -104,7 +110,10 @@ class InvertBlock:
     def _read(
         self, stretches: Sequence[tuple[int, int]], rows: tuple[int, int], columns: tuple[int, int]
     ) -> tuple[dict[str, NDArray[np.float32]], dict[str, NDArray[np.float32]], int]:
-        """Products and filters of the remembered ones on some stretches of days, and how many bytes were read."""
+        """Products and filters of the remembered ones on some stretches of days of the store, and how many bytes were read.
+
+        What is remembered may lie in the years before and after.
+        """
         direction = self.inverter.settings.direction
         kept = remembered(self.inverter.comparison.design()[0]) if direction else []
         cells = (rows[1] - rows[0], columns[1] - columns[0])
@@ -112,8 +121,8 @@ class InvertBlock:
         for source in self.sources:
             before, after = reach(direction if source.name in kept else None)
             parts, pasts = [], []
-            for first, stop in stretches:
-                hull = max(first - before, 0), min(stop + after, self.length)
+            for first, stop in ((self.first + a, self.first + b) for a, b in stretches):
+                hull = max(first - before, source.span[0]), min(stop + after, source.span[1])
                 values = source.read(self.target, hull, rows, columns)
                 size += values.nbytes
                 own = slice(first - hull[0], stop - hull[0])
@@ -137,86 +146,124 @@ class InvertBlock:
 
 
 def workload(profiles: Profiles) -> Workload:
-    """Blocks and their cost."""
-    domain, layout = profiles.domain, profiles.layout
-    grid, days, blocks, cells = domain.grid, domain.days.size, domain.blocks, domain.cells_in_block
+    """Blocks of all years and their cost."""
+    return Workload.joined([_workload_of_year(profiles, year) for year in profiles.domain.years])
+
+
+def _workload_of_year(profiles: Profiles, year: Domain) -> Workload:
+    """Blocks and their cost: a shard of cells and, where memory allows, the whole year."""
+    grid, blocks, cells, layout = year.grid, year.blocks, year.cells_in_block, profiles.layout
     degrees, n = profiles.degrees, layout.size
     # A remembered product is read with the days around the block, and turned so that its days lie side by side.
-    halo = cells * len(layout.pasts) * (sum(reach(profiles.settings.direction)) + domain.days_in_block) * 3 * 4
+    halo = cells * len(layout.pasts) * (sum(reach(profiles.settings.direction)) + year.days_in_block) * 3 * 4
     return Workload(
         name="invert",
-        blocks=grid_blocks((days, *grid.shape), (blocks.days, blocks.cells, blocks.cells)),
+        blocks=grid_blocks((year.length, *grid.shape), (blocks.days, blocks.cells, blocks.cells), year.year),
         # Inputs, as read; coefficients as computed, as published, as joined from both, and as a shard; flags and patterns.
-        memory_per_block=cells * domain.days_in_block * (n * 4 + degrees * 14 + 24) + halo,
-        bytes_in=domain.cells * days * n * 4,
-        bytes_out=domain.cells * days * (degrees * 2 + 3),
+        memory_per_block=cells * year.days_in_block * (n * 4 + degrees * 14 + 24) + halo,
+        bytes_in=year.cells * year.length * n * 4,
+        bytes_out=year.cells * year.length * (degrees * 2 + 3),
     )
 
 
 def plan(profiles: Profiles, root: Root, versions: Mapping[str, str]) -> StagePlan:
-    """Plan the inversion.
+    """Plan the inversion of every year.
 
     Raises
     ------
     StoreError
         Where the weights were made for another grid or other products.
     """
-    made, comparison, settings = template(profiles), profiles.model.comparison, profiles.settings
-    products, target, days = profiles.model.products, profiles.domain.grid, profiles.domain.days
-    used = bounds.UsedBounds.of(settings, root, versions)
-    inputs = {name: versions[name] for name in (*collocate.ard_stores(products), collocate.STORE)} | used.inputs
+    known = _Inputs.of(profiles, root, versions)
+    return StagePlan("invert", STORE, tuple(_plan_year(known, year) for year in profiles.domain.years))
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """What the profiles of all years depend on.
+
+    ``sources``, ``marks`` and ``broken``: of each product; ``marks``: by day since 1970-01-01.
+    """
+
+    profiles: Profiles
+    root: Root
+    versions: Mapping[str, str]
+    bounds: bounds.UsedBounds
+    sources: tuple[Source, ...]
+    marks: tuple[Mapping[int, str], ...]
+    broken: tuple[_Broken, ...]
+
+    @classmethod
+    def of(cls, profiles: Profiles, root: Root, versions: Mapping[str, str]) -> _Inputs:
+        domain, products = profiles.domain, profiles.model.products
+        sources = collocate.sources(products, domain, root, versions)
+        with ThreadPoolExecutor(READS) as threads:
+            marks = threads.map(partial(_marks_of, domain, root, versions), products)
+            broken = threads.map(partial(_Broken.of, domain, root, versions), sources)
+            used = bounds.UsedBounds.of(profiles.settings, root, versions)
+            return cls(profiles, root, versions, used, sources, tuple(marks), tuple(broken))
+
+
+def _marks_of(domain: Domain, root: Root, versions: Mapping[str, str], product: Product) -> dict[int, str]:
+    """The marks of the days of an analysis-ready store; where they cannot be read, the version stands for them."""
+    found: dict[int, str] = {}
+    for year in domain.years:
+        version = versions[part_name(ingest.store_name(product.name), year.year)]
+        marks = day_fingerprints_of(root, ingest.stage_name(product.name), version)
+        marks = marks if len(marks) == year.length else (version,) * year.length
+        found.update(zip(range(*year.span), marks, strict=True))
+    return found
+
+
+def _plan_year(known: _Inputs, year: Domain) -> VersionPlan:
+    profiles, root, versions, used = known.profiles, known.root, known.versions, known.bounds
+    made, comparison, settings = template(profiles, year), profiles.model.comparison, profiles.settings
+    (first, stop), store = year.span, part_name(STORE, year.year)
+    of_year = [part_name(name, year.year) for name in collocate.ard_stores(profiles.model.products)]
+    inputs = {name: versions[name] for name in (*of_year, collocate.STORE)} | used.inputs
     layout = {name: (v.shards, v.chunks, v.stored_dtype) for name, v in made.variables.items()}
-    setting = [ALGORITHM, dict(made.attrs), layout, comparison, used.settings, str(days[0])]
-    version = fingerprint("invert", setting, inputs, days.size)
-    weights, packing = versions[collocate.STORE], made.variables["coefficients"].packing
-    assert packing is not None
-    sources = collocate.sources(products, target, root, versions)
-    task = InvertBlock(
-        target,
-        sources,
-        root.version(collocate.STORE, weights),
-        Inverter(comparison, settings),
-        days[0],
-        days.size,
-        root.version(STORE, version),
-        packing,
-        used.url,
-    )
-    of_products = [
-        day_fingerprints_of(root, ingest.stage_name(product.name), versions[ingest.store_name(product.name)])
-        for product in products
-    ]
-    count = days.size
-    # Of a version that was made before there were any there are none.
-    of_days = all(len(each) == count for each in of_products)
+    setting = [ALGORITHM, dict(made.attrs), layout, comparison, used.settings, str(year.first_day)]
     direction = settings.direction
     kept = [comparison.products.index(name) for name in remembered(comparison.design()[0])] if direction else []
     before, after = reach(direction)
 
-    def mark(k: int) -> str:
-        # A day is made from its own values, and from what retrievals said around it.
-        around = [of_products[p][max(k - before, 0) : k + after + 1] for p in kept]
-        return fingerprint(*(own[k] for own in of_products), *around)
+    def mark(day: int) -> str:
+        # A day is made from its own values, and from what retrievals said around it, in the year before and after too.
+        around = [[of.get(d, "") for d in range(day - before, day + after + 1)] for of in (known.marks[p] for p in kept)]
+        return fingerprint(*(of[day] for of in known.marks), *around)
 
-    marks = tuple(map(mark, range(count))) if of_days else (version,) * count
-    broken = [_Broken.of(target, root, source, versions[ingest.store_name(source.name)]) for source in sources]
-
+    marks = tuple(map(mark, range(first, stop)))
+    version = fingerprint("invert", setting, inputs, marks)
+    weights, packing = versions[collocate.STORE], made.variables["coefficients"].packing
+    assert packing is not None
+    task = InvertBlock(
+        year.grid,
+        tuple(source.around(first - before, stop + after) for source in known.sources),
+        root.version(collocate.STORE, weights),
+        Inverter(comparison, settings),
+        first,
+        root.version(store, version),
+        packing,
+        used.url,
+    )
     settled = fingerprint("invert", setting, weights)
 
     def static_fingerprint(block: Block) -> str:
-        failures = [each.within(block, *((before, after) if p in kept else (0, 0))) for p, each in enumerate(broken)]
+        wider = [(before, after) if p in kept else (0, 0) for p in range(len(known.broken))]
+        failures = [each.within(block, first, *days) for each, days in zip(known.broken, wider, strict=True)]
         return extended(settled, block.index, block.region[1:], failures, used.within(block.index[1:]))
 
     by_day = DayFingerprints(marks, static_fingerprint)
-    listed = Job(workload(profiles), task, by_day.fingerprint, static_fingerprint, lambda _: BlockInputs())
-    return StagePlan("invert", STORE, version, made, listed, task.url, inputs, marks=by_day)
+    workload = _workload_of_year(profiles, year)
+    listed = Job(workload, task, by_day.fingerprint, static_fingerprint, lambda _: BlockInputs())
+    return VersionPlan(store, version, made, listed, task.url, inputs, marks=by_day, part=year.year)
 
 
 @dataclass(frozen=True)
 class _Broken:
     """Days of blocks of a product of which a granule could not be used: they may be better when the product is ingested again.
 
-    ``places``: (days, rows, columns) of such blocks on the product's grid, each with its days.
+    ``places``: rows and columns of such blocks on the product's grid, each with its days (since 1970-01-01).
     """
 
     source: Source
@@ -224,26 +271,33 @@ class _Broken:
     places: tuple[tuple[tuple[tuple[int, int], ...], tuple[int, ...]], ...]
 
     @classmethod
-    def of(cls, target: Grid, root: Root, source: Source, version: str) -> _Broken:
-        records = Ledger(ledger_url(root, ingest.stage_name(source.name), version)).read()
-        found = [
-            (record.region, tuple(record.region[0][0] + k for k in record.details["broken"]))
-            for _, record in sorted(records.items())
-            if record.details.get("broken") and record.region
-        ]
-        return cls(source, target, tuple(found))
+    def of(cls, domain: Domain, root: Root, versions: Mapping[str, str], source: Source) -> _Broken:
+        found = []
+        for year in domain.years:
+            version = versions[part_name(ingest.store_name(source.name), year.year)]
+            records = Ledger(ledger_url(root, ingest.stage_name(source.name), version)).read()
+            found += [
+                (record.region[1:], tuple(year.span[0] + record.region[0][0] + k for k in record.details["broken"]))
+                for _, record in sorted(records.items())
+                if record.details.get("broken")
+            ]
+        return cls(source, domain.grid, tuple(found))
 
-    def within(self, block: Block, before: int = 0, after: int = 0) -> list[int]:
-        """Such days among those that a block of the target reads, with so many before and after its own."""
+    def within(self, block: Block, origin: int, before: int = 0, after: int = 0) -> list[int]:
+        """Such days among those that a block of the target reads, with so many before and after its own.
+
+        They and the block's own days are counted from ``origin``.
+        """
         if not self.places:
             return []
         (start, stop), rows, columns = block.region
+        first, last = origin + start - before, origin + stop + after
         y, x = cached_overlaps(self.source.grid, self.target)
         needed = (y.part(*rows, 0).needed, x.part(*columns, 0).needed)
         found: set[int] = set()
-        for (_, *area), days in self.places:
+        for area, days in self.places:
             if all(low < b and a < high for (a, b), (low, high) in zip(area, needed, strict=True)):
-                found.update(day for day in days if start - before <= day < stop + after)
+                found.update(day - origin for day in days if first <= day < last)
         return sorted(found)
 
 

@@ -33,16 +33,20 @@ from deepprofile.stages.domain import Domain
 from deepprofile.stages.increments import BlockInputs, DayFingerprints, day_fingerprints_of
 from deepprofile.stages.manifest import ledger_url
 from deepprofile.stages.observations import Found, Place
-from deepprofile.stages.plan import StagePlan
+from deepprofile.stages.plan import StagePlan, VersionPlan
 from deepprofile.stages.profiles import Inverter, Profiles
 from deepprofile.stages.schemas import SENSORS_PER_STRETCH
 from deepprofile.storage.filesystems import zarr_store
 from deepprofile.storage.fingerprints import fingerprint
-from deepprofile.storage.stores import Root, Template, read_region, write_shards
+from deepprofile.storage.stores import Root, Template, part_name, parts_of, read_region, store_of, write_shards
 
 # The version of what turns profiles and products into matchups.
 ALGORITHM: Final = 2
 STORE: Final = "matchups"
+# The store that has every sensor of all years.
+SCORES: Final = "validation"
+# The stores of rivals begin so.
+RIVALS: Final = "rivals/"
 FUSED, AVERAGE = "fused", "plain average"
 # Sensors whose ends lie nearer than this are points.
 _POINT_M: Final = 1e-6
@@ -113,9 +117,9 @@ class Matchups:
         return replace(model, products=parents)
 
 
-def template(task: Matchups, stations: xr.Dataset) -> Template:
-    """The store before anything is computed."""
-    return schemas.matchups(task.domain, task.estimates.stored, stations)
+def template(task: Matchups, year: Domain, stations: xr.Dataset) -> Template:
+    """The store of a year before anything is computed."""
+    return schemas.matchups(year, task.estimates.stored, stations)
 
 
 class _Still(NamedTuple):
@@ -133,20 +137,29 @@ class _Still(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class MatchupBlock:
-    """What every estimate says at some sensors on some days; two that write the same version of the store are equal."""
+    """What every estimate says at some sensors on some days.
+
+    Two are equal where what does not change from day to day is the same: those of the years of one run are. ``first``: the
+    first day of the store, in days since 1970-01-01.
+    """
 
     task: Matchups
     sources: tuple[Source, ...]
+    first: int
     profile_url: str
     covariance_url: str
     moments_url: str
     url: str
 
+    @property
+    def _still(self) -> tuple[str, str]:
+        return self.covariance_url, self.moments_url
+
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, MatchupBlock) and self.url == other.url
+        return isinstance(other, MatchupBlock) and self._still == other._still
 
     def __hash__(self) -> int:
-        return hash(self.url)
+        return hash(self._still)
 
     def __call__(self, block: Block, given: BlockInputs) -> Outcome:
         """See ``deepprofile.execution.blocks.Job``."""
@@ -187,7 +200,7 @@ class MatchupBlock:
             pattern[:, some] = whole[:, near[:, 0], near[:, 1]][within]
             read += whole.nbytes
         for source in self.sources:
-            found, volume = source.read_cells(target, hull, cells)
+            found, volume = source.read_cells(target, (self.first + hull[0], self.first + hull[1]), cells)
             series[source.name] = found[within]
             read += volume
         still = _still(self, tuple(places))
@@ -360,43 +373,101 @@ def _widened(span: slice, reach: int, size: int) -> slice:
     return slice(max(span.start - reach, 0), min(span.stop + reach, size))
 
 
+class SensorYear(NamedTuple):
+    """The series of sensors in one year: its first day in the record, the sensors that it has, and the URL of each store."""
+
+    start: int
+    members: NDArray[np.int64]
+    urls: Mapping[str, str]
+
+
 @dataclass(frozen=True)
 class SensorSeries:
-    """The series of sensors over the whole record, as their stores hold them, each (sensor, day)."""
+    """The series of sensors over the whole record, as their stores hold them by year, each (sensor, day).
 
-    observations_url: str
-    matchups_url: str
+    ``days``: of the record. A sensor that a year does not have has no value in it.
+    """
+
+    days: int
+    years: tuple[SensorYear, ...]
 
     @classmethod
-    def of(cls, root: Root, versions: Mapping[str, str]) -> SensorSeries:
+    def of(cls, domain: Domain, root: Root, versions: Mapping[str, str], found: Found) -> SensorSeries:
         """Those of some versions of the stores."""
-        return cls(*(root.version(name, versions[name]) for name in (observations.STORE, STORE)))
+        years = []
+        for year in domain.years:
+            names = {store_of(name): name for name in versions if name.endswith(f"/{year.year}")}
+            urls = {store: root.version(names[store], versions[names[store]]) for store in names if store in _of_sensors(names)}
+            years.append(SensorYear(year.span[0] - domain.span[0], found.members(year), urls))
+        return cls(domain.length, tuple(years))
+
+    def of_store(self, store: str, name: str, span: tuple[int, int], along: slice | None = None) -> Values:
+        """An array of a store at some sensors over the whole record, (day, sensor), or (day, ..., sensor) with ``along``."""
+        first, after = span
+        parts = []
+        for year in self.years:
+            low, high = np.searchsorted(year.members, span).tolist()
+            region = (slice(None), *([] if along is None else [along]), slice(low, high))
+            parts.append((year, low, high, read_region(year.urls[store], name, region)))
+        sizes = parts[0][3].shape[1:-1]
+        out = np.full((self.days, *sizes, after - first), np.nan, np.float32)
+        for year, low, high, part in parts:
+            out[year.start : year.start + len(part), ..., year.members[low:high] - first] = part
+        return out
 
     def measured(self, first: int, after: int) -> Values:
         """What the sensors measured."""
-        return read_region(self.observations_url, "soil_moisture", (slice(None), slice(first, after))).T
+        return self.of_store(observations.STORE, "soil_moisture", (first, after)).T
 
     def fused(self, first: int, after: int) -> Values:
         """The fused estimate, which is the first of all."""
-        return read_region(self.matchups_url, "soil_moisture", (slice(None), slice(0, 1), slice(first, after)))[:, 0].T
+        return self.of_store(STORE, "soil_moisture", (first, after), slice(0, 1))[:, 0].T
 
     def estimates(self, first: int, after: int, names: Estimates) -> dict[str, Values]:
-        """What every estimate says, the average of the products too."""
-        stored = read_region(self.matchups_url, "soil_moisture", (slice(None), slice(None), slice(first, after)))
+        """What every estimate says, the average of the products too; NaN where there is none."""
+        stored = self.of_store(STORE, "soil_moisture", (first, after), slice(None))
         return _with_average(dict(zip(names.stored, stored.transpose(1, 2, 0), strict=True)), names)
 
     def deviation(self, first: int, after: int) -> Values:
         """Standard deviation of the fused estimate."""
-        return read_region(self.matchups_url, "standard_deviation", (slice(None), slice(first, after))).T
+        return self.of_store(STORE, "standard_deviation", (first, after)).T
 
 
-def estimates(url: str, sensors: slice | list[int], names: Estimates) -> dict[str, xr.DataArray]:
-    """The estimates at some sensors over the whole record, each (sensor, time), m3 m-3; NaN where there is none."""
-    with xr.open_zarr(zarr_store(url), consolidated=False, chunks=None) as store:
-        part = store["soil_moisture"].isel(sensor=sensors).load().transpose("estimate", "sensor", "time")
-    values = _with_average(dict(zip(names.stored, part.values, strict=True)), names)
-    time = {"time": part["time"].values}
-    return {name: xr.DataArray(array, dims=("sensor", "time"), coords=time) for name, array in values.items()}
+def _of_sensors(stores: Iterable[str]) -> list[str]:
+    """Which stores have sensors and time."""
+    return [store for store in stores if store in (observations.STORE, STORE) or store.startswith(RIVALS)]
+
+
+def published_sensors(root: Root) -> tuple[xr.Dataset, SensorSeries]:
+    """All sensors that are published, as ``observations.opened`` gives those of a store, and their series.
+
+    The dataset has what they measured, (sensor, time), beside what is said of each.
+    """
+    versions, scored = root.current(), observations.opened(root.open(SCORES))
+    place = {key: k for k, key in enumerate(_keys(scored))}
+    years: list[SensorYear] = []
+    days: list[NDArray[np.datetime64]] = []
+    for year, name in parts_of(observations.STORE, versions).items():
+        urls = {store: root.open(part_name(store, year)) for store in (observations.STORE, STORE)}
+        own = observations.opened(root.version(name, versions[name]))
+        years.append(SensorYear(sum(each.size for each in days), np.array([place[key] for key in _keys(own)], np.int64), urls))
+        days.append(own["time"].values)
+    series = SensorSeries(sum(each.size for each in days), tuple(years))
+    sensors = xr.Dataset(coords={name: scored[name] for name in (*schemas.SENSOR_COORDINATES, *schemas.SENSOR_NAMES)})
+    measured = series.measured(0, sensors.sizes["sensor"])
+    sensors = sensors.assign_coords(time=np.concatenate(days))
+    return sensors.assign(soil_moisture=(("sensor", "time"), measured, {"units": "m3 m-3"})), series
+
+
+def estimates(series: SensorSeries, sensors: Sequence[int], names: Estimates) -> dict[str, Values]:
+    """The estimates at some sensors over the whole record, each (sensor, day), m3 m-3; NaN where there is none."""
+    found = [series.estimates(sensor, sensor + 1, names) for sensor in sensors]
+    return {name: np.concatenate([each[name] for each in found]) for name in found[0]}
+
+
+def _keys(sensors: xr.Dataset) -> list[tuple[Any, ...]]:
+    names = ("network", "station", "instrument", "depth_top", "depth_bottom", "latitude", "longitude")
+    return list(zip(*(sensors[name].values.tolist() for name in names), strict=True))
 
 
 def _with_average(values: dict[str, Values], names: Estimates) -> dict[str, Values]:
@@ -416,18 +487,27 @@ def average(parents: Sequence[Values]) -> Values:
     return np.asarray(np.where(count > 0, total / np.maximum(count, 1), np.nan), np.float32)
 
 
+def _order(block: Block) -> tuple[Any, ...]:
+    """All days of some sensors after one another: a worker remembers what they have in common."""
+    return block.index[1], block.part, block.index[0]
+
+
 def workload(task: Matchups, count: int) -> Workload:
-    """Blocks of days and sensors, all days of some sensors after one another."""
-    profiles, model, blocks, whole = task.profiles, task.profiles.model, task.domain.blocks, task.domain.days.size
+    """Blocks of the days of all years and so many sensors."""
+    return Workload.joined([_workload_of_year(task, year, count) for year in task.domain.years])
+
+
+def _workload_of_year(task: Matchups, year: Domain, count: int) -> Workload:
+    """Blocks of days and sensors."""
+    profiles, model, blocks, whole = task.profiles, task.profiles.model, year.blocks, year.length
     n = layout_of(model.products).size
-    days, tile, sensors = task.domain.days_in_block, blocks.cells**2, min(count, SENSORS_PER_STRETCH)
+    days, tile, sensors = year.days_in_block, blocks.cells**2, min(count, SENSORS_PER_STRETCH)
     box = min(TOGETHER**2, task.domain.cells)
     degrees, names = profiles.degrees, task.estimates.stored
     without = _moments_bytes(model) + collocate.errors_memory(model, 1) if task.estimates.without is not None else 0
-    made = grid_blocks((whole, count), (blocks.days, SENSORS_PER_STRETCH))
     return Workload(
         name="validate: matchups",
-        blocks=sorted(made, key=lambda block: block.index[::-1]),
+        blocks=grid_blocks((whole, count), (blocks.days, SENSORS_PER_STRETCH), year.year),
         # Of one shard or box of cells after the other, the largest array that is read of it, and as much while it is unpacked:
         # coefficients or layers on these days, covariances, or the moments about it for the error models without retrievals. Of
         # the cells and sensors, their series, and those of one estimate in doubles.
@@ -448,37 +528,42 @@ def _moments_bytes(model: ErrorModel) -> int:
 
 
 def plan(task: Matchups, root: Root, versions: Mapping[str, str], found: Found) -> StagePlan:
-    """Plan the matchups of the sensors that ``observations.sensors_of`` has found."""
-    made, count, places = (
-        template(task, found.stations),
-        found.stations.sizes["sensor"],
-        found.places,
-    )
-    products, target, days = task.profiles.model.products, task.domain.grid, task.domain.days
-    stores = (*collocate.ard_stores(products), collocate.MOMENTS_STORE, covariances.STORE, invert.STORE)
-    inputs = {name: versions[name] for name in stores}
+    """Plan the matchups of the sensors that ``observations.sensors_of`` has found, in every year those that it has."""
+    sources = collocate.sources(task.profiles.model.products, task.domain, root, versions)
+    years = [_plan_year(task, year, root, versions, sources, found.of_year(year)) for year in task.domain.years]
+    return StagePlan("validate/matchups", STORE, tuple(years), order=_order)
+
+
+def _plan_year(
+    task: Matchups, year: Domain, root: Root, versions: Mapping[str, str], sources: tuple[Source, ...], found: Found
+) -> VersionPlan:
+    made, count, places = template(task, year, found.stations), found.stations.sizes["sensor"], found.places
+    products, store, profile = task.profiles.model.products, part_name(STORE, year.year), part_name(invert.STORE, year.year)
+    of_year = [part_name(name, year.year) for name in collocate.ard_stores(products)]
+    inputs = {name: versions[name] for name in (*of_year, collocate.MOMENTS_STORE, covariances.STORE, profile)}
     setting = fingerprint(
         "matchups",
         [ALGORITHM, invert.ALGORITHM],
-        grid_attributes(target),
+        grid_attributes(year.grid),
         made.shard_shape("soil_moisture"),
         task.estimates.stored,
-        str(days[0]),
+        str(year.first_day),
         versions[collocate.MOMENTS_STORE],
     )
     version = fingerprint(setting, inputs, dict(made.attrs), places)
     compute = MatchupBlock(
         task,
-        collocate.sources(products, target, root, versions),
-        root.version(invert.STORE, versions[invert.STORE]),
+        tuple(source.around(*year.span) for source in sources),
+        year.span[0],
+        root.version(profile, versions[profile]),
         root.version(covariances.STORE, versions[covariances.STORE]),
         root.version(collocate.MOMENTS_STORE, versions[collocate.MOMENTS_STORE]),
-        root.version(STORE, version),
+        root.version(store, version),
     )
-    marks = day_fingerprints_of(root, "invert", versions[invert.STORE]) or (version,) * days.size
-    records = Ledger(ledger_url(root, "invert", versions[invert.STORE])).read().values()
+    marks = day_fingerprints_of(root, "invert", versions[profile]) or (version,) * year.length
+    records = Ledger(ledger_url(root, "invert", versions[profile])).read().values()
     of_profiles = {record.index: record.static_fingerprint for record in records}
-    size = task.domain.blocks.cells
+    size = year.blocks.cells
 
     def some(block: Block) -> tuple[Place, ...]:
         return tuple(places[slice(*block.region[1])])
@@ -489,14 +574,7 @@ def plan(task: Matchups, root: Root, versions: Mapping[str, str], found: Found) 
         return fingerprint(setting, block.index, some(block), profiles)
 
     by_day = DayFingerprints(marks, static_fingerprint)
-    listed = Job(workload(task, count), compute, by_day.fingerprint, static_fingerprint, lambda block: BlockInputs(some(block)))
-    return StagePlan(
-        "validate/matchups",
-        STORE,
-        version,
-        made,
-        listed,
-        compute.url,
-        inputs | {"sensors": count},
-        marks=by_day,
-    )
+    work = _workload_of_year(task, year, count)
+    listed = Job(work, compute, by_day.fingerprint, static_fingerprint, lambda block: BlockInputs(some(block)))
+    said = inputs | {"sensors": count}
+    return VersionPlan(store, version, made, listed, compute.url, said, marks=by_day, part=year.year)

@@ -35,7 +35,7 @@ from deepprofile.execution.blocks import Block, Job, Outcome, Workload, grid_blo
 from deepprofile.grids.grids import Grid
 from deepprofile.stages import schemas
 from deepprofile.stages.domain import Domain
-from deepprofile.stages.plan import StagePlan
+from deepprofile.stages.plan import StagePlan, VersionPlan
 from deepprofile.stages.schemas import (
     SENSOR_COORDINATES,
     SENSOR_NAMES,
@@ -45,7 +45,7 @@ from deepprofile.stages.schemas import (
 from deepprofile.storage.filesystems import zarr_store
 from deepprofile.storage.fingerprints import fingerprint
 from deepprofile.storage.objects import MissingPathError, as_local
-from deepprofile.storage.stores import Root, write_shards
+from deepprofile.storage.stores import Root, part_name, write_shards
 
 # The version of what turns station files into daily series.
 ALGORITHM: Final = 1
@@ -69,6 +69,19 @@ class Found(NamedTuple):
         """Row, column, and depths in m of each sensor: all that an estimate depends on."""
         columns = (self.stations[name].values.tolist() for name in ("row", "column", "depth_top", "depth_bottom"))
         return list(zip(*columns, strict=True))
+
+    def members(self, year: Domain) -> NDArray[np.int64]:
+        """Which of the sensors have a value in a year of the record: those that the stores of the year have, in their order."""
+        there = np.isfinite(self._of_days(year).soil_moisture.transpose("time", "sensor").values).any(axis=0)
+        return np.flatnonzero(there)
+
+    def of_year(self, year: Domain) -> Found:
+        """The sensors and days of a year of the record."""
+        return Found(self._of_days(year).isel(sensor=self.members(year)), self.report)
+
+    def _of_days(self, year: Domain) -> xr.Dataset:
+        first = int((year.first_day - self.stations.time.values[0].astype("datetime64[D]")).astype(int))
+        return self.stations.isel(time=slice(first, first + year.length))
 
 
 @dataclass(frozen=True)
@@ -207,43 +220,49 @@ class WriteBlock:
 
 
 def workload(domain: Domain, count: int) -> Workload:
+    """Blocks of the days of all years and so many sensors."""
+    return Workload.joined([_workload_of_year(year, count) for year in domain.years])
+
+
+def _workload_of_year(year: Domain, count: int) -> Workload:
     """Blocks of days and sensors."""
-    days, blocks = domain.days.size, domain.blocks
     return Workload(
         name="validate: observations",
-        blocks=grid_blocks((days, count), (blocks.days, SENSORS_PER_STRETCH)),
-        memory_per_block=2 * domain.days_in_block * SENSORS_PER_STRETCH * 4,
-        bytes_out=days * count * 4,
+        blocks=grid_blocks((year.length, count), (year.blocks.days, SENSORS_PER_STRETCH), year.year),
+        memory_per_block=2 * year.days_in_block * SENSORS_PER_STRETCH * 4,
+        bytes_out=year.length * count * 4,
     )
 
 
 def plan(domain: Domain, root: Root, found: Found) -> StagePlan:
-    """Plan the writing of what ``sensors_of`` has found; a block whose values are as they were is taken over."""
-    stations, report = found
-    made = schemas.observations(domain, stations)
+    """Plan the writing of what ``sensors_of`` has found; a block whose values are as they were is taken over.
+
+    The store of a year has the sensors with a value in it: a station that is new changes no year before it.
+    """
+    *before, last = domain.years
+    versions = [_plan_year(year, root, found.of_year(year)) for year in before]
+    problems, notes = (list(dict.fromkeys(said)) for said in (found.report.problems, found.report.notes))
+    versions.append(replace(_plan_year(last, root, found.of_year(last)), finish=lambda _: problems))
+    return StagePlan("validate/observations", STORE, tuple(versions), lambda _: notes, on_driver=True)
+
+
+def _plan_year(year: Domain, root: Root, found: Found) -> VersionPlan:
+    stations, store = found.stations, part_name(STORE, year.year)
+    made = schemas.observations(year, stations)
     values = np.ascontiguousarray(stations.soil_moisture.transpose("time", "sensor").values, np.float32)
     content = hashlib.sha256(values.data).hexdigest()
     places = [variable.values.tolist() for variable in made.variables.values() if variable.values is not None]
     shards = made.shard_shape("soil_moisture")
     version = fingerprint("observations", ALGORITHM, dict(made.attrs), shards, places, content)
-    compute = WriteBlock(values, root.version(STORE, version))
+    compute = WriteBlock(values, root.version(store, version))
 
     def mark(block: Block) -> str:
         part = values[tuple(slice(*span) for span in block.region)]
         return fingerprint("observations", shards, block.region, hashlib.sha256(np.ascontiguousarray(part).data).hexdigest())
 
-    return StagePlan(
-        "validate/observations",
-        STORE,
-        version,
-        made,
-        Job(workload(domain, stations.sizes["sensor"]), compute, mark),
-        compute.url,
-        {"sensors": stations.sizes["sensor"]},
-        lambda _: list(dict.fromkeys(report.problems)),
-        notes=lambda _: list(dict.fromkeys(report.notes)),
-        on_driver=True,
-    )
+    job = Job(_workload_of_year(year, stations.sizes["sensor"]), compute, mark)
+    inputs = {"sensors": stations.sizes["sensor"]}
+    return VersionPlan(store, version, made, job, compute.url, inputs, part=year.year)
 
 
 def opened(url: str) -> xr.Dataset:

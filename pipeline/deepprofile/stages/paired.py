@@ -17,11 +17,11 @@ from deepprofile.stages import matchups, observations, rivals, schemas
 from deepprofile.stages.domain import Domain
 from deepprofile.stages.matchups import SensorSeries, layers_at_depths
 from deepprofile.stages.observations import Found, sensor_batches
-from deepprofile.stages.plan import StagePlan
+from deepprofile.stages.plan import StagePlan, VersionPlan
 from deepprofile.stages.schemas import SENSORS_PER_BLOCK, SENSORS_PER_CHUNK
 from deepprofile.storage.filesystems import zarr_store
 from deepprofile.storage.fingerprints import fingerprint
-from deepprofile.storage.stores import Root, read_region, write_shards
+from deepprofile.storage.stores import Root, part_name, read_region, write_shards
 
 # The version of what turns daily series into paired differences.
 ALGORITHM: Final = 1
@@ -55,10 +55,13 @@ class ComparisonBlock:
         """Differences (rival, sensor, metric, part) of some sensors, and the bytes that were read; see ``compare_arrays``."""
         own, day = slice(first, after), np.arange(self.days.size)
         measured, fused = self.series.measured(first, after), self.series.fused(first, after)
-        places = [read_region(self.series.observations_url, name, (own,)).tolist() for name in ("depth_top", "depth_bottom")]
+        places = [read_region(self.url, name, (own,)).tolist() for name in ("depth_top", "depth_bottom")]
         read, parts = measured.nbytes + fused.nbytes, []
-        for url in self.rivals:
-            series = read_region(url, "soil_moisture", (slice(None), slice(None), own))
+        for store in self.rivals:
+            series, url = (
+                self.series.of_store(store, "soil_moisture", (first, after), slice(None)),
+                self.series.years[0].urls[store],
+            )
             depths = (read_region(url, name, (slice(None),)).tolist() for name in ("layer_top", "layer_bottom"))
             layers = tuple(zip(*depths, strict=True))
             # A rival's store has the sensors themselves in place of cells.
@@ -86,16 +89,18 @@ def plan(domain: Domain, compared: Mapping[str, Rival], root: Root, versions: Ma
     """Plan the paired differences of the sensors that ``observations.sensors_of`` has found."""
     made, count = schemas.comparison(domain.grid, list(compared), found.stations), found.stations.sizes["sensor"]
     stores = (observations.STORE, matchups.STORE, *map(rivals.store_name, compared))
-    inputs = {name: versions[name] for name in stores}
+    names = [part_name(store, year.year) for store in stores for year in domain.years]
+    inputs = {name: versions[name] for name in names}
     version = fingerprint("comparison", ALGORITHM, dict(made.attrs), made.shard_shape("n"), inputs)
 
     def mark(block: Block) -> str:
         return fingerprint("comparison", version, block.region)
 
-    urls = tuple(root.version(name, inputs[name]) for name in map(rivals.store_name, compared))
-    compute = ComparisonBlock(domain.days, SensorSeries.of(root, versions), urls, root.version(STORE, version))
-    listed = Job(workload(domain.days.size, list(compared.values()), count), compute, mark)
-    return StagePlan("validate/comparison", STORE, version, made, listed, compute.url, inputs | {"sensors": count})
+    series, theirs = SensorSeries.of(domain, root, versions, found), tuple(map(rivals.store_name, compared))
+    compute = ComparisonBlock(domain.days, series, theirs, root.version(STORE, version))
+    listed = Job(workload(domain.length, list(compared.values()), count), compute, mark)
+    made_by = VersionPlan(STORE, version, made, listed, compute.url, inputs | {"sensors": count})
+    return StagePlan("validate/comparison", STORE, (made_by,))
 
 
 def differences(url: str) -> xr.Dataset:

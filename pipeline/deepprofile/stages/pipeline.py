@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from graphlib import TopologicalSorter
 from typing import Any, Final
@@ -12,9 +13,9 @@ import numpy as np
 import zarr
 
 from deepprofile.config import Config
-from deepprofile.execution.blocks import COPIED, Workload
+from deepprofile.execution.blocks import COPIED, Record, Workload
 from deepprofile.execution.blocks import DONE as ENGINE_DONE
-from deepprofile.execution.engine import Progress
+from deepprofile.execution.engine import READS, Progress
 from deepprofile.execution.ledger import Ledger
 from deepprofile.execution.pools import WORKER_BASE_BYTES, Pool
 from deepprofile.stages import (
@@ -25,6 +26,7 @@ from deepprofile.stages import (
     gate,
     ingest,
     invert,
+    renewal,
     schedule,
     validate,
 )
@@ -41,7 +43,7 @@ from deepprofile.storage.documents import read_sound, write_document
 from deepprofile.storage.filesystems import join, zarr_store
 from deepprofile.storage.lease import Lease, live_holder
 from deepprofile.storage.objects import MissingPathError, list_children
-from deepprofile.storage.stores import Root, check_layout, exists, read_region
+from deepprofile.storage.stores import Root, check_layout, exists, parts_of, read_region, store_of
 
 log = logging.getLogger(__name__)
 
@@ -115,15 +117,20 @@ def already_there(config: Config) -> dict[str, int]:
             plan = step.plan(root, current)
         except MissingPathError:
             continue
-        known = Ledger(ledger_url(root, plan.stage, plan.version)).read()
-        if plan.store in current:
-            known = Ledger(ledger_url(root, plan.stage, current[plan.store])).read() | known
-        done = {block: record.fingerprint for block, record in known.items() if record.status in (ENGINE_DONE, COPIED)}
-        found[plan.job.name] = sum(
-            block.name in done and done[block.name] == plan.job.fingerprint(block)
-            for block in (plan.job.blocks if done else ())
-        )
+        found[plan.name] = 0
+        for each in plan.versions:
+            known = Ledger(ledger_url(root, plan.stage, each.version)).read()
+            if current.get(each.store, each.version) != each.version:
+                known = Ledger(ledger_url(root, plan.stage, current[each.store])).read() | known
+            done = {block: record.fingerprint for block, record in known.items() if record.status in (ENGINE_DONE, COPIED)}
+            if done:
+                found[plan.name] += sum(done.get(block.name) == each.job.fingerprint(block) for block in each.job.blocks)
     return found
+
+
+def of_new_error_model(config: Config, *, asked: bool | None = None) -> str | None:
+    """What a run would do because a new error model is due, and what that costs; see ``renewal.announced``."""
+    return renewal.announced(config, steps(config), asked=asked)
 
 
 def check_memory(
@@ -153,10 +160,13 @@ def run_stages(
     pool: Pool,
     *,
     on_stage: Callable[[StagePlan], Callable[[Progress], None] | None] | None = None,
+    on_remark: Callable[[str], None] | None = None,
     lease: Lease | None = None,
     request: Request | None = None,
 ) -> list[StageResult]:
     """Run some stages and publish what they made, under a lease on the root: the given one, or one of its own.
+
+    ``on_stage`` is told of each stage that begins, ``on_remark`` what a user should know before it does.
 
     Raises
     ------
@@ -170,7 +180,7 @@ def run_stages(
     root, request = Root(config.root), request or Request()
     if lease is None:
         with root.lease() as own:
-            return run_stages(config, stages, pool, on_stage=on_stage, lease=own, request=request)
+            return run_stages(config, stages, pool, on_stage=on_stage, on_remark=on_remark, lease=own, request=request)
     if request.redo is not None:
         products, first, last = request.redo
         schedule.redo(root, products, first, last, lease.holder.run)
@@ -187,13 +197,16 @@ def run_stages(
         config = schedule.extended(config, root, request.as_of.until, stores)
         log.info("the record goes to %s", config.period.end)
     asked = True if request.remake else request.collocate
+    said = of_new_error_model(config, asked=asked) if {"collocate", "invert"} <= set(stages) else None
+    if said is not None:
+        log.info("%s", said)
+        if on_remark is not None:
+            on_remark(said)
     if not (collocate.is_due(ErrorModel.of(config), root) if asked is None else asked):
         log.info("the error model stays as it is")
         stages = [stage for stage in stages if stage != "collocate"]
     versions = root.current()
-    for store, version in versions.items():
-        if exists(root.version(store, version)):
-            check_layout(root.version(store, version))
+    _check_layouts(root, versions)
     made: dict[str, str] = {}
     run_with = replace(run_with, configuration=config.model_dump(mode="json"))
     by_store = {step.store: step for step in steps(config, request.as_of)}
@@ -201,12 +214,14 @@ def run_stages(
         if step.stage not in stages:
             continue
         for store in step.reads:
-            _check_input(root, step.stage, by_store[store], versions)
+            # What this run has made is as it was planned.
+            if not any(store_of(name) == store for name in made):
+                _check_input(root, step.stage, by_store[store], versions)
         plan = planned[step.store] if step.store in planned else step.plan(root, versions)
-        log.info("%s: %d blocks", plan.stage, len(plan.job.blocks), extra={"stage": plan.stage})
+        log.info("%s: %d blocks", plan.stage, len(plan.jobs.blocks), extra={"stage": plan.stage})
         result = execute(plan, root, run_with)
-        versions = versions | {step.store: plan.version}
-        made[step.store] = plan.version
+        versions = {**versions, **result.versions}
+        made |= result.versions
         results.append(result)
     _check_result(config, root, results, request.accepted_by)
     if collocate.STORE in made:
@@ -217,35 +232,58 @@ def run_stages(
     return results
 
 
+def _check_layouts(root: Root, versions: Mapping[str, str]) -> None:
+    """Raise where a published version was written by another version of the software with another layout of stores."""
+    urls = [root.version(name, version) for name, version in versions.items()]
+    with ThreadPoolExecutor(READS) as threads:
+        there = list(threads.map(exists, urls))
+        for _ in threads.map(check_layout, [url for url, found in zip(urls, there, strict=True) if found]):
+            pass
+
+
 def _check_result(config: Config, root: Root, results: Sequence[StageResult], accepted_by: str | None) -> None:
-    """Let a new version of the profiles pass, or not; what was found is in the manifest of its inversion."""
-    made = {result.store: result for result in results}
-    current, profiles = root.current(), made.get(invert.STORE)
-    found = []
-    if profiles is not None and current.get(invert.STORE) != profiles.version:
-        before = {}
-        if invert.STORE in current:
-            before = Ledger(ledger_url(root, profiles.stage, current[invert.STORE])).read()
-        found += gate.of_profiles(config.gate, profiles.records, before)
-    scores = made.get(validate.STORE)
-    if scores is not None and current.get(validate.STORE) != scores.version:
+    """Let new versions of the profiles pass, or not; what was found is in the manifests of those that are new."""
+    made, current = {result.store: result for result in results}, root.current()
+    profiles, scores = made.get(invert.STORE), made.get(validate.STORE)
+    urls, found = [], []
+    if profiles is not None:
+        fresh = {name: version for name, version in profiles.versions.items() if current.get(name) != version}
+        urls += [run_url(root, profiles.stage, version) for version in fresh.values()]
+        if fresh:
+            found += gate.of_profiles(config.gate, *_records_to_check(root, profiles, fresh, current))
+    if scores is not None and scores.versions[validate.STORE] != current.get(validate.STORE):
+        new = scores.versions[validate.STORE]
         old = root.version(validate.STORE, current[validate.STORE]) if validate.STORE in current else None
         old = old if old is not None and exists(old) else None
-        found += gate.of_stations(config.gate, root.version(validate.STORE, scores.version), old)
+        found += gate.of_stations(config.gate, root.version(validate.STORE, new), old)
+        urls = urls or [run_url(root, scores.stage, new)]
     if not found:
         return
     failed = [check for check in found if not check.passed]
-    about = profiles or scores
-    assert about is not None
-    url = join(run_url(root, about.stage, about.version), MANIFEST)
     said: dict[str, Any] = {"checks": [check.as_json() for check in found]}
     if failed and accepted_by is not None:
         said["accepted_by"] = accepted_by
-    write_document(url, (manifest_of(run_url(root, about.stage, about.version)) or {}) | said)
+    for url in urls:
+        write_document(join(url, MANIFEST), (manifest_of(url) or {}) | said)
     for check in found:
         log.info("check of %s %s: %s", check.name, "passed" if check.passed else "failed", check)
     if failed and accepted_by is None:
         raise gate.ChecksFailedError(found)
+
+
+def _records_to_check(
+    root: Root, profiles: StageResult, fresh: Mapping[str, str], current: Mapping[str, str]
+) -> tuple[dict[str, Record], dict[str, Record]]:
+    """Records of the years that are new, and those of all years that are published."""
+    years = set(parts_of(invert.STORE, fresh))
+    now = {name: record for name, record in profiles.records.items() if record.part in years}
+    before: dict[str, Record] = {}
+    for year, name in parts_of(invert.STORE, current).items():
+        if year in years:
+            before |= Ledger(ledger_url(root, profiles.stage, current[name])).read()
+        else:
+            before |= {key: record for key, record in profiles.records.items() if record.part == year}
+    return now, before
 
 
 def _check_input(root: Root, stage: str, step: Step, versions: Mapping[str, str]) -> None:
@@ -257,35 +295,39 @@ def _check_input(root: Root, stage: str, step: Step, versions: Mapping[str, str]
         With what was found, what is expected, and the command that makes it.
     """
     store, before, expected = step.store, step.stage, step.expected
-    if store not in versions or not exists(root.version(store, versions[store])):
+    names = list(parts_of(store, versions).values()) or [store]
+    urls = [root.version(name, versions[name]) for name in names if name in versions]
+    if not urls or not all(map(exists, urls)):
         raise PlanError(f"{stage} needs {store}, which is not in {root.url}: run 'deepprofile {before}' first")
-    url = root.version(store, versions[store])
-    attrs = zarr.open_group(zarr_store(url), mode="r").attrs.asdict()
     placed = {} if expected.grid is None else grid_attributes(expected.grid)
-    for key in ("grid", "grid_window"):
-        if placed and attrs.get(key) != placed[key]:
+    for url in urls:
+        attrs = zarr.open_group(zarr_store(url), mode="r").attrs.asdict()
+        for key in ("grid", "grid_window"):
+            if placed and attrs.get(key) != placed[key]:
+                raise PlanError(
+                    f"{url} was made for the {key.replace('_', ' ')} {attrs.get(key)}, the configuration asks for "
+                    f"{placed[key]}: run 'deepprofile {before}' again, or use another root"
+                )
+        if expected.products is not None and attrs.get("products", list(expected.products)) != list(expected.products):
             raise PlanError(
-                f"{url} was made for the {key.replace('_', ' ')} {attrs.get(key)}, the configuration asks for {placed[key]}: "
-                f"run 'deepprofile {before}' again, or use another root"
+                f"{url} was made for the products {attrs['products']}, the configuration names {list(expected.products)}: "
+                f"run 'deepprofile {before}' again"
             )
     if expected.days is not None:
-        found = read_region(url, "time", (slice(None),)).astype("datetime64[D]")
+        found = np.concatenate([read_region(url, "time", (slice(None),)) for url in urls]).astype("datetime64[D]")
         if found.size != expected.days.size or found[0] != expected.days[0]:
             raise PlanError(
-                f"{url} holds {found.size} days from {found[0]}, the configuration asks for {expected.days.size} from "
-                f"{expected.days[0]}: run 'deepprofile {before}' again"
+                f"{root.url}: {store} holds {found.size} days from {found[0]}, the configuration asks for "
+                f"{expected.days.size} from {expected.days[0]}: run 'deepprofile {before}' again"
             )
-    if expected.products is not None and attrs.get("products", list(expected.products)) != list(expected.products):
-        raise PlanError(
-            f"{url} was made for the products {attrs['products']}, the configuration names {list(expected.products)}: "
-            f"run 'deepprofile {before}' again"
-        )
 
 
 def passed_over(root: Root, name: str) -> list[dict[str, str]]:
     """Files that the published ingest of a product did not use, each with its name and the reason."""
-    version = root.current().get(ingest.store_name(name))
-    manifest = manifest_of(run_url(root, ingest.stage_name(name), version)) if version is not None else None
+    current = root.current()
+    years = list(parts_of(ingest.store_name(name), current).values())
+    # What concerns the folder as a whole is said with the last year.
+    manifest = manifest_of(run_url(root, ingest.stage_name(name), current[years[-1]])) if years else None
     return list(((manifest or {}).get("inputs") or {}).get("files_passed_over", ()))
 
 

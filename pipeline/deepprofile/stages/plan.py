@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepprofile.config import Compute
-from deepprofile.execution.blocks import Job, Record, Workload
+from deepprofile.execution.blocks import Block, Job, Jobs, Record, Workload
 from deepprofile.execution.engine import Progress
 from deepprofile.execution.pools import BLOCK_MARGIN, WORKER_BASE_BYTES
 from deepprofile.grids.grids import Grid
@@ -76,17 +76,15 @@ class Step:
 
 
 @dataclass(frozen=True)
-class StagePlan:
-    """A stage that is ready to run.
+class VersionPlan:
+    """A version of a store, or of a year of one, that is ready to be made.
 
-    ``url`` is that of the version of the store that it makes. ``finish`` is given the record of every block when all are done;
-    it returns sentences about inputs that were missing. ``notes`` returns, in the same way, what a user should know although
-    nothing is missing: it changes no exit code. ``marks``: of a store along time, of which a block can be brought up to date
-    day by day; its blocks are given ``BlockInputs``. ``summary``: what is to be remembered of the days. ``on_driver``: its
-    blocks are done by the driver, which alone holds what they are made of.
+    ``store`` is its name, such as ``profile/2024``, ``part`` the year, and ``url`` that of the version. ``finish`` is given the
+    record of each of its blocks when all are done; it returns sentences about inputs that were missing. ``marks``: of a store
+    along time, of which a block can be brought up to date day by day; its blocks are given ``BlockInputs``. ``summary``: what
+    is to be remembered of the days.
     """
 
-    stage: str
     store: str
     version: str
     template: Template
@@ -96,17 +94,47 @@ class StagePlan:
     finish: Callable[[Mapping[str, Record]], list[str]] | None = None
     marks: DayFingerprints | None = None
     summary: Callable[[Mapping[str, Record]], Mapping[str, Any]] | None = None
+    part: str = ""
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """A stage that is ready to run: the versions that it makes of one store, of each year where the store has years.
+
+    ``notes`` is given the record of every block when all are done; it returns sentences that a user should know although
+    nothing is missing: they change no exit code. ``order``: of the blocks of all versions, where that is not version after
+    version. ``on_driver``: its blocks are done by the driver, which alone holds what they are made of.
+    """
+
+    stage: str
+    store: str
+    versions: tuple[VersionPlan, ...]
     notes: Callable[[Mapping[str, Record]], list[str]] | None = None
+    order: Callable[[Block], Any] | None = None
     on_driver: bool = False
+
+    @property
+    def jobs(self) -> Jobs:
+        """All blocks."""
+        return Jobs.of({version.part: version.job for version in self.versions}, self.order)
+
+    @property
+    def name(self) -> str:
+        """Of the work, for people."""
+        return self.versions[0].job.name
 
 
 @dataclass(frozen=True)
 class StageResult:
-    """What a stage has done; ``records``: of every block. ``problems`` and ``notes``: see ``StagePlan``."""
+    """What a stage has done.
+
+    ``versions``: of the store, or of each of its years, by their names. ``records``: of every block. ``problems``: of inputs
+    that were missing; ``notes``: see ``StagePlan``.
+    """
 
     stage: str
     store: str
-    version: str
+    versions: Mapping[str, str]
     progress: Progress
     problems: tuple[str, ...]
     records: Mapping[str, Record] = field(default_factory=dict)

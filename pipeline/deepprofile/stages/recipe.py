@@ -6,11 +6,12 @@ Apache Beam is imported where it is used, so that everything else does without i
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from pangeo_forge_recipes.patterns import ConcatDim, FilePattern
 
+from deepprofile.execution.blocks import Block, Outcome
 from deepprofile.stages.plan import StagePlan
 from deepprofile.storage.objects import MissingPathError
 from deepprofile.storage.stores import create
@@ -26,7 +27,8 @@ def granule_pattern(plan: StagePlan) -> FilePattern:
     """
     urls = list(dict.fromkeys(url for granules in _granules(plan).values() for url in granules))
     if not urls:
-        raise MissingPathError(f"{plan.inputs['folder']} holds no granule of the configured period for {plan.stage}")
+        folder = plan.versions[0].inputs["folder"]
+        raise MissingPathError(f"{folder} holds no granule of the configured period for {plan.stage}")
     return FilePattern(_url_of, ConcatDim("time", keys=urls))
 
 
@@ -35,31 +37,37 @@ def _url_of(time: str) -> str:
     return time
 
 
+def _work(plan: StagePlan) -> dict[str, tuple[Callable[[Block, Any], Outcome], Block, Any]]:
+    """What computes each block, of all years, and what it is given, by the block's name."""
+    found: dict[str, tuple[Callable[[Block, Any], Outcome], Block, Any]] = {}
+    for version in plan.versions:
+        assert version.job.inputs is not None
+        found |= {block.name: (version.job.compute, block, version.job.inputs(block)) for block in version.job.blocks}
+    return found
+
+
 def _granules(plan: StagePlan) -> dict[str, list[str]]:
     """URLs of the granules of each block, by the block's name."""
-    assert plan.job.inputs is not None
-    by_block = ((block.name, plan.job.inputs(block)) for block in plan.job.blocks)
-    return {name: [granule.url for granules in given.inputs.values() for granule in granules] for name, given in by_block}
+    given = {name: inputs for name, (_, _, inputs) in _work(plan).items()}
+    return {name: [granule.url for granules in each.inputs.values() for granule in granules] for name, each in given.items()}
 
 
 def daily_means(plan: StagePlan) -> Any:
-    """Transform from the items of ``granule_pattern`` to the shards of the store: group by block, average, write.
+    """Transform from the items of ``granule_pattern`` to the shards of every year of the store: group by block, average, write.
 
-    The store's template is written when the transform is made: grids and time steps are regular, so that it is known before
+    The templates are written when the transform is made: grids and time steps are regular, so that it is known before
     anything is read. Every shard is written whole by one element, so that a runner may repeat any of them, and nothing is
     combined over all.
     """
     import apache_beam as beam
 
-    create(plan.url, plan.template)
-
+    for version in plan.versions:
+        create(version.url, version.template)
     members: dict[str, list[str]] = defaultdict(list)
     for name, urls in _granules(plan).items():
         for url in dict.fromkeys(urls):
             members[url].append(name)
-    assert plan.job.inputs is not None
-    compute = plan.job.compute
-    work = {block.name: (block, plan.job.inputs(block)) for block in plan.job.blocks}
+    work = _work(plan)
 
     class ToBlocks(beam.DoFn):  # type: ignore[misc]
         """Each granule to the blocks that need it."""
@@ -74,7 +82,8 @@ def daily_means(plan: StagePlan) -> Any:
 
         def process(self, element: tuple[str, Iterable[str]]) -> Iterable[tuple[str, tuple[str, ...]]]:
             name, _ = element
-            outcome = compute(*work[name])
+            compute, block, given = work[name]
+            outcome = compute(block, given)
             yield name, outcome.problems
 
     class DailyMeans(beam.PTransform):  # type: ignore[misc]

@@ -15,7 +15,7 @@ from deepprofile.storage.documents import Kinds, parse, write_document
 from deepprofile.storage.filesystems import join
 from deepprofile.storage.lease import CLOCK, live_holder
 from deepprofile.storage.objects import list_children, listing, read_all, remove_below
-from deepprofile.storage.stores import Root
+from deepprofile.storage.stores import STORES, Root, by_name, by_store
 
 log = logging.getLogger(__name__)
 
@@ -25,22 +25,22 @@ PUBLISHED: Final = "published.json"
 PUBLICATIONS: Final = "publications"
 RUNS: Final = "runs"
 _DAY_SECONDS: Final = 86400.0
-_PUBLICATION: Final[Mapping[str, Kinds]] = {"seconds": (int, float), "current": dict}
+_PUBLICATION: Final[Mapping[str, Kinds]] = {"seconds": (int, float), STORES: dict}
 
 
 def record_publication(root: Root, run: str, made: Mapping[str, str], accepted_by: str | None = None) -> None:
     """Write down that a run has published, and what readers see since."""
     now = storage_time(join(root.url, CLOCK))
-    said: dict[str, Any] = {"run": run, "seconds": now, "versions": dict(made)}
+    said: dict[str, Any] = {"run": run, "seconds": now, "versions": by_store(made)}
     if accepted_by is not None:
         said["accepted_by"] = accepted_by
     write_document(join(root.url, PUBLISHED), said)
     moment = dt.datetime.fromtimestamp(now, dt.UTC).strftime("%Y%m%dT%H%M%S.%fZ")
-    write_document(join(root.url, PUBLICATIONS, f"{moment}.json"), said | {"current": root.current()})
+    write_document(join(root.url, PUBLICATIONS, f"{moment}.json"), said | {STORES: by_store(root.current())})
 
 
 def publications(root: Root) -> list[dict[str, Any]]:
-    """All publications, the oldest first.
+    """All publications, the oldest first, each with what readers saw then: the version of every store and year, by name.
 
     Raises
     ------
@@ -50,7 +50,8 @@ def publications(root: Root) -> list[dict[str, Any]]:
     folder = join(root.url, PUBLICATIONS)
     urls = [join(folder, name) for name in sorted(list_children(folder)) if name.endswith(".json")]
     contents = zip(urls, read_all(urls), strict=True)
-    return [parse(url, content, _PUBLICATION) for url, content in contents if content is not None]
+    found = [(url, parse(url, content, _PUBLICATION)) for url, content in contents if content is not None]
+    return [{**each, STORES: by_name(each[STORES], url)} for url, each in found]
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def expired_versions(root: Root, rule: Retention, now: float | None = None, *, l
     history = publications(root)
     for place, each in enumerate(reversed(history)):
         if place < rule.versions or now - float(each["seconds"]) < rule.days * _DAY_SECONDS:
-            spared |= set(each["current"].items())
+            spared |= set(each[STORES].items())
     at_work = None if leased else live_holder(root.url)
     found = []
     for manifest, folder in _manifests(root):

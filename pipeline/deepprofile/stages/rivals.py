@@ -11,7 +11,8 @@ import threading
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -40,11 +41,11 @@ from deepprofile.stages.attributes import grid_attributes
 from deepprofile.stages.domain import Domain
 from deepprofile.stages.increments import BlockInputs, DayFingerprints
 from deepprofile.stages.observations import Found
-from deepprofile.stages.plan import StagePlan
+from deepprofile.stages.plan import StagePlan, VersionPlan
 from deepprofile.storage.filesystems import filesystem, join
 from deepprofile.storage.fingerprints import fingerprint
 from deepprofile.storage.objects import MissingPathError, exists, explained_errors, is_pattern, listing
-from deepprofile.storage.stores import Root, Template, read_region, write_shards
+from deepprofile.storage.stores import Root, Template, part_name, read_region, write_shards
 
 # The version of what turns a rival's files into daily means at sensors.
 ALGORITHM: Final = 1
@@ -231,9 +232,14 @@ class RivalSettings:
         cache = Cache(config.ingest.cache, config.ingest.cache_limit)
         return cls(name, config.rivals[name], Domain.of(config), config.ingest.min_day_fraction, cache)
 
+    @property
+    def years(self) -> tuple[RivalSettings, ...]:
+        """The same of each calendar year."""
+        return tuple(replace(self, domain=year) for year in self.domain.years)
+
 
 def template(settings: RivalSettings, stations: xr.Dataset) -> Template:
-    """The store before anything is computed."""
+    """The store of a year, which the domain of the settings is, before anything is computed."""
     return schemas.rival(settings.domain, settings.name, reading_of(settings.rival).layers, stations)
 
 
@@ -317,28 +323,42 @@ class _Steps(NamedTuple):
 
 
 def workload(settings: RivalSettings, count: int) -> Workload:
+    """Blocks of the days of all years, each with so many sensors."""
+    return Workload.joined([_workload_of_year(year, count) for year in settings.years])
+
+
+def _workload_of_year(settings: RivalSettings, count: int) -> Workload:
     """Blocks of days, each with all sensors."""
-    days, layers, steps = settings.domain.days.size, len(reading_of(settings.rival).layers), settings.rival.steps_per_day
-    block = settings.domain.days_in_block * count * layers * 4
+    year, layers, steps = settings.domain, len(reading_of(settings.rival).layers), settings.rival.steps_per_day
+    block = year.days_in_block * count * layers * 4
     return Workload(
         name=f"validate: rival {settings.name}",
-        blocks=grid_blocks((days if count else 0,), (settings.domain.blocks.days,)),
+        blocks=grid_blocks((year.length if count else 0,), (year.blocks.days,), year.year),
         # Values as they are unpacked and decoded; the steps of all days, their means, and as a shard.
         memory_per_block=BYTES_A_VALUE * VALUES_AT_ONCE + (steps + 3) * block,
-        bytes_in=days * count * layers * steps * 4,
-        bytes_out=days * count * layers * 4,
+        bytes_in=year.length * count * layers * steps * 4,
+        bytes_out=year.length * count * layers * 4,
     )
 
 
 def plan(settings: RivalSettings, root: Root, found: Found) -> StagePlan:
-    """Plan the reading of one rival at the sensors that ``observations.sensors_of`` has found."""
-    name, rival, days, stations, cache = settings.name, settings.rival, settings.domain.days, found.stations, settings.cache
-    made, how = template(settings, stations), reading_of(rival)
+    """Plan the reading of one rival at the sensors that ``observations.sensors_of`` has found, in every year those it has."""
+    name, days = settings.name, settings.domain.days
     try:
-        files = find_files(name, rival, days, cache) if stations.sizes["sensor"] else Files({}, ())
+        files = find_files(name, settings.rival, days, settings.cache) if found.stations.sizes["sensor"] else Files({}, ())
     except MissingPathError as error:
         # The profiles do not wait for what they are compared with.
         files = Files({}, (str(error),))
+    versions = [_plan_year(year, root, files, found.of_year(year.domain)) for year in settings.years]
+    problems = list(files.problems)
+    versions[-1] = replace(versions[-1], finish=lambda _: problems)
+    notes = partial(_notes, name, settings.domain)
+    return StagePlan(f"validate/{store_name(name)}", store_name(name), tuple(versions), notes)
+
+
+def _plan_year(settings: RivalSettings, root: Root, files: Files, found: Found) -> VersionPlan:
+    name, rival, year, stations = settings.name, settings.rival, settings.domain, found.stations
+    made, how, days, store = template(settings, stations), reading_of(rival), year.days, part_name(store_name(name), year.year)
     needed = steps_needed(settings.min_day_fraction, rival.steps_per_day)
     places = [stations[coordinate].values.tolist() for coordinate in ("latitude", "longitude")]
     setting = fingerprint(
@@ -353,7 +373,7 @@ def plan(settings: RivalSettings, root: Root, found: Found) -> StagePlan:
     )
     marks = tuple(fingerprint([g.identity for g in files.by_day.get(str(day), ())]) for day in days)
     version = fingerprint(setting, dict(made.attrs), str(days[-1]), marks)
-    compute = RivalBlock(name, how, days[0], needed, cache, root.version(store_name(name), version))
+    compute = RivalBlock(name, how, days[0], needed, settings.cache, root.version(store, version))
 
     def static_fingerprint(block: Block) -> str:
         return fingerprint(setting, block.index)
@@ -362,26 +382,19 @@ def plan(settings: RivalSettings, root: Root, found: Found) -> StagePlan:
         return BlockInputs(files.of(days[slice(*block.region[0])]))
 
     by_day = DayFingerprints(marks, static_fingerprint)
-    listed = Job(workload(settings, stations.sizes["sensor"]), compute, by_day.fingerprint, static_fingerprint, given)
-    return StagePlan(
-        f"validate/{store_name(name)}",
-        store_name(name),
-        version,
-        made,
-        listed,
-        compute.url,
-        {"path": rival.path, "files": len({g.url for of_day in files.by_day.values() for g in of_day})},
-        lambda _: list(files.problems),
-        by_day,
-        notes=lambda records: _notes(name, days, records),
-    )
+    work = _workload_of_year(settings, stations.sizes["sensor"])
+    listed = Job(work, compute, by_day.fingerprint, static_fingerprint, given)
+    urls = {g.url for day in days for g in files.by_day.get(str(day), ())}
+    inputs = {"path": rival.path, "files": len(urls)}
+    return VersionPlan(store, version, made, listed, compute.url, inputs, marks=by_day, part=year.year)
 
 
-def _notes(name: str, days: Times, records: Mapping[str, Record]) -> list[str]:
+def _notes(name: str, domain: Domain, records: Mapping[str, Record]) -> list[str]:
     """Days of which a rival has no file."""
+    days, origins = domain.days, {year.year: year.span[0] - domain.span[0] for year in domain.years}
     there = np.zeros(days.size, bool)
     for record in records.values():
-        start, steps = record.region[0][0], record.details["steps"]
+        start, steps = origins[record.part] + record.region[0][0], record.details["steps"]
         there[start : start + len(steps)] = np.array(steps) > 0
     lacking = days[~there]
     if not lacking.size:

@@ -15,7 +15,7 @@ from deepprofile.stages.plan import PlanError
 from deepprofile.storage.documents import FORMAT_KEY, DamagedDocumentError, Kinds, read_document, write_document
 from deepprofile.storage.filesystems import join
 from deepprofile.storage.fingerprints import fingerprint
-from deepprofile.storage.stores import Root, exists, read_region
+from deepprofile.storage.stores import Root, exists, parts_of, read_region
 
 # Days that are to be done again although their granules are the same: by product, first and last day and a mark.
 REDONE: Final = "redone.json"
@@ -92,12 +92,13 @@ def remade_mark(root: Root) -> tuple[str, ...]:
 
 
 def published_days(root: Root, store: str) -> tuple[np.datetime64, np.datetime64] | None:
-    """First and last day of the published version of a store."""
-    version = root.current().get(store)
-    if version is None or not exists(root.version(store, version)):
+    """First and last day of the published versions of a store with years."""
+    versions = root.current()
+    urls = [root.version(name, versions[name]) for name in parts_of(store, versions).values()]
+    if not urls or not all(map(exists, (urls[0], urls[-1]))):
         return None
-    days = read_region(root.version(store, version), "time", (slice(None),))
-    return np.datetime64(int(days[0]), "D"), np.datetime64(int(days[-1]), "D")
+    first, last = (read_region(url, "time", (slice(None),)) for url in (urls[0], urls[-1]))
+    return np.datetime64(int(first[0]), "D"), np.datetime64(int(last[-1]), "D")
 
 
 def extended(config: Config, root: Root, until: np.datetime64, stores: Iterable[str]) -> Config:

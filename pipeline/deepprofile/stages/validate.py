@@ -34,20 +34,20 @@ from deepprofile.stages import collocate, covariances, invert, matchups, observa
 from deepprofile.stages.domain import Domain
 from deepprofile.stages.matchups import FUSED, Estimates, Matchups, SensorSeries
 from deepprofile.stages.observations import Found, sensor_batches
-from deepprofile.stages.plan import Expected, StagePlan, Step
+from deepprofile.stages.plan import Expected, StagePlan, Step, VersionPlan
 from deepprofile.stages.schemas import (
     SENSORS_PER_BLOCK,
     SENSORS_PER_CHUNK,
     SENSORS_PER_STRETCH,
 )
 from deepprofile.storage.fingerprints import fingerprint
-from deepprofile.storage.stores import Root, read_region, write_shards
+from deepprofile.storage.stores import Root, part_name, read_region, write_shards
 
 # The versions of what turns matchups into moments of differences, and into scores.
 DIFFERENCES_ALGORITHM: Final = 1
 ALGORITHM: Final = 2
 DIFFERENCES_STORE: Final = "differences"
-STORE: Final = "validation"
+STORE: Final = matchups.SCORES
 
 
 @dataclass(frozen=True)
@@ -132,21 +132,28 @@ def workload(days: int, estimates: int, count: int) -> Workload:
 def plan_differences(domain: Domain, root: Root, versions: Mapping[str, str], found: Found) -> StagePlan:
     """Plan the moments of the differences at the sensors that ``observations.sensors_of`` has found."""
     made, count = schemas.differences(domain.grid, found.stations), found.stations.sizes["sensor"]
-    inputs = {name: versions[name] for name in (observations.STORE, matchups.STORE)}
+    inputs = _series_versions(domain, versions)
     version = fingerprint("differences", DIFFERENCES_ALGORITHM, dict(made.attrs), made.shard_shape("mean"), inputs)
 
     def mark(block: Block) -> str:
         return fingerprint("differences", version, block.region)
 
-    compute = DifferenceBlock(SensorSeries.of(root, versions), root.version(DIFFERENCES_STORE, version))
-    listed = Job(differences_workload(domain.days.size, count), compute, mark)
-    return StagePlan("validate/differences", DIFFERENCES_STORE, version, made, listed, compute.url, inputs | {"sensors": count})
+    compute = DifferenceBlock(SensorSeries.of(domain, root, versions, found), root.version(DIFFERENCES_STORE, version))
+    listed = Job(differences_workload(domain.length, count), compute, mark)
+    made_by = VersionPlan(DIFFERENCES_STORE, version, made, listed, compute.url, inputs | {"sensors": count})
+    return StagePlan("validate/differences", DIFFERENCES_STORE, (made_by,))
+
+
+def _series_versions(domain: Domain, versions: Mapping[str, str]) -> dict[str, str]:
+    """What the sensors measured and the estimates there: every year of the record."""
+    names = [part_name(store, year.year) for store in (observations.STORE, matchups.STORE) for year in domain.years]
+    return {name: versions[name] for name in names}
 
 
 def plan(domain: Domain, estimates: Estimates, root: Root, versions: Mapping[str, str], found: Found) -> StagePlan:
     """Plan the scores of the same sensors; their variances of representativeness are estimated here, from the differences."""
     stations, count = found.stations, found.stations.sizes["sensor"]
-    inputs = {name: versions[name] for name in (observations.STORE, matchups.STORE, DIFFERENCES_STORE)}
+    inputs = _series_versions(domain, versions) | {DIFFERENCES_STORE: versions[DIFFERENCES_STORE]}
     url = root.version(DIFFERENCES_STORE, versions[DIFFERENCES_STORE])
     moments = Differences(*(read_region(url, name, (slice(None),)) for name in Differences._fields))
     band, names = bands(stations.depth_top.values, stations.depth_bottom.values), station_names(stations)
@@ -160,12 +167,11 @@ def plan(domain: Domain, estimates: Estimates, root: Root, versions: Mapping[str
     def of_block(block: Block) -> Variances:
         return Variances(*(values[slice(*block.region[0])] for values in variances))
 
-    compute = ScoreBlock(estimates, domain, SensorSeries.of(root, versions), root.version(STORE, version))
+    compute = ScoreBlock(estimates, domain, SensorSeries.of(domain, root, versions, found), root.version(STORE, version))
     listed = Job(workload(domain.days.size, len(estimates.names), count), compute, mark, inputs=of_block)
     sentences = _too_few(band, names, variances, moments)
-    return StagePlan(
-        "validate", STORE, version, made, listed, compute.url, inputs | {"sensors": count}, notes=lambda _: sentences
-    )
+    made_by = VersionPlan(STORE, version, made, listed, compute.url, inputs | {"sensors": count})
+    return StagePlan("validate", STORE, (made_by,), lambda _: sentences)
 
 
 def _too_few(band: NDArray[np.int64], names: list[str], variances: Variances, moments: Differences) -> list[str]:

@@ -34,7 +34,7 @@ class NewerDocumentError(DocumentError):
     """A document that a newer version of this software has written."""
 
 
-def parse(url: str, content: bytes, required: Mapping[str, Kinds] | None = None, key: str = FORMAT_KEY) -> dict[str, Any]:
+def parse(url: str, content: bytes, required: Mapping[str, Kinds] | None = None, newest: int = FORMAT) -> dict[str, Any]:
     """The document that some bytes are.
 
     Parameters
@@ -45,8 +45,8 @@ def parse(url: str, content: bytes, required: Mapping[str, Kinds] | None = None,
         The bytes.
     required
         Names that have to be there, and the types of what they hold.
-    key
-        Under which the document says the version of its format.
+    newest
+        The latest version of its format that is read here.
 
     Raises
     ------
@@ -59,12 +59,12 @@ def parse(url: str, content: bytes, required: Mapping[str, Kinds] | None = None,
         raise DamagedDocumentError(f"{url} is damaged: it holds {len(content)} bytes that are not JSON ({error})") from error
     if not isinstance(found, dict):
         raise DamagedDocumentError(f"{url} is damaged: it holds a JSON {type(found).__name__} instead of an object")
-    made = found.get(key, 0)
+    made = found.get(FORMAT_KEY, 0)
     if not isinstance(made, int) or isinstance(made, bool):
-        raise DamagedDocumentError(f"{url} is damaged: its {key!r} is {made!r} instead of a number")
-    if made > FORMAT:
+        raise DamagedDocumentError(f"{url} is damaged: its {FORMAT_KEY!r} is {made!r} instead of a number")
+    if made > newest:
         raise NewerDocumentError(
-            f"{url} has format {made}, which a newer version of deepprofile has written; this one reads up to format {FORMAT}: "
+            f"{url} has format {made}, which a newer version of deepprofile has written; this one reads up to format {newest}: "
             "use the newer version on this root, or choose another root"
         )
     for name, kinds in (required or {}).items():
@@ -75,7 +75,7 @@ def parse(url: str, content: bytes, required: Mapping[str, Kinds] | None = None,
     return found
 
 
-def read_document(url: str, required: Mapping[str, Kinds] | None = None, key: str = FORMAT_KEY) -> dict[str, Any] | None:
+def read_document(url: str, required: Mapping[str, Kinds] | None = None, newest: int = FORMAT) -> dict[str, Any] | None:
     """The document at a URL; None where there is none.
 
     Raises
@@ -84,7 +84,7 @@ def read_document(url: str, required: Mapping[str, Kinds] | None = None, key: st
         See ``parse``.
     """
     content = read_bytes(url)
-    return None if content is None else parse(url, content, required, key)
+    return None if content is None else parse(url, content, required, newest)
 
 
 def read_sound(url: str, required: Mapping[str, Kinds] | None = None) -> dict[str, Any] | None:

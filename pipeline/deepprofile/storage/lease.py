@@ -41,10 +41,11 @@ CLOCK: Final = "lease.clock"
 DURATION_SECONDS: Final = 60.0
 # Names the run across its pods: those of one Job take the lease over from each other at once.
 HOLDER: Final = "DEEPPROFILE_RUN"
-# Keys of the guarded object that are the lease's own.
-OURS: Final = "@"
-GUARDED_FORMAT_KEY: Final = "@format"
-HELD_BY_KEY: Final = "@lease"
+# The version of the format of the guarded object, and who holds the lease on it. In the first format keys of the lease began
+# with @, and each store was a key beside them.
+GUARDED_FORMAT: Final = 2
+HOLDER_KEY: Final = "holder"
+_OURS: Final = (FORMAT_KEY, HOLDER_KEY)
 # Stands for the holder of a lease that cannot be read.
 NOBODY: Final = ""
 _FIELDS: Final[Mapping[str, Kinds]] = {
@@ -128,7 +129,7 @@ class Lease:
     root
         URL of the folder that the lease is on.
     guarded
-        Name, below the root, of the object that only the holder may replace: a JSON object, in which keys that begin with ``@``
+        Name, below the root, of the object that only the holder may replace: a JSON object, in which ``format`` and ``holder``
         are the lease's own.
     holder
         Who asks for it; this process by default.
@@ -268,8 +269,8 @@ class Lease:
         """
         while True:
             found = read_versioned(self._guarded)
-            body = {} if found.content is None else parse(self._guarded, found.content, key=GUARDED_FORMAT_KEY)
-            self._body = {name: value for name, value in body.items() if not name.startswith(OURS)}
+            body = {} if found.content is None else parse(self._guarded, found.content, newest=GUARDED_FORMAT)
+            self._body = {name: value for name, value in body.items() if name not in _OURS and not name.startswith("@")}
             try:
                 self._fence = replace(self._guarded, self._signed(self._body), found.generation)
             except PreconditionFailedError:
@@ -280,7 +281,8 @@ class Lease:
 
     def _signed(self, body: Mapping[str, Any]) -> bytes:
         """The guarded object with the name of this incarnation: no other ever writes the same bytes."""
-        return as_json({**body, GUARDED_FORMAT_KEY: FORMAT, HELD_BY_KEY: self._incarnation})
+        holder = {"incarnation": self._incarnation, "run": self.holder.run, "process": self.holder.process}
+        return as_json({FORMAT_KEY: GUARDED_FORMAT, HOLDER_KEY: holder, **body})
 
     def _is_ours(self) -> bool:
         """Whether the lease is ours, by looking."""
@@ -290,8 +292,9 @@ class Lease:
     def _fence_is_ours(self) -> bool:
         """Whether nobody has taken the lease since we did, by looking."""
         content = read_versioned(self._guarded).content
-        found = {} if content is None else parse(self._guarded, content, key=GUARDED_FORMAT_KEY)
-        return bool(found.get(HELD_BY_KEY) == self._incarnation)
+        found = {} if content is None else parse(self._guarded, content, newest=GUARDED_FORMAT)
+        holder = found.get(HOLDER_KEY)
+        return isinstance(holder, dict) and holder.get("incarnation") == self._incarnation
 
     def _new_holder(self) -> str:
         """Who has the lease now, for a message."""

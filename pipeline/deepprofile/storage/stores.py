@@ -1,18 +1,24 @@
 """Zarr stores in versions: templates, whole-shard writes, and the pointer to what readers see.
 
-Knows nothing of soil moisture. A root is any URL; a store below it has versions, and a pointer says which one is current:
+Knows nothing of soil moisture. A root is any URL. A store below it that runs along time is a folder of calendar years, each of
+which has versions; any other store has versions itself. One pointer says which versions are current, of all of them together:
 
+    <root>/<store>/<year>/<version>.zarr
     <root>/<store>/<version>.zarr
-    <root>/current.json          {"<store>": "<version>", ...}; keys that begin with @ are the lease's own
+    <root>/current.json     {"format": 2, "holder": {...}, "stores": {"<store>": {"<year>": "<version>", ...},
+                                                                      "<store>": "<version>", ...}}
+
+Here and elsewhere a year of a store has a name, ``<store>/<year>``, and versions are a mapping from such names.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import threading
 import uuid
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
@@ -25,17 +31,20 @@ import zarr
 from numpy.typing import NDArray
 from zarr.errors import ContainsArrayError, ContainsGroupError
 
-from deepprofile.storage.documents import DamagedDocumentError, read_document
+from deepprofile.storage.documents import FORMAT_KEY, DamagedDocumentError, read_document
 from deepprofile.storage.filesystems import filesystem, is_local, join, local_path, zarr_store
-from deepprofile.storage.lease import DURATION_SECONDS, GUARDED_FORMAT_KEY, OURS, Lease
+from deepprofile.storage.lease import DURATION_SECONDS, GUARDED_FORMAT, Lease
 from deepprofile.storage.objects import at_the_same_time, read_bytes, read_range, write_bytes
 from deepprofile.storage.objects import exists as object_exists
 from deepprofile.storage.packing import Packing, PackingError
 from deepprofile.storage.shards import NOT_THERE, DamagedShardError, Region, ShardedArray, codec
 
 POINTER: Final = "current.json"
-# How arrays are laid out and packed, as an attribute of every store. 1, which was never written down: float32, rounded.
-LAYOUT: Final = 2
+# Where the pointer has the versions.
+STORES: Final = "stores"
+# How arrays are laid out and packed, as an attribute of every store. 1, which was never written down: float32, rounded; 2:
+# packed, with the whole record in one store; 3: by calendar year.
+LAYOUT: Final = 3
 LAYOUT_ATTRIBUTE: Final = "store_layout"
 # A shard is read whole where a region needs more of its chunks than this share; else its index and the chunks.
 _WHOLE: Final = 0.25
@@ -179,7 +188,12 @@ def check_layout(url: str) -> None:
     """
     if not exists(url):
         raise StoreError(f"{url} is no store: it has been removed, or was never made")
-    found: Any = zarr.open_group(zarr_store(url), mode="r").attrs.get(LAYOUT_ATTRIBUTE, 1)
+    check_layout_attribute(url, zarr.open_group(zarr_store(url), mode="r").attrs.asdict())
+
+
+def check_layout_attribute(url: str, attributes: Mapping[str, Any]) -> None:
+    """As ``check_layout``, given the attributes of the store."""
+    found: Any = attributes.get(LAYOUT_ATTRIBUTE, 1)
     known = f"(layout {found}; this version reads {LAYOUT})"
     if found < LAYOUT:
         raise OldLayoutError(
@@ -361,33 +375,39 @@ class Root:
     url: str
 
     def version(self, store: str, version: str) -> str:
-        """URL of a version of a store."""
+        """URL of a version of a store, or of a year of one."""
         return join(self.url, store, f"{version}.zarr")
 
     def current(self) -> dict[str, str]:
-        """The current version of each store.
+        """The current version of each store, and of each year of those that have years.
 
         Raises
         ------
         deepprofile.storage.documents.DocumentError
             Where the pointer is damaged, or of a newer format.
+        OldLayoutError
+            Where it is of an earlier one.
         """
         url = join(self.url, POINTER)
         try:
-            found = read_document(url, key=GUARDED_FORMAT_KEY) or {}
-            versions = {store: version for store, version in found.items() if not store.startswith(OURS)}
-            for store, version in versions.items():
-                if not isinstance(version, str) or not version:
-                    raise DamagedDocumentError(f"{url} is damaged: the version of {store} is {version!r}")
+            found = read_document(url, newest=GUARDED_FORMAT) or {}
+            if found.get(FORMAT_KEY, 0) < GUARDED_FORMAT:
+                if any(not name.startswith("@") for name in found):
+                    raise OldLayoutError(
+                        f"{self.url} was written by an earlier version of this software, which did not divide stores by "
+                        "year: run the pipeline into another root, and let readers use the present one until that is complete"
+                    )
+                found = {}
+            versions = by_name(found.get(STORES, {}), url)
         except DamagedDocumentError as error:
             raise DamagedDocumentError(
-                f"{error}; what was published last is said under 'current' in the newest file below "
+                f"{error}; what was published last is said under 'stores' in the newest file below "
                 f"{join(self.url, 'publications')}: write that into the pointer"
             ) from error
         return versions
 
     def open(self, store: str) -> str:
-        """URL of the current version of a store.
+        """URL of the current version of a store, or of a year of one, such as ``profile/2024``.
 
         Raises
         ------
@@ -399,46 +419,121 @@ class Root:
             raise StoreError(f"{self.url} has no published store {store!r}: run the stage that makes it first")
         return self.version(store, version)
 
+    def parts(self, store: str) -> dict[str, str]:
+        """URLs of the current versions of a store by year, in their order; under ``""`` where it has no years.
+
+        Raises
+        ------
+        StoreError
+            Where it has not been published.
+        """
+        versions = self.current()
+        found = {part: self.version(name, versions[name]) for part, name in parts_of(store, versions).items()}
+        return found or {"": self.open(store)}
+
     def lease(self, on_wait: Callable[[str], None] | None = None, duration: float = DURATION_SECONDS) -> Lease:
         """The lease that a run takes before it publishes; a context manager.
 
         Raises
         ------
         StoreError
-            Where nothing can be written to the root.
+            Where nothing can be written to the root, or its stores are of an earlier layout.
+        deepprofile.storage.documents.DocumentError
+            Where the pointer cannot be read.
         """
+        self.current()
         check_writable(self.url)
         return Lease(self.url, POINTER, duration=duration, on_wait=on_wait)
 
     def publish(self, versions: Mapping[str, str], lease: Lease) -> None:
-        """Move the pointer: from now on readers see these versions.
+        """Move the pointer: from now on readers see these versions. Of a store with years, all years are given.
 
         Raises
         ------
         StoreError
-            Where a version has fewer days than the one that readers see now.
+            Where a store has fewer days than the one that readers see now.
         LeaseLostError
             Where another run has taken the root over.
         """
         lease.check()
         before = self.current()
-        for store, version in versions.items():
-            if store in before and before[store] != version:
-                self._check_not_shorter(store, before[store], version)
+        self.check_not_shorter(versions, before)
         after = before | dict(versions)
         if after != before:
-            lease.replace_guarded(after)
+            lease.replace_guarded({STORES: by_store(after)})
 
-    def _check_not_shorter(self, store: str, old: str, new: str) -> None:
-        days = [_days(self.version(store, version)) for version in (old, new)]
-        if days[0] is None or days[1] is None:
-            return
-        lost = np.setdiff1d(days[0], days[1])
-        if lost.size:
-            raise StoreError(
-                f"{store}: the new version lacks {lost.size} days that readers have now ({_day(lost[0])} to {_day(lost[-1])}); "
-                "widen 'period' in the configuration, or publish to another root"
-            )
+    def check_not_shorter(self, versions: Mapping[str, str], before: Mapping[str, str]) -> None:
+        """Raise a StoreError where stores in these versions lack days of those before."""
+        for store in sorted({store_of(name) for name in versions}):
+            old, new = parts_of(store, before), parts_of(store, versions)
+            lost = []
+            for part, name in old.items():
+                if part in new and versions[name] == before[name]:
+                    continue
+                had = _days(self.version(name, before[name]))
+                has = _days(self.version(name, versions[name])) if part in new else np.empty(0, np.int64)
+                if had is not None and has is not None:
+                    lost.append(np.setdiff1d(had, has))
+            days = np.concatenate(lost) if lost else np.empty(0)
+            if days.size:
+                raise StoreError(
+                    f"{store}: the new version lacks {days.size} days that readers have now ({_day(days[0])} to "
+                    f"{_day(days[-1])}); widen 'period' in the configuration, or publish to another root"
+                )
+
+
+_YEAR: Final = re.compile(r"(?P<store>.+)/(?P<year>\d{4})")
+
+
+def part_name(store: str, part: str) -> str:
+    """The name of a year of a store; of the store itself where ``part`` is empty."""
+    return f"{store}/{part}" if part else store
+
+
+def store_of(name: str) -> str:
+    """The store that a name means, or a year of it."""
+    found = _YEAR.fullmatch(name)
+    return found["store"] if found else name
+
+
+def parts_of(store: str, names: Iterable[str]) -> dict[str, str]:
+    """Which of some names are years of a store: the names by year, in their order."""
+    matches = (_YEAR.fullmatch(name) for name in names)
+    return {found["year"]: found[0] for found in sorted(filter(None, matches), key=lambda f: f[0]) if found["store"] == store}
+
+
+def by_store(versions: Mapping[str, str]) -> dict[str, Any]:
+    """Versions as the pointer has them: of each store its version, or those of its years."""
+    found: dict[str, Any] = {}
+    for name, version in sorted(versions.items()):
+        match = _YEAR.fullmatch(name)
+        if match:
+            found.setdefault(match["store"], {})[match["year"]] = version
+        else:
+            found[name] = version
+    return found
+
+
+def by_name(stores: Any, url: str) -> dict[str, str]:
+    """The versions that ``by_store`` is made of; ``url``: of the document that they stand in, for a message.
+
+    Raises
+    ------
+    deepprofile.storage.documents.DamagedDocumentError
+        Where they are something else.
+    """
+    if not isinstance(stores, dict):
+        raise DamagedDocumentError(f"{url} is damaged: its {STORES!r} is {str(stores)[:60]!r}")
+    found: dict[str, Any] = {}
+    for store, versions in stores.items():
+        if isinstance(versions, dict):
+            found |= {part_name(store, year): version for year, version in versions.items()}
+        else:
+            found[store] = versions
+    for name, version in found.items():
+        if not isinstance(version, str) or not version:
+            raise DamagedDocumentError(f"{url} is damaged: the version of {name} is {version!r}")
+    return found
 
 
 def _days(url: str) -> NDArray[Any] | None:
