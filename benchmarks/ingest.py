@@ -249,13 +249,15 @@ def _ours(name: str, folder: Path, granules: Path) -> Callable[[], object]:
         }
     )
     plan = ingest.plan(ProductIngest.of(config, name), Root(config.root))
-    create(plan.url, plan.template)
-    (block,) = plan.job.blocks
-    assert plan.job.inputs is not None
-    given: BlockInputs = plan.job.inputs(block)
+    (version,) = plan.versions
+    job = version.job
+    create(version.url, version.template)
+    (block,) = job.blocks
+    assert job.inputs is not None
+    given: BlockInputs = job.inputs(block)
 
     def run() -> None:
-        outcome = plan.job.compute(block, given)
+        outcome = job.compute(block, given)
         assert not outcome.problems, outcome.problems
 
     return run

@@ -29,9 +29,9 @@ from deepprofile.execution.pools import WORKER_BASE_BYTES
 from deepprofile.stages import collocate, covariances, ingest, invert, matchups, observations, paired, rivals, schemas, validate
 from deepprofile.stages.domain import Domain, days_of
 from deepprofile.stages.increments import PublishedBlock
-from deepprofile.stages.plan import StagePlan
+from deepprofile.stages.plan import StagePlan, VersionPlan
 from deepprofile.stages.profiles import Profiles
-from deepprofile.storage.stores import Root, create, write_shards
+from deepprofile.storage.stores import Root, Template, create, part_name, write_shards
 from deepprofile.twin import LAND_MODELS, World
 from deepprofile.twin.granules import write_granules
 
@@ -42,7 +42,8 @@ from benchmarks.stages import CORNER, PRODUCTS, START, configure, fill
 # Days in a block of each product, so that all take about as much: those without a granule take as much as others.
 INGEST_DAYS = {"smap_l4": 32, "gldas_noah": 192, "era5_land": 32, "smap_l3": 64}
 INGEST_CELLS = 512
-CELLS, DAYS, LONG_DAYS, RECORD_DAYS = 96, 64, 1024, 14600
+# A block is a leap year; records are of forty.
+CELLS, DAYS, RECORD_DAYS = 64, 366, 14600
 SENSORS = schemas.SENSORS_PER_BLOCK
 RIVAL = "rival"
 
@@ -64,7 +65,7 @@ class Measured:
 
 def measure(small: StagePlan, large: StagePlan, published: Sequence[str] = (), kept: slice = slice(1)) -> Iterator[Measured]:
     """A stage's block from nothing; and, with URLs of stores for both plans, one of which some days are kept."""
-    for place, plan in enumerate((small, large)):
+    for place, plan in enumerate((small.versions[0], large.versions[0])):
         create(plan.url, plan.template)
         first = plan.job.compute, plan.job.blocks[0], _inputs(plan)
         found = [_peak(*first)]
@@ -73,10 +74,10 @@ def measure(small: StagePlan, large: StagePlan, published: Sequence[str] = (), k
             earlier = PublishedBlock(published[place], stop - start, tuple(range(stop - start))[kept], details)
             found.append(_peak(*first[:2], replace(first[2], earlier=earlier)))
     for memory, name in zip(found, (large.stage, f"{large.stage}, again"), strict=False):
-        yield Measured(name, large.job.workload.memory_per_block, memory.more, memory.peak)
+        yield Measured(name, large.jobs.workload.memory_per_block, memory.more, memory.peak)
 
 
-def _inputs(plan: StagePlan) -> Any:
+def _inputs(plan: VersionPlan) -> Any:
     return plan.job.inputs(plan.job.blocks[0]) if plan.job.inputs is not None else None
 
 
@@ -110,7 +111,7 @@ def _ingest(folder: Path) -> Iterator[Measured]:
             changed = {"products": products, "ingest": {"days": days}, "compute": {"memory_limit": "8GiB"}}
             config = Config.model_validate(config.model_dump(mode="json") | changed)
             root = Root(config.root)
-            published.append(root.version(ingest.store_name(name), fill(config)[ingest.store_name(name)]))
+            published += [root.version(store, version) for store, version in fill(config).items()]
             plans.append(ingest.plan(ingest.ProductIngest.of(config, name), root))
         yield from measure(plans[0], plans[1], published, slice(1, None))
 
@@ -155,14 +156,18 @@ def _later_stages(small: Config, large: Config, measured: Sequence[str]) -> Iter
     for store, planner in _PLANNERS.items():
         plans = [planner(config, Root(config.root), of) for config, of in zip((small, large), versions, strict=True)]
         if store in measured:
-            again = [plan.url for plan in plans] if plans[1].marks is not None else []
+            again = [plan.versions[0].url for plan in plans] if plans[1].versions[0].marks is not None else []
             yield from measure(plans[0], plans[1], again)
         elif store != matchups.STORE:
-            for plan in plans:
+            for plan in (each.versions[0] for each in plans):
                 create(plan.url, plan.template)
                 plan.job.compute(plan.job.blocks[0], _inputs(plan))
-        for plan, of in zip(plans, versions, strict=True):
-            of[store] = plan.version
+        for each, of in zip(plans, versions, strict=True):
+            of.update(_versions(each))
+
+
+def _versions(plan: StagePlan) -> dict[str, str]:
+    return {version.store: version.version for version in plan.versions}
 
 
 def _scores(folder: Path) -> Iterator[Measured]:
@@ -173,33 +178,40 @@ def _scores(folder: Path) -> Iterator[Measured]:
         period = {"start": START, "end": START + timedelta(days=days - 1)}
         config = Config.model_validate(config.model_dump(mode="json") | {"period": period} | _beside(folder))
         found, root = _found(config), Root(config.root)
-        url = root.version(matchups.STORE, "made")
         task, domain = matchups.Matchups.of(config), Domain.of(config)
-        made = matchups.template(task, found.stations)
-        create(url, made)
-        values = np.random.default_rng(2).uniform(0.1, 0.4, made.shape("soil_moisture")).astype(np.float32)
-        write_shards(url, "soil_moisture", (0, 0, 0), values)
-        write_shards(url, "standard_deviation", (0, 0), np.full(made.shape("standard_deviation"), 0.05, np.float32))
-        measured = observations.plan(domain, root, found)
-        create(measured.url, measured.template)
-        for block in measured.job.blocks:
-            measured.job.compute(block, None)
-        versions = {observations.STORE: measured.version, matchups.STORE: "made"}
-        differences = validate.plan_differences(domain, root, versions, found)
-        create(differences.url, differences.template)
-        versions[validate.DIFFERENCES_STORE] = differences.version
-        plans[0].append(differences)
-        plans[1].append(validate.plan(domain, task.estimates, root, versions, found))
         # Some sensors after the others: as many as are in memory at a time tell.
         few = observations.Found(found.stations.isel(sensor=slice(0, schemas.SENSORS_PER_CHUNK)), found.report)
-        theirs = rivals.template(rivals.RivalSettings.of(config, RIVAL), few.stations)
-        versions[rivals.store_name(RIVAL)] = "made"
-        create(root.version(rivals.store_name(RIVAL), "made"), theirs)
-        noise = np.random.default_rng(4).uniform(0.1, 0.4, theirs.shape("soil_moisture")).astype(np.float32)
-        write_shards(root.version(rivals.store_name(RIVAL), "made"), "soil_moisture", (0, 0, 0), noise)
+        measured = observations.plan(domain, root, found)
+        for version in measured.versions:
+            create(version.url, version.template)
+            for block in version.job.blocks:
+                version.job.compute(block, None)
+        versions = _versions(measured)
+        settings = rivals.RivalSettings.of(config, RIVAL)
+        for year, theirs in zip(domain.years, settings.years, strict=True):
+            made = matchups.template(task, year, found.stations)
+            url = _noise(root, matchups.STORE, year, made, versions)
+            write_shards(url, "standard_deviation", (0, 0), np.full(made.shape("standard_deviation"), 0.05, np.float32))
+            _noise(root, rivals.store_name(RIVAL), year, rivals.template(theirs, few.stations), versions)
+        differences = validate.plan_differences(domain, root, versions, found)
+        create(differences.versions[0].url, differences.versions[0].template)
+        versions |= _versions(differences)
+        plans[0].append(differences)
+        plans[1].append(validate.plan(domain, task.estimates, root, versions, found))
         plans[2].append(paired.plan(domain, config.rivals, root, versions, few))
     for small, large in plans:
         yield from measure(small, large)
+
+
+def _noise(root: Root, store: str, year: Domain, template: Template, versions: dict[str, str]) -> str:
+    """A year of a store along sensors that holds nothing but noise; returns its URL."""
+    name = part_name(store, year.year)
+    versions[name] = "made"
+    url = root.version(name, "made")
+    create(url, template)
+    values = np.random.default_rng(2).uniform(0.1, 0.4, template.shape("soil_moisture")).astype(np.float32)
+    write_shards(url, "soil_moisture", (0, 0, 0), values)
+    return url
 
 
 def _beside(folder: Path) -> dict[str, Any]:
@@ -237,13 +249,13 @@ def _rival(folder: Path) -> Iterator[Measured]:
 
 def _large_blocks(folder: Path) -> Iterator[Measured]:
     yield from _ingest(folder / "ingest")
-    # Two blocks of days: moments are merged.
-    small, wide = configure(folder / "small", 1, cells=32, days=32), configure(folder / "wide", 2, cells=CELLS, days=DAYS)
+    # Several stretches of days: moments are merged.
+    small, wide = configure(folder / "small", 1, cells=32, days=32), configure(folder / "wide", 1, cells=CELLS, days=DAYS)
     yield from _later_stages(small, wide, (collocate.MOMENTS_STORE, collocate.STORE, covariances.STORE, invert.STORE))
 
 
 def _long_records(folder: Path) -> Iterator[Measured]:
-    short, long = configure(folder / "short", 1, cells=32, days=32), configure(folder / "long", 1, cells=32, days=LONG_DAYS)
+    short, long = configure(folder / "short", 1, cells=32, days=32), configure(folder / "long", 1, cells=32, days=DAYS)
     yield from _later_stages(short, long, (matchups.STORE,))
     yield from _scores(folder / "scores")
     yield from _rival(folder / "rival")

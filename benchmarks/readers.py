@@ -13,7 +13,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,9 @@ import deepprofile as dp
 import numpy as np
 from deepprofile.config import Config
 from deepprofile.stages import covariances, invert
-from deepprofile.stages.domain import days_of
 from deepprofile.stages.profiles import Profiles
 from deepprofile.storage.filesystems import filesystem
-from deepprofile.storage.stores import Root, Template, create, write_shards
+from deepprofile.storage.stores import Root, Template, create, part_name, write_shards
 
 from benchmarks.bucket import bucket
 from benchmarks.results import Measurement, timed
@@ -39,32 +38,30 @@ DEPTH_M = 0.4
 def configured(folder: Path) -> Config:
     """Ten years on one shard of cells."""
     config = configure(folder, 1, CELLS, memory="none")
-    end = START + timedelta(days=365 * YEARS + YEARS // 4)
+    end = date(START.year + YEARS - 1, 12, 31)
     return Config.model_validate(config.model_dump(mode="json") | {"period": {"start": START, "end": end}})
 
 
 def fill(config: Config) -> None:
     """Publish profiles that nobody has computed."""
-    root, profiles, days = Root(config.root), Profiles.of(config), days_of(config)
+    root, profiles = Root(config.root), Profiles.of(config)
     rng = np.random.default_rng(0)
-    made = {invert.STORE: invert.template(profiles), covariances.STORE: covariances.template(profiles)}
-    for store, template in made.items():
-        create(root.version(store, "made"), template)
-    url, template = root.version(invert.STORE, "made"), made[invert.STORE]
-    stretch = config.blocks.days
-    season = 0.25 + 0.06 * np.sin(2.0 * np.pi * np.arange(days.size) / 365.25)
     level = rng.normal(0.0, 0.03, (1, 1, CELLS, CELLS))
     sizes = np.array([1.0, 0.3, 0.1, 0.05, 0.03, 0.02])[: profiles.degrees, None, None, None]
-    for start in range(0, days.size, stretch):
-        part = season[start : start + stretch]
-        noise = 0.01 * rng.standard_normal((profiles.degrees, part.size, CELLS, CELLS)).cumsum(axis=1) / np.sqrt(stretch)
-        write_shards(
-            url, "coefficients", (0, start, 0, 0), ((part[None, :, None, None] + level) * sizes + noise).astype(np.float32)
-        )
+    made = [covariances.STORE]
+    for year in profiles.domain.years:
+        made.append(part_name(invert.STORE, year.year))
+        url, days = root.version(made[-1], "made"), year.length
+        create(url, invert.template(profiles, year))
+        season = 0.25 + 0.06 * np.sin(2.0 * np.pi * np.arange(days) / 365.25)
+        noise = 0.01 * rng.standard_normal((profiles.degrees, days, CELLS, CELLS)).cumsum(axis=1) / np.sqrt(days)
+        values = ((season[None, :, None, None] + level) * sizes + noise).astype(np.float32)
+        write_shards(url, "coefficients", (0, 0, 0, 0), values)
         for name in ("flags", "pattern"):
-            which = rng.integers(0, 2, (part.size, CELLS, CELLS)).astype(np.uint8)
-            write_shards(url, name, (start, 0, 0), which)
-    _fill_still(root.version(covariances.STORE, "made"), made[covariances.STORE], rng)
+            write_shards(url, name, (0, 0, 0), rng.integers(0, 2, (days, CELLS, CELLS)).astype(np.uint8))
+    still = covariances.template(profiles)
+    create(root.version(covariances.STORE, "made"), still)
+    _fill_still(root.version(covariances.STORE, "made"), still, rng)
     with root.lease() as lease:
         root.publish(dict.fromkeys(made, "made"), lease)
 

@@ -28,14 +28,15 @@ from deepprofile.stages.ingest import ProductIngest
 from deepprofile.stages.plan import StagePlan
 from deepprofile.stages.profiles import Profiles
 from deepprofile.storage import stores
-from deepprofile.storage.stores import Root, create, write_shards
+from deepprofile.storage.stores import Root, Template, create, part_name, write_shards
 
 from benchmarks.results import Measurement, median, ratio, side_by_side, timed
 
 START = date(2016, 1, 1)
-DAYS_A_BLOCK, CELLS = 64, 64
-# Of the region that is measured: two by two shards, eight stretches of days.
-EDGE, DAYS = 128, 512
+# A block is a leap year.
+DAYS_A_BLOCK, CELLS = 366, 64
+# Of the region that is measured: two by two shards of a year.
+EDGE, DAYS = 128, 366
 PAIRS = 3
 # Row and column of the grid at which the region begins.
 CORNER = (305, 857)
@@ -63,30 +64,33 @@ def configure(
 
 
 def fill(config: Config) -> dict[str, str]:
-    """Analysis-ready stores of a signal with noise; returns their versions."""
-    root, days = Root(config.root), days_of(config)
+    """Analysis-ready stores of a signal with noise, of every year; returns their versions."""
+    root = Root(config.root)
     rng = np.random.default_rng(0)
-    signal = 0.25 + 0.06 * np.sin(np.arange(days.size) / 9.0) + 0.02 * rng.standard_normal(days.size)
     versions = {}
     for name in config.products:
-        template, store = ingest.template(ProductIngest.of(config, name)), ingest.store_name(name)
-        versions[store] = "made"
-        url = root.version(store, "made")
-        create(url, template)
-        shape = template.shape("soil_moisture")
-        days_a_block, _, cells, _ = template.variables["soil_moisture"].shards or ()
-        for start in range(0, shape[0], days_a_block):
-            for row in range(0, shape[2], cells):
-                for column in range(0, shape[3], cells):
-                    size = (min(cells, shape[2] - row), min(cells, shape[3] - column))
-                    part = signal[start : start + days_a_block, None, None, None]
-                    noise = 0.03 * rng.standard_normal((part.shape[0], shape[1], *size))
-                    write_shards(
-                        url, "soil_moisture", (start, 0, row, column), np.clip(part + noise, 0.02, 0.5).astype(np.float32)
-                    )
+        for year in ProductIngest.of(config, name).years:
+            store = part_name(ingest.store_name(name), year.domain.year)
+            versions[store] = "made"
+            _fill_year(root.version(store, "made"), ingest.template(year), rng)
     with root.lease() as lease:
         root.publish(versions, lease)
     return versions
+
+
+def _fill_year(url: str, template: Template, rng: np.random.Generator) -> None:
+    create(url, template)
+    shape = template.shape("soil_moisture")
+    signal = 0.25 + 0.06 * np.sin(np.arange(shape[0]) / 9.0) + 0.02 * rng.standard_normal(shape[0])
+    days_a_block, _, cells, _ = template.shard_shape("soil_moisture")
+    for start in range(0, shape[0], days_a_block):
+        for row in range(0, shape[2], cells):
+            for column in range(0, shape[3], cells):
+                size = (min(cells, shape[2] - row), min(cells, shape[3] - column))
+                part = signal[start : start + days_a_block, None, None, None]
+                noise = 0.03 * rng.standard_normal((part.shape[0], shape[1], *size))
+                values = np.clip(part + noise, 0.02, 0.5).astype(np.float32)
+                write_shards(url, "soil_moisture", (start, 0, row, column), values)
 
 
 def run(config: Config, versions: dict[str, str], *, threads: int = 2) -> float:
@@ -98,8 +102,9 @@ def run(config: Config, versions: dict[str, str], *, threads: int = 2) -> float:
 
 def clean(plan: StagePlan, config: Config) -> None:
     """Remove what a stage has made."""
-    for folder in (plan.url, f"{config.root}/runs/{plan.stage.replace('/', '-')}-{plan.version}"):
-        shutil.rmtree(folder, ignore_errors=True)
+    for version in plan.versions:
+        for folder in (version.url, f"{config.root}/runs/{plan.stage.replace('/', '-')}-{version.version}"):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @dataclass
@@ -159,11 +164,12 @@ def _hull(regions: Sequence[tuple[slice, ...]]) -> tuple[slice, ...]:
 
 def floor(plan: StagePlan, trace: Trace) -> Callable[[], None]:
     """A program of zarr and nothing else that reads the same regions and writes the same shards: no code of the stage."""
-    copy = f"{plan.url}-floor"
+    (made,) = plan.versions
+    copy = f"{made.url}-floor"
     shutil.rmtree(copy, ignore_errors=True)
-    create(copy, plan.template)
+    create(copy, made.template)
     opened: dict[str, Any] = {url: zarr.open_array(url, mode="r") for url in {url for url, _ in [*trace.reads, *trace.writes]}}
-    into: dict[str, Any] = {url: zarr.open_array(url.replace(plan.url, copy), mode="r+") for url, _ in trace.writes}
+    into: dict[str, Any] = {url: zarr.open_array(url.replace(made.url, copy), mode="r+") for url, _ in trace.writes}
     stored = [(into[url], region, opened[url][region]) for url, region in trace.writes]
 
     def program() -> None:
@@ -184,7 +190,7 @@ def _planned(config: Config) -> list[tuple[str, Callable[[], StagePlan]]]:
     def of(store: str, planner: Callable[[dict[str, str]], StagePlan]) -> tuple[str, Callable[[], StagePlan]]:
         def make() -> StagePlan:
             plan = planner(versions)
-            versions[store] = plan.version
+            versions.update({version.store: version.version for version in plan.versions})
             return plan
 
         return store, make
@@ -257,7 +263,7 @@ def _measure_one(config: Config, memory: str, stages: Measurement, chain: Measur
         if memory == "none" or store in (covariances.STORE, invert.STORE):
             stages.add(name, median(one), f"{median(two).wall:.3g}", f"{faster:.2f}", median(alone), ratio(one, alone))
     count = int(np.prod(config.grid.grid().shape)) * days_of(config).size
-    made = plan.url
+    made = plan.versions[0].url
     chain.add(
         memory,
         f"{count:,}",

@@ -34,9 +34,9 @@ from deepprofile.stages import collocate, ingest, invert
 from deepprofile.stages.analysis_ready import cached_overlaps
 from deepprofile.stages.domain import days_of
 from deepprofile.stages.pipeline import run_stages
-from deepprofile.stages.plan import StagePlan
+from deepprofile.stages.plan import VersionPlan
 from deepprofile.storage.filesystems import local_path
-from deepprofile.storage.stores import Root, create, write_shards
+from deepprofile.storage.stores import Root, Template, create, part_name, write_shards
 from deepprofile.twin.archive import NETWORKS, STATIONS, Station, place_stations, write_archive
 from rich.console import Console
 from rich.table import Table
@@ -78,12 +78,12 @@ def target_shards(config: Config, stations: Iterable[Station]) -> list[Shard]:
 
 def product_shards(config: Config, name: str, shards: Sequence[Shard]) -> list[Shard]:
     """Shards of a product's store that these of the target need."""
-    grid, size = config.grid.grid(), config.blocks.cells
+    grid, cells, size = config.grid.grid(), config.blocks.cells, config.ingest.cells
     y, x = cached_overlaps(ingest.ProductIngest.of(config, name).domain.grid, grid)
     found: set[Shard] = set()
     for row, column in shards:
-        top, bottom = y.part(row * size, min((row + 1) * size, grid.rows), 0).needed
-        left, right = x.part(column * size, min((column + 1) * size, grid.columns), 0).needed
+        top, bottom = y.part(row * cells, min((row + 1) * cells, grid.rows), 0).needed
+        left, right = x.part(column * cells, min((column + 1) * cells, grid.columns), 0).needed
         found |= set(combinations(range(top // size, -(-bottom // size)), range(left // size, -(-right // size))))
     return sorted(found)
 
@@ -102,30 +102,33 @@ def link(url: str, name: str, before: tuple[int, ...], after: tuple[int, ...], m
 
 def fill_products(config: Config, shards: Sequence[Shard]) -> dict[str, str]:
     """Analysis-ready stores of a signal with noise, where the target's shards need them; returns their versions."""
-    root, days, size = Root(config.root), days_of(config), config.blocks.cells
+    root = Root(config.root)
     rng = np.random.default_rng(0)
-    signal = 0.25 + 0.06 * np.sin(np.arange(days.size) / 9.0) + 0.02 * rng.standard_normal(days.size)
     versions = {}
     for name in config.products:
-        template, store = ingest.template(ingest.ProductIngest.of(config, name)), ingest.store_name(name)
-        url = root.version(store, "made")
-        create(url, template)
         needed = product_shards(config, name, shards)
-        inside = [
-            s for s in needed if all((p + 1) * size <= n for p, n in zip(s, template.shape("soil_moisture")[2:], strict=True))
-        ]
-        model, layers = inside[0], template.sizes["layer"]
-        for number, start in enumerate(range(0, days.size, config.blocks.days)):
-            part = signal[start : start + config.blocks.days, None, None, None]
-            noise = 0.03 * rng.standard_normal((part.shape[0], layers, size, size), np.float32)
-            values = np.clip(part + noise, 0.02, 0.5).astype(np.float32)
-            write_shards(url, "soil_moisture", (start, 0, model[0] * size, model[1] * size), values)
-            link(url, "soil_moisture", (number, 0), (), model, needed)
-        versions[store] = "made"
+        for year in ingest.ProductIngest.of(config, name).years:
+            store = part_name(ingest.store_name(name), year.domain.year)
+            _fill_year(root.version(store, "made"), ingest.template(year), needed, rng)
+            versions[store] = "made"
     return versions
 
 
-def _compute(plan: StagePlan, blocks: Iterable[Block]) -> None:
+def _fill_year(url: str, template: Template, needed: Sequence[Shard], rng: np.random.Generator) -> None:
+    create(url, template)
+    days, layers, rows, columns = template.shape("soil_moisture")
+    stretch, _, size, _ = template.shard_shape("soil_moisture")
+    signal = 0.25 + 0.06 * np.sin(np.arange(days) / 9.0) + 0.02 * rng.standard_normal(days)
+    model = next(s for s in needed if all((p + 1) * size <= n for p, n in zip(s, (rows, columns), strict=True)))
+    for number, start in enumerate(range(0, days, stretch)):
+        part = signal[start : start + stretch, None, None, None]
+        noise = 0.03 * rng.standard_normal((part.shape[0], layers, size, size), np.float32)
+        values = np.clip(part + noise, 0.02, 0.5).astype(np.float32)
+        write_shards(url, "soil_moisture", (start, 0, model[0] * size, model[1] * size), values)
+        link(url, "soil_moisture", (number, 0), (), model, needed)
+
+
+def _compute(plan: VersionPlan, blocks: Iterable[Block]) -> None:
     create(plan.url, plan.template)
     for block in blocks:
         plan.job.compute(block, plan.job.inputs(block) if plan.job.inputs is not None else None)
@@ -136,16 +139,16 @@ def fill(config: Config, stations: Sequence[Station]) -> int:
     root, shards = Root(config.root), target_shards(config, stations)
     versions = fill_products(config, shards)
     for step in (*collocate.steps(config), *invert.steps(config)):
-        store, plan = step.store, step.plan(root, versions)
-        _compute(plan, [block for block in plan.job.blocks if block.index[-2:] == MODEL])
-        for name, variable in plan.template.variables.items():
-            if variable.shards is not None:
-                place = variable.dims.index("y")
-                along = range(-(-plan.template.sizes["time"] // config.blocks.days)) if "time" in variable.dims else (0,)
-                for number in along:
-                    before = tuple(number if dim == "time" else 0 for dim in variable.dims[:place])
-                    link(plan.url, name, before, (0,) * (len(variable.dims) - place - 2), MODEL, shards)
-        versions[store] = plan.version
+        for plan in step.plan(root, versions).versions:
+            _compute(plan, [block for block in plan.job.blocks if block.index[-2:] == MODEL])
+            for name, variable in plan.template.variables.items():
+                if variable.shards is not None:
+                    place = variable.dims.index("y")
+                    along = range(-(-plan.template.sizes["time"] // config.blocks.days)) if "time" in variable.dims else (0,)
+                    for number in along:
+                        before = tuple(number if dim == "time" else 0 for dim in variable.dims[:place])
+                        link(plan.url, name, before, (0,) * (len(variable.dims) - place - 2), MODEL, shards)
+            versions[plan.store] = plan.version
     with root.lease() as lease:
         root.publish(versions, lease)
     return len(shards)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from typing import Any, Final, Literal
 
@@ -16,9 +16,9 @@ from deepprofile.storage.filesystems import is_local, zarr_store
 from deepprofile.storage.objects import at_the_same_time
 from deepprofile.storage.stores import Root, StoreError, check_layout_attribute
 
-# Of a chunk of dask, at most. Dask passes one selection on to the store: where days are selected first and cells afterwards,
-# all cells of the chunks of these days are read.
-CHUNK_BYTES: Final = 2**25
+# Of a chunk of dask, at most: a year of coefficients on a shard of cells. Dask passes one selection on to the store: where days
+# are selected first and cells afterwards, all cells of the chunks of these days are read.
+CHUNK_BYTES: Final = 3 * 2**24
 # The profiles, and what of them does not depend on time.
 PROFILE: Final = "profile"
 COVARIANCE: Final = "covariance"
@@ -49,36 +49,44 @@ def open_store(root: str, store: str = "profile") -> xr.Dataset:
     return read_store(Root(root), store, chunks="auto")
 
 
-def read_store(root: Root, store: str, chunks: Literal["auto"] | None) -> xr.Dataset:
-    """As ``open_store``; ``chunks``: ``"auto"`` for dask, None for arrays that are read where they are used."""
-    urls = list(root.parts(store).values())
-    first, *others = at_the_same_time([partial(_opened, url) for url in urls], local=is_local(root.url))
-    dataset = _joined(store, [_decoded(first), *(_decoded(other, along_time=True) for other in others)])
+def read_store(root: Root, store: str, chunks: Literal["auto"] | None, known: Collection[str] = ()) -> xr.Dataset:
+    """As ``open_store``; ``chunks``: ``"auto"`` for dask, None for arrays that are read where they are used.
+
+    ``known``: names of variables that need not be opened.
+    """
+    url, *others = root.parts(store).values()
+    first = _opened(url, known)
+    # What on a grid does not run along time all years have in common.
+    still = [str(name) for name, variable in first.variables.items() if "time" not in variable.dims and "y" in first.dims]
+    calls = [partial(_opened, other, [*known, *still]) for other in others]
+    years = [first, *at_the_same_time(calls, local=is_local(root.url))]
+    dataset = _joined(store, [_decoded(year) for year in years])
     if chunks is not None:
-        lengths = [each.sizes.get("time", 0) for each in (first, *others)]
-        chunked = {name: _for_dask(variable, lengths, urls) for name, variable in dataset.data_vars.items()}
+        lengths = [year.sizes.get("time", 0) for year in years]
+        chunked = {name: _for_dask(each, lengths, [url, *others]) for name, each in dataset.data_vars.items()}
         dataset = dataset.assign(chunked)
-    return dataset.assign(read_store(root, COVARIANCE, chunks).data_vars) if store == PROFILE else dataset
+    if store == PROFILE:
+        dataset = dataset.assign(read_store(root, COVARIANCE, chunks, list(map(str, dataset.variables))).data_vars)
+    return dataset
 
 
-def _opened(url: str) -> xr.Dataset:
-    """A version of a store as it is stored: one read where its metadata are consolidated."""
+def _opened(url: str, known: Collection[str]) -> xr.Dataset:
+    """A version of a store as it is stored, without the variables that are known: one read where metadata are consolidated."""
     try:
-        stored: xr.Dataset = xr.open_zarr(zarr_store(url), chunks=None, decode_cf=False)
+        stored: xr.Dataset = xr.open_zarr(
+            zarr_store(url), chunks=None, decode_cf=False, zarr_format=3, drop_variables=list(known)
+        )
     except FileNotFoundError as error:
         raise StoreError(f"{url} is no store: it has been removed, or was never made") from error
     check_layout_attribute(url, stored.attrs)
     return stored
 
 
-def _decoded(stored: xr.Dataset, *, along_time: bool = False) -> xr.Dataset:
+def _decoded(stored: xr.Dataset) -> xr.Dataset:
     """A store decoded by the CF conventions, packed numbers to single precision: 16 bits have no use for more.
 
-    Coordinates are read, everything else stays lazy. ``along_time``: without what on a grid does not run along time, which all
-    years have in common.
+    Coordinates are read, everything else stays lazy.
     """
-    if along_time and "y" in stored.dims:
-        stored = stored.drop_vars([name for name, variable in stored.variables.items() if "time" not in variable.dims])
     for variable in stored.variables.values():
         for key in ("scale_factor", "add_offset"):
             if key in variable.attrs:

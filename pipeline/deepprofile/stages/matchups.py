@@ -404,15 +404,15 @@ class SensorSeries:
     def of_store(self, store: str, name: str, span: tuple[int, int], along: slice | None = None) -> Values:
         """An array of a store at some sensors over the whole record, (day, sensor), or (day, ..., sensor) with ``along``."""
         first, after = span
-        parts = []
+        out: Values | None = None
         for year in self.years:
             low, high = np.searchsorted(year.members, span).tolist()
             region = (slice(None), *([] if along is None else [along]), slice(low, high))
-            parts.append((year, low, high, read_region(year.urls[store], name, region)))
-        sizes = parts[0][3].shape[1:-1]
-        out = np.full((self.days, *sizes, after - first), np.nan, np.float32)
-        for year, low, high, part in parts:
+            part = read_region(year.urls[store], name, region)
+            if out is None:
+                out = np.full((self.days, *part.shape[1:-1], after - first), np.nan, np.float32)
             out[year.start : year.start + len(part), ..., year.members[low:high] - first] = part
+        assert out is not None
         return out
 
     def measured(self, first: int, after: int) -> Values:
