@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import os
 import random
+import re
 import socket
 import struct
 import subprocess
@@ -15,6 +16,7 @@ import uuid
 from collections import Counter
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
 
@@ -84,12 +86,29 @@ class Server:
 FAULTS = ("429", "500", "503", "delay", "truncate", "reset before", "reset after", "cut request")
 
 
+def request_kind(method, path, body):
+    """What a request does (read, write, copy, remove, or look: at listings and metadata), and to which object."""
+    parts = urlsplit(path)
+    query = parse_qs(parts.query)
+    name = unquote(parts.path.rsplit("/o/", 1)[1]) if "/o/" in parts.path else query.get("prefix", [""])[0]
+    if "/rewriteTo/" in path or "/copyTo/" in path:
+        return "copy", name
+    if "/upload/" in parts.path:
+        told = re.search(rb'"name":\s*"([^"]+)"', body)
+        return "write", query.get("name", [told[1].decode() if told else ""])[0]
+    if method == "DELETE":
+        return "remove", name
+    return ("read" if query.get("alt") == ["media"] or "/download/" in parts.path else "look"), name
+
+
 class Proxy:
     """Passes requests on to a server, and breaks a share of them in one of the ways of FAULTS."""
 
     def __init__(self, server, share, seed=0, delay=0.3, faults=FAULTS):
         # How often each fault, or none; and bytes of the answers.
         self.counts, self.sent = Counter(), 0
+        # What was asked for: see ``request_kind``, with the bytes that went either way.
+        self.asked = []
         self._random, self._lock = random.Random(seed), threading.Lock()
         proxy, upstream = self, ("127.0.0.1", server.port)
 
@@ -133,6 +152,7 @@ class Proxy:
                     return self._reset()
                 finally:
                     connection.close()
+                proxy.asked.append((*request_kind(self.command, self.path, body), len(body) + len(content)))
                 if fault == "reset after":
                     return self._reset()
                 if fault == "truncate" and len(content) > 1:
