@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 
 import deepprofile as dp
@@ -13,10 +14,10 @@ import yaml
 from deepprofile import config as configuration
 from deepprofile import twin
 from deepprofile.execution.pools import ThreadPool
-from deepprofile.stages import collocate
+from deepprofile.stages import collocate, renewal
 from deepprofile.stages.domain import Domain, products_of
 from deepprofile.stages.matchups import published_sensors
-from deepprofile.stages.pipeline import STAGES, Request, run_stages
+from deepprofile.stages.pipeline import STAGES, Request, run_stages, steps
 from deepprofile.stages.schedule import AsOf
 from deepprofile.storage.filesystems import zarr_store
 from deepprofile.storage.stores import Root, StoreError, parts_of, store_of
@@ -137,6 +138,46 @@ def test_a_day_touches_no_closed_year(copied):
     assert (inverted.done, inverted.skipped) == (2, 2)
     assert inverted.bytes_read < 0.5 * sum(record.bytes_read for record in results["invert"].records.values())
     assert dp.open_store(str(root)).time.values[-1].astype("datetime64[D]") == at(DAYS - 4)
+
+
+def test_a_new_error_model_is_announced_with_what_it_costs(copied):
+    make, folder = copied
+    remarks = []
+
+    def extended(last, **collocation):
+        config = make(last=last, collocation={"min_samples": 20, "window": 5, **collocation})
+        request = Request(AsOf(at(DAYS), None), collocate=None)
+        run_stages(config, STAGES, ThreadPool(2), on_remark=remarks.append, request=request)
+        return config
+
+    extended(DAYS - 4)
+    assert remarks == []
+    before = Root(str(folder / "root")).current()["weights"]
+    config = extended(DAYS - 2, every_days=3)
+    (said,) = remarks
+    # Moments and weights of four blocks together, covariances, profiles and matchups of both years.
+    assert "all profiles of 2 years are computed again, in 12 blocks that read " in said
+    assert re.search(r"read \d+\.\d[KM]iB and write \d+\.\d[KM]iB before compression; the profiles take about 1 min of one", said)
+    assert "worker. Both versions are stored until 'prune'. collocation.every_days" in said
+    assert Root(config.root).current()["weights"] != before
+    assert renewal.announced(config, steps(config)) is None
+    assert renewal.announced(config, steps(config), asked=True) is not None
+
+
+def test_a_short_record_has_a_new_error_model_when_it_has_doubled(base, archive):
+    world, granules = archive
+    days = DAYS - 4
+    for last, every, due in [
+        (DAYS - 4, 365, False),
+        (DAYS - 5 + days - 1, 365, False),
+        (DAYS - 5 + days, 365, True),
+        (DAYS - 4, 2, False),
+        (DAYS - 3, 2, True),
+        (DAYS - 5, 0, True),
+    ]:
+        settings = {"min_samples": 20, "window": 5, "every_days": every}
+        config = configured(world, granules, base, last, collocation=settings)
+        assert collocate.is_due(collocate.ErrorModel.of(config), Root(config.root)) == due, (last, every)
 
 
 def test_a_day_that_comes_late_is_remembered_across_the_end_of_its_year(copied):

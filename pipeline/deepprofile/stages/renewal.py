@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from pydantic import ByteSize
+
 from deepprofile.config import Config
 from deepprofile.execution.blocks import DONE
 from deepprofile.execution.ledger import Ledger
@@ -18,6 +20,7 @@ from deepprofile.storage.stores import Root, parts_of
 _STORES: Final = (collocate.MOMENTS_STORE, collocate.STORE, covariances.STORE, invert.STORE, matchups.STORE)
 # A block tells how long profiles take where it computed at least this share of those that it holds at once.
 _AT_ONCE: Final = 0.5
+_HOUR: Final = 3600.0
 
 
 def announced(config: Config, steps: Sequence[Step], *, asked: bool | None = None) -> str | None:
@@ -42,12 +45,17 @@ def announced(config: Config, steps: Sequence[Step], *, asked: bool | None = Non
     if not (collocate.is_due(ErrorModel.of(config), root) if asked is None else asked):
         return None
     listed = [step.workload() for step in steps if step.store in _STORES]
-    read, written = (sum(getattr(each, name) for each in listed) / 2**30 for name in ("bytes_in", "bytes_out"))
+    read, written = (
+        ByteSize(sum(getattr(each, name) for each in listed)).human_readable() for name in ("bytes_in", "bytes_out")
+    )
     seconds = _seconds(root, current, years)
-    took = "" if seconds is None else f"; the profiles take about {seconds / 3600.0:.2g} hours of one worker"
+    took = ""
+    if seconds is not None:
+        long = f"{seconds / 3600.0:.1f} hours" if seconds > _HOUR else f"{max(seconds / 60.0, 1.0):.0f} min"
+        took = f"; the profiles take about {long} of one worker"
     return (
-        f"a new error model is due: if its inputs have changed, all profiles of {len(years)} years are computed again, in "
-        f"{sum(len(each.blocks) for each in listed):,} blocks that read {read:.3g} GiB and write {written:.3g} GiB before "
+        f"A new error model is due: if its inputs have changed, all profiles of {len(years)} years are computed again, in "
+        f"{sum(len(each.blocks) for each in listed):,} blocks that read {read} and write {written} before "
         f"compression{took}. Both versions are stored until 'prune'. collocation.every_days says how often that is."
     )
 
