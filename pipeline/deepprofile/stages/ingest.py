@@ -417,8 +417,10 @@ class _HeldSteps:
         out[...] = mean_of_steps([self._steps[time][0] for time in sorted(self._steps)], needed)
 
 
-def plan(task: ProductIngest, root: Root, as_of: AsOf | None = None) -> StagePlan:
+def plan(task: ProductIngest, root: Root, as_of: AsOf | None = None, listed: Catalogue | None = None) -> StagePlan:
     """Plan the ingest of one product; what is missing is judged as of a day, by default today.
+
+    ``listed``: its granules, where they are known already; they are listed where not.
 
     Raises
     ------
@@ -426,7 +428,8 @@ def plan(task: ProductIngest, root: Root, as_of: AsOf | None = None) -> StagePla
         Where the folder of its granules is not there.
     """
     settings, as_of = task.settings, as_of or AsOf.now()
-    catalogue = find_granules(task.product, task.granules, task.domain.days, Cache(settings.cache, settings.cache_limit))
+    cache, days = Cache(settings.cache, settings.cache_limit), task.domain.days
+    catalogue = find_granules(task.product, task.granules, days, cache) if listed is None else listed
     redone = ReprocessRequests.read(root, task.product.name)
     *before, last = task.years
     closed = [_plan_year(year, root, as_of, catalogue.during(year.domain.days), redone) for year in before]
@@ -675,17 +678,17 @@ class _Finish:
         return problems
 
 
-def steps(config: Config, as_of: AsOf) -> list[Step]:
-    """The ingest of every configured product."""
-    return [_step(ProductIngest.of(config, name), as_of) for name in config.products]
+def steps(config: Config, as_of: AsOf, listed: Mapping[str, Catalogue] | None = None) -> list[Step]:
+    """The ingest of every configured product; ``listed``: the granules of some, where they are known already."""
+    return [_step(ProductIngest.of(config, name), as_of, (listed or {}).get(name)) for name in config.products]
 
 
-def _step(task: ProductIngest, as_of: AsOf) -> Step:
+def _step(task: ProductIngest, as_of: AsOf, listed: Catalogue | None) -> Step:
     return Step(
         stage="ingest",
         store=task.store,
         reads=(),
         workload=partial(workload, task),
-        plan=lambda root, _: plan(task, root, as_of),
+        plan=lambda root, _: plan(task, root, as_of, listed),
         expected=Expected(task.domain.grid, days=task.domain.days),
     )

@@ -18,6 +18,7 @@ from deepprofile.execution.blocks import DONE as ENGINE_DONE
 from deepprofile.execution.engine import READS, Progress
 from deepprofile.execution.ledger import Ledger
 from deepprofile.execution.pools import WORKER_BASE_BYTES, Pool
+from deepprofile.sources.catalogue import Catalogue
 from deepprofile.stages import (
     bounds,
     collocate,
@@ -75,10 +76,10 @@ class Request:
     accepted_by: str | None = None
 
 
-def steps(config: Config, as_of: AsOf | None = None) -> list[Step]:
-    """Every step of the pipeline, each after those whose stores it reads."""
+def steps(config: Config, as_of: AsOf | None = None, listed: Mapping[str, Catalogue] | None = None) -> list[Step]:
+    """Every step of the pipeline, each after those whose stores it reads; ``listed``: granules of products, where known."""
     declared = [
-        *ingest.steps(config, as_of or AsOf.now()),
+        *ingest.steps(config, as_of or AsOf.now(), listed or {}),
         *collocate.steps(config),
         *bounds.steps(config),
         *invert.steps(config),
@@ -192,9 +193,10 @@ def run_stages(
     tasks = ProductDownload.all_of(config) if "ingest" in stages else []
     fetched = [download.run(task, root, request.as_of, run_with) for task in tasks]
     results = [result for result in fetched if result is not None]
+    listed: Mapping[str, Catalogue] = {}
     if request.as_of.until is not None:
         stores = (*map(ingest.store_name, config.products), invert.STORE)
-        config = schedule.extended(config, root, request.as_of.until, stores)
+        config, listed = schedule.extended(config, root, request.as_of.until, stores)
         log.info("the record goes to %s", config.period.end)
     asked = True if request.remake else request.collocate
     said = of_new_error_model(config, asked=asked) if {"collocate", "invert"} <= set(stages) else None
@@ -209,7 +211,7 @@ def run_stages(
     _check_layouts(root, versions)
     made: dict[str, str] = {}
     run_with = replace(run_with, configuration=config.model_dump(mode="json"))
-    by_store = {step.store: step for step in steps(config, request.as_of)}
+    by_store = {step.store: step for step in steps(config, request.as_of, listed)}
     for step in by_store.values():
         if step.stage not in stages:
             continue

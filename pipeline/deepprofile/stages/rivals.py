@@ -40,6 +40,7 @@ from deepprofile.stages import schemas
 from deepprofile.stages.attributes import grid_attributes
 from deepprofile.stages.domain import Domain
 from deepprofile.stages.increments import BlockInputs, DayFingerprints
+from deepprofile.stages.matchups import RIVALS
 from deepprofile.stages.observations import Found
 from deepprofile.stages.plan import StagePlan, VersionPlan
 from deepprofile.storage.filesystems import filesystem, join
@@ -59,7 +60,7 @@ Times = NDArray[np.datetime64]
 
 def store_name(rival: str) -> str:
     """Where the daily means of a rival are, below the root."""
-    return f"rivals/{rival}"
+    return f"{RIVALS}{rival}"
 
 
 def reading_of(rival: Rival) -> Reading:

@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 
 from deepprofile.config import Config, Period
-from deepprofile.sources.catalogue import Cache, find_granules
+from deepprofile.sources.catalogue import Cache, Catalogue, find_granules
 from deepprofile.stages.plan import PlanError
 from deepprofile.storage.documents import FORMAT_KEY, DamagedDocumentError, Kinds, read_document, write_document
 from deepprofile.storage.filesystems import join
@@ -101,10 +101,10 @@ def published_days(root: Root, store: str) -> tuple[np.datetime64, np.datetime64
     return np.datetime64(int(first[0]), "D"), np.datetime64(int(last[-1]), "D")
 
 
-def extended(config: Config, root: Root, until: np.datetime64, stores: Iterable[str]) -> Config:
+def extended(config: Config, root: Root, until: np.datetime64, stores: Iterable[str]) -> tuple[Config, dict[str, Catalogue]]:
     """The configuration with its period up to the last day, until the given one, of which any product has a granule.
 
-    The period never becomes shorter than that of the published stores.
+    The period never becomes shorter than that of the published stores. With it, the granules of each product, listed once.
 
     Raises
     ------
@@ -118,14 +118,15 @@ def extended(config: Config, root: Root, until: np.datetime64, stores: Iterable[
         raise PlanError(f"the period starts on {start}, which is after {until}: there is nothing to do until then")
     wanted = np.arange(start, until + 1)
     cache = Cache(config.ingest.cache, config.ingest.cache_limit)
-    there = [
-        find_granules(config.product(name), config.products[name].granules, wanted, cache).last_day for name in config.products
-    ]
+    listed = {
+        name: find_granules(config.product(name), source.granules, wanted, cache) for name, source in config.products.items()
+    }
+    there = [catalogue.last_day for catalogue in listed.values()]
     published = [days[1] for days in (published_days(root, store) for store in stores) if days is not None]
     last = [day for day in (*there, *published) if day is not None]
     if not last:
         raise PlanError(f"there is no granule of any product from {start} to {until}: nothing can be done yet")
-    return ending(config, max(last))
+    return ending(config, max(last)), listed
 
 
 def ending(config: Config, last: np.datetime64) -> Config:
