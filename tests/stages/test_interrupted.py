@@ -11,11 +11,16 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
+from deepprofile import twin
+from deepprofile.twin.granules import write_granules, write_stations
 
-from tests.support.granules import document, tree
+from tests.support.granules import SHAPE, document, tree
 
 # In CI a few; in `make soak` ten.
 KILLS = 10 if os.environ.get("DEEPPROFILE_TEST_SOAK") else 5
+
+# Days of the simulated record; the year ends in their middle.
+DAYS = slice(245, 305)
 
 
 def start(path, *arguments):
@@ -32,15 +37,22 @@ def start(path, *arguments):
 
 
 @pytest.fixture(scope="module")
-def settings(world, granules, tmp_path_factory):
+def settings(tmp_path_factory):
     """Writes a configuration with its own root; small blocks make many moments at which a run can be killed."""
+    world = twin.simulate(SHAPE, (DAYS.stop + 1) / 360, seed=5, stations=6)
+    granules = tmp_path_factory.mktemp("granules of two years")
+    write_granules(world, granules, DAYS)
+    write_stations(world, granules)
+    first, last = (str(world.truth.time.values[day])[:10] for day in (DAYS.start, DAYS.stop - 1))
+    assert first[:4] != last[:4]
 
     def write(name):
         folder = tmp_path_factory.mktemp(name)
         path = folder / "deepprofile.yaml"
         blocks = {"days": 12, "cells": 8, "chunk_days": 4, "chunk_cells": 4}
         ingest = {"days": 4, "cells": 8, "chunk_cells": 4}
-        made = document(world, granules, folder / "root", blocks=blocks, ingest=ingest)
+        period = {"start": first, "end": last}
+        made = document(world, granules, folder / "root", blocks=blocks, ingest=ingest, period=period)
         path.write_text(yaml.safe_dump(made, sort_keys=False))
         return path, folder / "root"
 

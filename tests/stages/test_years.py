@@ -157,7 +157,9 @@ def test_a_new_error_model_is_announced_with_what_it_costs(copied):
     (said,) = remarks
     # Moments and weights of four blocks together, covariances, profiles and matchups of both years.
     assert "all profiles of 2 years are computed again, in 12 blocks that read " in said
-    assert re.search(r"read \d+\.\d[KM]iB and write \d+\.\d[KM]iB before compression; the profiles take about 1 min of one", said)
+    assert re.search(
+        r"read \d+\.\d[KM]iB and write \d+\.\d[KM]iB before compression; the profiles take about 1 min of one", said
+    )
     assert "worker. Both versions are stored until 'prune'. collocation.every_days" in said
     assert Root(config.root).current()["weights"] != before
     assert renewal.announced(config, steps(config)) is None
