@@ -30,7 +30,7 @@ from deepprofile.app.report import sensors_scored, station_coverage
 from deepprofile.cluster.local import local_pool
 from deepprofile.config import Config
 from deepprofile.execution.blocks import Block
-from deepprofile.stages import collocate, ingest, invert
+from deepprofile.stages import collocate, covariances, ingest, invert
 from deepprofile.stages.analysis_ready import cached_overlaps
 from deepprofile.stages.domain import days_of
 from deepprofile.stages.pipeline import run_stages
@@ -138,7 +138,7 @@ def fill(config: Config, stations: Sequence[Station]) -> int:
     """All stores that validation reads, published; returns the number of the target's shards."""
     root, shards = Root(config.root), target_shards(config, stations)
     versions = fill_products(config, shards)
-    for step in (*collocate.steps(config), *invert.steps(config)):
+    for step in (*collocate.steps(config), *covariances.steps(config), *invert.steps(config)):
         for plan in step.plan(root, versions).versions:
             _compute(plan, [block for block in plan.job.blocks if block.index[-2:] == MODEL])
             for name, variable in plan.template.variables.items():
