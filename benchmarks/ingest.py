@@ -24,7 +24,8 @@ from deepprofile.grids.grids import EASE2_M09, ERA5_LAND_01, GLDAS_025
 from deepprofile.stages import ingest
 from deepprofile.stages.increments import BlockInputs
 from deepprofile.stages.ingest import ProductIngest
-from deepprofile.storage.stores import Root, create
+from deepprofile.storage.roots import Root
+from deepprofile.storage.stores import create
 from numpy.typing import NDArray
 from pyproj import CRS
 from scipy.ndimage import gaussian_filter, zoom

@@ -31,7 +31,8 @@ from deepprofile.stages.domain import Domain, days_of
 from deepprofile.stages.increments import PublishedBlock
 from deepprofile.stages.plan import StagePlan, VersionPlan
 from deepprofile.stages.profiles import Profiles
-from deepprofile.storage.stores import Root, Template, create, part_name, write_shards
+from deepprofile.storage.roots import Root, part_name
+from deepprofile.storage.stores import Template, create, write_shards
 from deepprofile.twin import LAND_MODELS, World
 from deepprofile.twin.granules import write_granules
 

@@ -23,7 +23,8 @@ from deepprofile.config import Config
 from deepprofile.stages import covariances, invert
 from deepprofile.stages.profiles import Profiles
 from deepprofile.storage.filesystems import filesystem
-from deepprofile.storage.stores import Root, Template, create, part_name, write_shards
+from deepprofile.storage.roots import Root, part_name
+from deepprofile.storage.stores import Template, create, write_shards
 
 from benchmarks.bucket import bucket
 from benchmarks.results import Measurement, timed

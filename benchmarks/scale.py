@@ -30,7 +30,7 @@ from deepprofile.stages import invert
 from deepprofile.stages.pipeline import run_stages
 from deepprofile.stages.profiles import Profiles
 from deepprofile.storage.fingerprints import fingerprint
-from deepprofile.storage.stores import Root
+from deepprofile.storage.roots import Root
 from distributed import Client, LocalCluster
 from rich.console import Console
 from rich.table import Table

@@ -28,7 +28,8 @@ from deepprofile.stages.ingest import ProductIngest
 from deepprofile.stages.plan import StagePlan
 from deepprofile.stages.profiles import Profiles
 from deepprofile.storage import stores
-from deepprofile.storage.stores import Root, Template, create, part_name, write_shards
+from deepprofile.storage.roots import Root, part_name
+from deepprofile.storage.stores import Template, create, write_shards
 from numpy.typing import NDArray
 
 from benchmarks.results import Measurement, median, ratio, side_by_side, timed

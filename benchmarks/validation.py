@@ -36,7 +36,8 @@ from deepprofile.stages.domain import days_of
 from deepprofile.stages.pipeline import run_stages
 from deepprofile.stages.plan import VersionPlan
 from deepprofile.storage.filesystems import local_path
-from deepprofile.storage.stores import Root, Template, create, part_name, write_shards
+from deepprofile.storage.roots import Root, part_name
+from deepprofile.storage.stores import Template, create, write_shards
 from deepprofile.twin.archive import NETWORKS, STATIONS, Station, place_stations, write_archive
 from rich.console import Console
 from rich.table import Table

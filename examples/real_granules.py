@@ -28,7 +28,7 @@ from deepprofile.evaluation.stations import read_uscrn
 from deepprofile.execution.pools import ThreadPool
 from deepprofile.stages.pipeline import run_stages
 from deepprofile.stages.plan import StageResult
-from deepprofile.storage.stores import Root
+from deepprofile.storage.roots import Root
 from rich.console import Console
 from rich.table import Table
 

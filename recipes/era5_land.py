@@ -9,7 +9,7 @@ import apache_beam as beam
 from deepprofile.config import load
 from deepprofile.stages import ingest
 from deepprofile.stages.recipe import daily_means, granule_pattern
-from deepprofile.storage.stores import Root
+from deepprofile.storage.roots import Root
 
 config = load(Path(__file__).with_name("deepprofile.yaml"))
 plan = ingest.plan(ingest.ProductIngest.of(config, "era5_land"), Root(config.root))

@@ -314,6 +314,108 @@ class Rival(Section):
         return self
 
 
+class Creator(Section):
+    """Somebody who has made the data set."""
+
+    name: str = Field(description="of a person or a group, as it is to be cited")
+    orcid: str | None = Field(
+        None, pattern=r"^\d{4}-\d{4}-\d{4}-\d{3}[\dX]$", description="ORCID iD, such as 0000-0002-1825-0097"
+    )
+    email: str | None = Field(None, description="address that may be published")
+    institution: str | None = Field(None, description="where they work")
+
+
+class DataSet(Section):
+    """What is published, as catalogues, citations and the stores themselves describe it (ACDD-1.3)."""
+
+    title: str = Field("DeepProfile daily soil-moisture profiles, 0 to 1 m", description="of the data set")
+    summary: str = Field(
+        "Daily profiles of soil moisture from the surface to 1 m with their uncertainty, fused from SMAP, GLDAS Noah and "
+        "ERA5-Land: the mean of a polynomial over each product's layers is matched to that product, weighted by triple "
+        "collocation.",
+        description="what is in it, in a few sentences",
+    )
+    license: str = Field("CC-BY-4.0", description="SPDX identifier or URL of the terms under which it may be used")
+    creators: tuple[Creator, ...] = Field((), description="whom to cite; each with name, orcid, email, institution")
+    institution: str | None = Field(None, description="where it is made")
+    publisher: str | None = Field(None, description="who makes it available; the institution where not given")
+    contact: str | None = Field(None, description="address for questions, which is published")
+    url: str | None = Field(None, description="page about the data set")
+    id: str | None = Field(None, description="its identifier, such as a DOI")
+    naming_authority: str | None = Field(None, description="who has given that identifier, such as org.doi")
+    project: str = Field("DeepProfile", description="that it belongs to")
+    funding: str | None = Field(None, description="who has paid for it; goes into the acknowledgement")
+    keywords: tuple[str, ...] = Field(
+        (
+            "EARTH SCIENCE > LAND SURFACE > SOILS > SOIL MOISTURE/WATER CONTENT > ROOT ZONE SOIL MOISTURE",
+            "EARTH SCIENCE > LAND SURFACE > SOILS > SOIL MOISTURE/WATER CONTENT > SURFACE SOIL MOISTURE",
+        ),
+        min_length=1,
+        description="GCMD science keywords",
+    )
+    attribution: str = Field(
+        "Contains modified Copernicus Climate Change Service information; neither the European Commission nor ECMWF is "
+        "responsible for any use that may be made of it. SMAP and GLDAS data are provided by NASA (NSIDC DAAC and GES DISC).",
+        description="what the providers of the products ask for",
+    )
+
+    @property
+    def acknowledgement(self) -> str:
+        """Of the providers, and of those who have paid."""
+        return self.attribution if self.funding is None else f"{self.attribution} {self.funding}"
+
+    @property
+    def history(self) -> str:
+        """How it came about, without a time: the same inputs give the same bytes."""
+        return "Daily means of the products, regridded conservatively, inverted cell by cell and day by day by deepprofile."
+
+    @property
+    def comment(self) -> str:
+        """What readers should know first."""
+        return "Values are means of cells and days (UTC). NaN: no product had a value there, or there is no soil."
+
+    @property
+    def references(self) -> str:
+        """The paper."""
+        return "Zhu et al. 2026, Remote Sensing of Environment, https://doi.org/10.1016/j.rse.2026.115408"
+
+    def people(self) -> dict[str, str]:
+        """Attributes of ACDD that name people, institutions and identifiers, as far as they are known."""
+        names = ", ".join(each.name for each in self.creators)
+        orcids = [f"https://orcid.org/{each.orcid}" for each in self.creators if each.orcid]
+        emails = [each.email for each in self.creators if each.email] or ([self.contact] if self.contact else [])
+        institution = self.institution or next((each.institution for each in self.creators if each.institution), None)
+        publisher = self.publisher or institution
+        said = {
+            "creator_name": names or institution,
+            "creator_url": ", ".join(orcids) or self.url,
+            "creator_email": ", ".join(emails),
+            "creator_institution": institution,
+            "creator_type": "person" if names else "institution",
+            "institution": institution,
+            "publisher_name": publisher,
+            "publisher_email": self.contact,
+            "publisher_url": self.url,
+            "publisher_type": "institution",
+            "project": self.project,
+            "id": self.id,
+            "naming_authority": self.naming_authority,
+            "metadata_link": self.url,
+        }
+        known = {key: value for key, value in said.items() if value}
+        if "creator_name" not in known:
+            known.pop("creator_type")
+        if "publisher_name" not in known:
+            known.pop("publisher_type")
+        return known
+
+
+class Climatology(Section):
+    """What soil moisture usually is at a time of the year."""
+
+    min_years: Positive = Field(10, description="whole calendar years that it needs; without them there is none")
+
+
 class Gate(Section):
     """What a new version has to pass before readers see it."""
 
@@ -343,6 +445,7 @@ class Blocks(Section):
         None, description="days in a chunk; divides days; all days of the shard where not given, which serves series of a cell"
     )
     chunk_cells: Positive = Field(8, description="rows, and columns, in a chunk; divides cells")
+    map_days: Positive = Field(8, description="days of maps that are made at a time, all cells together")
 
     @model_validator(mode="after")
     def _divide(self) -> Blocks:
@@ -401,6 +504,8 @@ class Config(Section):
     rivals: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")], Rival] = Field(
         default_factory=dict, description="gridded products that are scored beside the profiles, by name"
     )
+    climatology: Climatology = Field(default_factory=Climatology)
+    dataset: DataSet = Field(default_factory=DataSet)
     gate: Gate = Field(default_factory=Gate)
     retention: Retention = Field(default_factory=Retention)
     blocks: Blocks = Field(default_factory=Blocks)
@@ -604,6 +709,12 @@ def documented(section: type[BaseModel] = Config, indent: int = 0) -> str:
                 f"{pad}  esa_cci_rzsm:  # {(Rival.__doc__ or '').splitlines()[0]}",
                 documented(Rival, indent + 2),
             ]
+        elif name == "creators":
+            lines += [
+                f"{pad}creators:",
+                f"{pad}  -  # {(Creator.__doc__ or '').splitlines()[0]}",
+                documented(Creator, indent + 2),
+            ]
         elif name == "stations":
             lines += [
                 f"{pad}stations:",
@@ -612,7 +723,7 @@ def documented(section: type[BaseModel] = Config, indent: int = 0) -> str:
             ]
         else:
             given = "" if field.is_required() else _plain(field.get_default(call_default_factory=True))
-            default = "" if field.is_required() else yaml.safe_dump(given, default_flow_style=True).splitlines()[0]
+            default = "" if field.is_required() else yaml.safe_dump(given, default_flow_style=True, width=10**6).splitlines()[0]
             lines.append(f"{pad}{name}: {default}  # {field.description or ''}".rstrip(" #"))
     return "\n".join(lines)
 

@@ -8,7 +8,7 @@ import sys
 import pytest
 import yaml
 from deepprofile.app import cli
-from deepprofile.storage.stores import Root
+from deepprofile.storage.roots import Root
 from typer.testing import CliRunner
 
 from tests.support.granules import document

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from deepprofile.storage.lease import live_holder
 from deepprofile.storage.objects import read_json
-from deepprofile.storage.stores import Root, by_store
+from deepprofile.storage.roots import Root, by_store
 
 from tests.cluster.kube import POLICIES, manifests, namespace, until
 from tests.support.granules import tree

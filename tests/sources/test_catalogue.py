@@ -119,7 +119,7 @@ def test_a_file_that_made_room_before_it_was_open_is_fetched_again(remote, tmp_p
 def test_remote_granules_give_the_bytes_of_local_ones(world, granules, configure, finished, tmp_path):
     from deepprofile.execution.pools import ThreadPool
     from deepprofile.stages.pipeline import run_stages
-    from deepprofile.storage.stores import Root
+    from deepprofile.storage.roots import Root
 
     fs = fsspec.filesystem("memory")
     fs.store.clear()

@@ -8,7 +8,7 @@ from deepprofile.execution.pools import ThreadPool
 from deepprofile.sources.products import PRODUCTS
 from deepprofile.stages import collocate, covariances, ingest, invert, matchups, observations, validate
 from deepprofile.stages.pipeline import STAGES, Request, run_stages
-from deepprofile.storage.stores import Root
+from deepprofile.storage.roots import Root
 
 from tests.stages import reference
 from tests.support.granules import current_versions, document, tree

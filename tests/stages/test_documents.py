@@ -17,7 +17,7 @@ from deepprofile.stages.retention import PUBLICATIONS, expired_versions
 from deepprofile.storage import conditional_writes
 from deepprofile.storage.documents import FORMAT
 from deepprofile.storage.lease import GUARDED_FORMAT, LEASE, Holder, Lease
-from deepprofile.storage.stores import Root
+from deepprofile.storage.roots import Root
 from typer.testing import CliRunner
 
 from tests.support.granules import document, tree

@@ -26,7 +26,7 @@ from deepprofile.stages.download import Folder, cells_of, wanted
 from deepprofile.stages.execute import RunWith
 from deepprofile.stages.pipeline import STAGES, Request, run_stages, status_of
 from deepprofile.stages.schedule import AsOf
-from deepprofile.storage.stores import Root
+from deepprofile.storage.roots import Root
 
 from tests.support.granules import tree, url_of
 from tests.support.services import TOKEN, services  # noqa: F401

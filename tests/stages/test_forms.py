@@ -19,7 +19,7 @@ from deepprofile.sources.products import PRODUCTS, GranuleError
 from deepprofile.stages import ingest
 from deepprofile.stages.pipeline import run_stages, status_of
 from deepprofile.stages.schedule import AsOf
-from deepprofile.storage.stores import Root
+from deepprofile.storage.roots import Root
 from typer.testing import CliRunner
 
 BOX = [9.5, 44.5, 10.5, 45.5]

@@ -20,7 +20,8 @@ from deepprofile.storage.filesystems import join
 from deepprofile.storage.lease import Holder
 from deepprofile.storage.objects import read_json
 from deepprofile.storage.packing import Packing
-from deepprofile.storage.stores import Root, exists, store_of
+from deepprofile.storage.roots import Root, store_of
+from deepprofile.storage.stores import exists
 from numpy.polynomial import legendre, polynomial
 
 from tests.support.granules import NAMES, current_versions, tree

@@ -11,7 +11,8 @@ from deepprofile.execution.pools import ThreadPool
 from deepprofile.stages import collocate, matchups, observations, validate
 from deepprofile.stages.domain import Domain, days_of, products_of
 from deepprofile.stages.pipeline import run_stages
-from deepprofile.storage.stores import Root, read_region
+from deepprofile.storage.roots import Root
+from deepprofile.storage.stores import read_region
 
 from tests.support.granules import DAYS, current_versions, url_of
 

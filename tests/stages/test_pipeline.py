@@ -22,7 +22,8 @@ from deepprofile.stages.pipeline import STAGES, check_memory, run_stages, worklo
 from deepprofile.stages.plan import PlanError
 from deepprofile.stages.profiles import Profiles
 from deepprofile.stages.schemas import COEFFICIENTS, MOISTURE
-from deepprofile.storage.stores import Root, StoreError, create
+from deepprofile.storage.roots import Root
+from deepprofile.storage.stores import StoreError, create
 from zarr.storage import LocalStore
 
 from tests.support.granules import DAYS, NAMES, tree, url_of

@@ -21,7 +21,7 @@ from deepprofile.stages.domain import Domain
 from deepprofile.stages.execute import RunWith, execute
 from deepprofile.stages.matchups import layers_at_depths
 from deepprofile.stages.pipeline import run_stages, workloads
-from deepprofile.storage.stores import Root
+from deepprofile.storage.roots import Root
 from deepprofile.twin.granules import region
 
 from tests.support.granules import DAYS, document, tree, url_of

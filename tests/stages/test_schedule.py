@@ -15,7 +15,7 @@ from deepprofile.execution.pools import ThreadPool
 from deepprofile.sources.products import PRODUCTS
 from deepprofile.stages.pipeline import STAGES, Request, run_stages, status_of
 from deepprofile.stages.schedule import AsOf
-from deepprofile.storage.stores import Root
+from deepprofile.storage.roots import Root
 from deepprofile.twin.granules import write_granules, write_stations
 
 from tests.support.granules import NAMES, document, tree

@@ -15,6 +15,8 @@ from deepprofile.evaluation.stations import Report
 from deepprofile.stages import collocate, covariances, ingest, invert, matchups, observations, rivals, schemas
 from deepprofile.stages.domain import Domain
 from deepprofile.stages.profiles import Profiles
+from deepprofile.stages.publish import maps
+from deepprofile.stages.publish import schemas as publish_schemas
 
 FOLDER = Path(__file__).with_name("schemas")
 PRODUCTS = ("smap_l4", "gldas_noah", "era5_land", "smap_l3")
@@ -62,9 +64,13 @@ def templates():
         "observations": schemas.observations(domain, sensors),
         "matchups": matchups.template(task, domain, sensors),
         "differences": schemas.differences(domain.grid, sensors),
-        "validation": schemas.validation(domain.grid, task.estimates.names, sensors),
+        "validation": schemas.validation(domain, task.estimates.names, sensors),
         "rival": rivals.template(rivals.RivalSettings.of(config, "other"), sensors),
-        "comparison": schemas.comparison(domain.grid, list(config.rivals), sensors),
+        "comparison": schemas.comparison(domain, list(config.rivals), sensors),
+        "layers": publish_schemas.layers(domain, np.zeros(domain.length, bool), 32, PRODUCTS),
+        "inputs": publish_schemas.inputs(domain, np.zeros(domain.length, bool), 32, profiles.layout),
+        "climatology": publish_schemas.climatology(domain, ["2015", "2016"], PRODUCTS),
+        "map": maps.template(profiles, domain),
     }
 
 
@@ -80,7 +86,9 @@ def described(template):
 
     document = {
         "sizes": template.sizes,
+        "groups": template.groups,
         "attributes": template.attrs,
+        "description": template.description,
         "variables": {name: variable(one) for name, one in template.variables.items()},
     }
     return json.dumps(

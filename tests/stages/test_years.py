@@ -20,7 +20,8 @@ from deepprofile.stages.matchups import published_sensors
 from deepprofile.stages.pipeline import STAGES, Request, run_stages, steps
 from deepprofile.stages.schedule import AsOf
 from deepprofile.storage.filesystems import zarr_store
-from deepprofile.storage.stores import Root, StoreError, parts_of, store_of
+from deepprofile.storage.roots import Root, parts_of, store_of
+from deepprofile.storage.stores import StoreError
 from deepprofile.twin.granules import write_granules, write_stations
 
 from tests.support.granules import document, tree

@@ -8,18 +8,16 @@ import pytest
 import xarray as xr
 import zarr
 from deepprofile.storage.objects import copy_objects
+from deepprofile.storage.roots import Root, check_writable, store_of
 from deepprofile.storage.stores import (
     OldLayoutError,
-    Root,
     StoreError,
     Template,
     Variable,
     check_layout,
-    check_writable,
     create,
     read_region,
     shard_objects,
-    store_of,
     sweep,
     write_shards,
 )
@@ -83,9 +81,9 @@ def test_a_store_of_an_earlier_layout_is_refused_with_what_to_do(tmp_path):
         (
             None,
             OldLayoutError,
-            r"an earlier version of this software \(layout 1; this version reads 3\): run the pipeline into an",
+            r"an earlier version of this software \(layout 1; this version reads 4\): run the pipeline into an",
         ),
-        (4, StoreError, r"a later version of this software \(layout 4; this version reads 3\): upgrade"),
+        (5, StoreError, r"a later version of this software \(layout 5; this version reads 4\): upgrade"),
     ]:
         group.attrs.put({"title": "test"} if layout is None else {"store_layout": layout})
         with pytest.raises(kind, match=said):

@@ -82,7 +82,7 @@ def finished(world, granules, tmp_path_factory):
 
 def url_of(root: Any, store: str) -> str:
     """URL of what is published of a store that has no years, or a single one; ``root``: a URL, or a configuration."""
-    from deepprofile.storage.stores import Root
+    from deepprofile.storage.roots import Root
 
     (url,) = Root(str(getattr(root, "root", root))).parts(store).values()
     return url
@@ -90,7 +90,7 @@ def url_of(root: Any, store: str) -> str:
 
 def current_versions(root: Any) -> dict[str, str]:
     """Versions of what is published, by store, each of which has no years, or a single one; ``root``: see ``url_of``."""
-    from deepprofile.storage.stores import Root, store_of
+    from deepprofile.storage.roots import Root, store_of
 
     current = Root(str(getattr(root, "root", root))).current()
     found = {store_of(name): version for name, version in current.items()}
@@ -101,7 +101,7 @@ def current_versions(root: Any) -> dict[str, str]:
 def tree(root: str | Path) -> dict[str, bytes]:
     """Every object of the published stores of a root, by store and name."""
     from deepprofile.storage.objects import listing, read_bytes
-    from deepprofile.storage.stores import Root
+    from deepprofile.storage.roots import Root
 
     found = {}
     for store, version in sorted(Root(str(root)).current().items()):

@@ -14,27 +14,32 @@ from xarray.core import indexing
 
 from deepprofile.storage.filesystems import is_local, zarr_store
 from deepprofile.storage.objects import at_the_same_time
-from deepprofile.storage.stores import Root, StoreError, check_layout_attribute
+from deepprofile.storage.roots import Root
+from deepprofile.storage.stores import StoreError, check_layout_attribute
 
 # Of a chunk of dask, at most: a year of coefficients on a shard of cells. Dask passes one selection on to the store: where days
 # are selected first and cells afterwards, all cells of the chunks of these days are read.
 CHUNK_BYTES: Final = 3 * 2**24
+LATEST: Final = "latest"
 # The profiles, and what of them does not depend on time.
 PROFILE: Final = "profile"
 COVARIANCE: Final = "covariance"
 
 
-def open_store(root: str, store: str = "profile") -> xr.Dataset:
+def open_store(root: str, store: str = "profile", version: str = LATEST) -> xr.Dataset:
     """Open the published version of a store.
 
     Parameters
     ----------
     root
-        Folder or URL of the stores. ``gs://`` takes the application default credentials; for a public bucket set the
-        environment variable DEEPPROFILE_STORAGE_CREDENTIALS to ``anonymous``.
+        Folder or URL of the stores, or of the folder ``public`` in it. ``gs://`` takes the application default credentials; for
+        a public bucket set the environment variable DEEPPROFILE_STORAGE_CREDENTIALS to ``anonymous``.
     store
-        ``profile`` (with the accessor ``.deepprofile``, and what of it does not depend on time: ``covariance``), ``weights``,
-        ``validation``, ``comparison``, or ``ard/<product>``; or a year of one that has years, such as ``profile/2024``.
+        ``profile`` (with the accessor ``.deepprofile``, and what of it does not depend on time: ``covariance``), ``layers``,
+        ``inputs``, ``climatology``, ``weights``, ``validation``, ``comparison``, or ``ard/<product>``; or a year of one that
+        has years, such as ``profile/2024``; or a level of ``map``, such as ``map/9km``.
+    version
+        ``latest``, or the tag of a release, whose values never change.
 
     Returns
     -------
@@ -44,9 +49,10 @@ def open_store(root: str, store: str = "profile") -> xr.Dataset:
     Raises
     ------
     deepprofile.storage.stores.StoreError
-        Where nothing of that name has been published, or by another version of the software with another layout of stores.
+        Where nothing of that name has been published, or by another version of the software with another layout of stores, or
+        where there is no such release.
     """
-    return read_store(Root(root), store, chunks="auto")
+    return read_store(Root.of_reader(root, None if version == LATEST else version), store, chunks="auto")
 
 
 def read_store(root: Root, store: str, chunks: Literal["auto"] | None, known: Collection[str] = ()) -> xr.Dataset:

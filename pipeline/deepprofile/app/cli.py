@@ -50,7 +50,8 @@ from deepprofile.storage.lease import Lease, LeaseHeldError, LeaseLostError
 from deepprofile.storage.objects import MissingPathError
 from deepprofile.storage.redaction import redacted, without_secrets
 from deepprofile.storage.retries import StorageUnavailableError
-from deepprofile.storage.stores import Root, StoreError
+from deepprofile.storage.roots import Root
+from deepprofile.storage.stores import StoreError
 
 if TYPE_CHECKING:
     from deepprofile.stages.pipeline import Request
@@ -343,6 +344,9 @@ ingest = _stage_command("ingest", "Granules to analysis-ready stores of daily me
 collocate = _stage_command("collocate", "Analysis-ready stores to the error model (triple collocation).")
 invert = _stage_command("invert", "Analysis-ready stores and error model to profiles.")
 validate = _stage_command("validate", "Profiles and products against stations.")
+publish = _stage_command(
+    "publish", "Profiles to what strangers read: layers, maps, inputs, climatology, and files of the months that are final."
+)
 
 
 UntilDay = Annotated[
@@ -461,7 +465,7 @@ def run(
     ] = None,
     today: Today = None,
 ) -> None:
-    """Run all stages: ingest, collocate, invert, validate; check what they made, and publish it.
+    """Run all stages: ingest, collocate, invert, validate; check what they made, and publish it as stores, maps and files.
 
     What is published already is brought up to date: only what has changed is computed.
     """
@@ -482,6 +486,28 @@ def run(
 
 
 @app.command()
+def release(
+    tag: Annotated[str, typer.Argument(help="Its name, such as 2026.1.", metavar="TAG")],
+    config: ConfigPath = DEFAULT_CONFIG,
+    set_: Overrides = [],  # noqa: B006
+) -> None:
+    """Freeze what strangers see now under a tag: deepprofile.open_store(..., version=TAG) reads it ever after.
+
+    What a release names is never pruned. The same tag again changes nothing.
+    """
+    from deepprofile.stages.publish import releases
+
+    with _explained():
+        loaded = _load_published(config, set_)
+        root = Root(loaded.root)
+        with root.lease(on_wait=print_status) as lease:
+            found = releases.release(root, tag, lease)
+    print_status(f"Release {found['tag']} of {found['released']}: {root.release_url(tag)}")
+    for sentence in found["changes"]:
+        print_status(f"  {sentence}")
+
+
+@app.command()
 def prune(
     config: ConfigPath = DEFAULT_CONFIG,
     set_: Overrides = [],  # noqa: B006
@@ -489,7 +515,7 @@ def prune(
 ) -> None:
     """Remove old versions of the stores, as the section 'retention' of the configuration says.
 
-    Current versions, those of the latest publications, recent ones, and what a run is working on are kept.
+    Current versions, those of releases and of the latest publications, recent ones, and what a run is working on are kept.
     """
     from deepprofile.stages import retention
 

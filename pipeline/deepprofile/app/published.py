@@ -12,7 +12,7 @@ from deepprofile.analysis.open import read_store
 from deepprofile.config import Config
 from deepprofile.stages import collocate, invert
 from deepprofile.stages.domain import Domain, products_of
-from deepprofile.storage.stores import Root
+from deepprofile.storage.roots import Root
 
 
 @dataclass(frozen=True)

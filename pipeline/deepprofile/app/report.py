@@ -21,7 +21,7 @@ from deepprofile.evaluation.representativeness import BANDS_M, INTERVALS, bands
 from deepprofile.stages import collocate, ingest, invert, matchups, observations, paired, validate
 from deepprofile.stages.domain import days_of, products_of
 from deepprofile.stages.matchups import Estimates
-from deepprofile.storage.stores import parts_of, store_of
+from deepprofile.storage.roots import parts_of, store_of
 
 MAP_DEPTHS_M: Final = (0.05, 0.3, 0.8)
 # What sensors are grouped by, and how that is called; where station files do not say, there is no table.

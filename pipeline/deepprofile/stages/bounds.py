@@ -36,7 +36,8 @@ from deepprofile.stages.plan import Expected, PlanError, StagePlan, Step, Versio
 from deepprofile.storage.filesystems import join
 from deepprofile.storage.fingerprints import fingerprint
 from deepprofile.storage.objects import MissingPathError, exists, explained_errors, listing
-from deepprofile.storage.stores import Root, read_region, write_shards
+from deepprofile.storage.roots import Root
+from deepprofile.storage.stores import read_region, write_shards
 
 # The version of what turns a file into bounds.
 ALGORITHM: Final = 1

@@ -38,7 +38,8 @@ from deepprofile.stages.plan import Expected, StagePlan, Step, VersionPlan
 from deepprofile.stages.schedule import remade_mark
 from deepprofile.storage.filesystems import zarr_store
 from deepprofile.storage.fingerprints import fingerprint
-from deepprofile.storage.stores import Root, Template, exists, part_name, read_region, write_shards
+from deepprofile.storage.roots import Root, part_name
+from deepprofile.storage.stores import Template, exists, read_region, write_shards
 
 # The versions of what turns daily means into moments, and moments into the error model.
 MOMENTS_ALGORITHM: Final = 2

@@ -18,7 +18,8 @@ from deepprofile.stages import bounds, collocate, schemas
 from deepprofile.stages.plan import Expected, StagePlan, Step, VersionPlan
 from deepprofile.stages.profiles import Inverter, Profiles, prototype
 from deepprofile.storage.fingerprints import fingerprint
-from deepprofile.storage.stores import Root, Template, write_shards
+from deepprofile.storage.roots import Root
+from deepprofile.storage.stores import Template, write_shards
 
 # The version of what turns the error model into covariances.
 ALGORITHM: Final = 1

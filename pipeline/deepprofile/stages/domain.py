@@ -1,14 +1,14 @@
-"""Where and when the stores lie: the target grid, the days, the sizes of blocks."""
+"""What stores have in common: the target grid, the days, the sizes of blocks, and what the data set is called."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deepprofile.config import Blocks, Config
+from deepprofile.config import Blocks, Config, DataSet
 from deepprofile.grids.grids import Grid
 from deepprofile.sources.products import Product
 
@@ -25,18 +25,21 @@ class Domain:
         Of the period: ``datetime64[D]``, and days.
     blocks
         Sizes of shards, which are the blocks that a worker computes, and of the chunks in them.
+    dataset
+        How the data set is described; nothing that is computed depends on it.
     """
 
     grid: Grid
     first_day: np.datetime64
     length: int
     blocks: Blocks
+    dataset: DataSet = field(default_factory=DataSet)
 
     @classmethod
     def of(cls, config: Config) -> Domain:
         """The target grid and the configured period."""
         days = days_of(config)
-        return cls(config.grid.grid(), days[0], days.size, config.blocks)
+        return cls(config.grid.grid(), days[0], days.size, config.blocks, config.dataset)
 
     @property
     def years(self) -> tuple[Domain, ...]:

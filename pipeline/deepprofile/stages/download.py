@@ -34,7 +34,8 @@ from deepprofile.storage.documents import DamagedDocumentError, parse, read_soun
 from deepprofile.storage.filesystems import filesystem, is_local, join, local_path
 from deepprofile.storage.fingerprints import fingerprint
 from deepprofile.storage.objects import as_json, list_children, listing, read_bytes, remove, remove_below, upload
-from deepprofile.storage.stores import Root, Template
+from deepprofile.storage.roots import Root
+from deepprofile.storage.stores import Template
 
 log = logging.getLogger(__name__)
 

@@ -26,36 +26,29 @@ from deepprofile.stages.plan import StagePlan, StageResult, VersionPlan
 from deepprofile.storage.conditional_writes import StorageClock
 from deepprofile.storage.documents import write_document
 from deepprofile.storage.filesystems import join, zarr_store
+from deepprofile.storage.fingerprints import fingerprint
 from deepprofile.storage.lease import CLOCK, Holder
 from deepprofile.storage.objects import as_json, copy_objects
-from deepprofile.storage.stores import (
-    Root,
-    Template,
-    check_writable,
-    create,
-    exists,
-    read_region,
-    shard_objects,
-    sweep,
-)
+from deepprofile.storage.roots import Root, check_writable
+from deepprofile.storage.stores import Template, create, exists, read_region, shard_objects, sweep
 
 
 def copier(root: Root, plan_store: str, old: str, new: str, template: Template) -> Callable[[Block], None] | None:
     """Takes a block's shards over from another version, where that one has the same arrays."""
     source, target = root.version(plan_store, old), root.version(plan_store, new)
-    sharded = {name: v for name, v in template.variables.items() if v.shards is not None}
+    written = {name: v for name, v in template.variables.items() if v.objects is not None}
 
     def copy(block: Block) -> None:
         dims = block_dims(template, block)
         spans = dict(zip(dims, block.region, strict=True))
-        for name, variable in sharded.items():
-            assert variable.shards is not None
+        for name, variable in written.items():
+            assert variable.objects is not None
             # An array that lacks a dimension of the blocks belongs to the first block along it, which alone writes it.
             if any(place for dim, place in zip(dims, block.index, strict=True) if dim not in variable.dims):
                 continue
-            region = [spans.get(dim, (0, template.sizes[dim])) for dim in variable.dims]
+            region = [spans.get(dim, (0, size)) for dim, size in zip(variable.dims, template.shape(name), strict=True)]
             start, shape = [low for low, _ in region], [high - low for low, high in region]
-            copy_objects(source, target, list(shard_objects(name, start, shape, variable.shards)))
+            copy_objects(source, target, list(shard_objects(name, start, shape, variable.objects)))
 
     return copy if exists(source) else None
 
@@ -259,7 +252,8 @@ class _Making:
 def _is_described(root: Root, stage: str, plan: VersionPlan) -> bool:
     """Whether the manifest says of a complete version what it would say now, such as which files were passed over."""
     before = manifest_of(run_url(root, stage, plan.version)) or {}
-    return "ended" in before and before.get("inputs") == json.loads(as_json(dict(plan.inputs)))
+    same = before.get("inputs") == json.loads(as_json(dict(plan.inputs)))
+    return "ended" in before and same and before.get("description") == fingerprint(dict(plan.template.description))
 
 
 def _with_earlier(stage: str, plan: VersionPlan, root: Root, version: str, previous: Mapping[str, Record]) -> Job:
@@ -288,11 +282,16 @@ def _lies_alike(url: str, template: Template) -> bool:
     if int(read_region(url, "time", (slice(1),))[0]) != int(first[0]):
         return False
     for name, variable in template.variables.items():
-        if variable.shards is not None:
+        if variable.objects is not None:
             array = group.get(name)
-            if array is None or tuple(getattr(array, "shards", ()) or ()) != variable.shards:
+            if array is None or _objects_of(array) != variable.objects:
                 return False
     return True
+
+
+def _objects_of(array: Any) -> tuple[int, ...]:
+    """Sizes of what an array is written in."""
+    return tuple(getattr(array, "shards", None) or getattr(array, "chunks", None) or ())
 
 
 def _manifest(stage: str, plan: VersionPlan, configuration: Mapping[str, Any]) -> dict[str, Any]:
@@ -303,6 +302,8 @@ def _manifest(stage: str, plan: VersionPlan, configuration: Mapping[str, Any]) -
         "version": plan.version,
         "configuration": dict(configuration),
         "inputs": dict(plan.inputs),
+        # Where it has changed, the attributes of the version are written anew.
+        "description": fingerprint(dict(plan.template.description)),
         "packages": {name: package_version(name) for name in PACKAGES},
         "python": platform.python_version(),
         "machine": platform.machine(),

@@ -9,7 +9,7 @@ from typing import Any
 from deepprofile.execution.blocks import FAILED, Block, Record
 from deepprofile.stages.manifest import days_document
 from deepprofile.storage.fingerprints import extended, fingerprint
-from deepprofile.storage.stores import Root
+from deepprofile.storage.roots import Root
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,8 @@ from deepprofile.stages.plan import Expected, StagePlan, Step, VersionPlan, bloc
 from deepprofile.stages.schedule import AsOf, ReprocessRequests
 from deepprofile.storage.filesystems import is_local
 from deepprofile.storage.fingerprints import extended, fingerprint
-from deepprofile.storage.stores import Root, Template, part_name, parts_of, read_region, write_shards
+from deepprofile.storage.roots import Root, part_name, parts_of
+from deepprofile.storage.stores import Template, read_region, write_shards
 
 # The version of what turns granules into daily means; each product has one more, of its own reader.
 ALGORITHM: Final = 2

@@ -30,7 +30,8 @@ from deepprofile.stages.plan import Expected, StagePlan, Step, VersionPlan
 from deepprofile.stages.profiles import Inverter, Profiles, prototype
 from deepprofile.storage.fingerprints import extended, fingerprint
 from deepprofile.storage.packing import Packing
-from deepprofile.storage.stores import Root, Template, part_name, read_region, write_shards
+from deepprofile.storage.roots import Root, part_name
+from deepprofile.storage.stores import Template, read_region, write_shards
 
 # The version of what turns daily means and the error model into profiles.
 ALGORITHM: Final = 4
@@ -43,17 +44,53 @@ def template(profiles: Profiles, year: Domain) -> Template:
 
 
 @dataclass(frozen=True)
-class InvertBlock:
-    """Computes one block: reads the products, regrids them, inverts, writes the shards.
+class Reader:
+    """Reads the observations of cells as they enter the profiles of a year.
 
-    ``first``: the first day of the store, in days since 1970-01-01.
+    ``first``: the first day of the year's store, in days since 1970-01-01.
     """
 
     target: Grid
     sources: tuple[Source, ...]
-    weights_url: str
     inverter: Inverter
     first: int
+
+    def read(
+        self, stretches: Sequence[tuple[int, int]], rows: tuple[int, int], columns: tuple[int, int]
+    ) -> tuple[dict[str, NDArray[np.float32]], dict[str, NDArray[np.float32]], int]:
+        """Products and filters of the remembered ones on some stretches of days of the store, and how many bytes were read.
+
+        What is remembered may lie in the years before and after.
+        """
+        direction = self.inverter.settings.direction
+        kept = remembered(self.inverter.comparison.design()[0]) if direction else []
+        cells = (rows[1] - rows[0], columns[1] - columns[0])
+        series, filters, size = {}, {}, 0
+        for source in self.sources:
+            before, after = reach(direction if source.name in kept else None)
+            parts, pasts = [], []
+            for first, stop in ((self.first + a, self.first + b) for a, b in stretches):
+                hull = max(first - before, source.span[0]), min(stop + after, source.span[1])
+                values = source.read(self.target, hull, rows, columns)
+                size += values.nbytes
+                own = slice(first - hull[0], stop - hull[0])
+                parts.append(values[own])
+                if direction and source.name in kept:
+                    surface = values[:, 0].transpose(1, 2, 0).reshape(-1, hull[1] - hull[0])
+                    pasts.append(exponential_filters(surface, direction)[:, own].reshape(*cells, stop - first, -1))
+            series[source.name] = np.concatenate(parts)
+            if pasts:
+                filters[source.name] = np.concatenate(pasts, axis=2)
+        return series, {name: filters[name] for name in kept}, size
+
+
+@dataclass(frozen=True)
+class InvertBlock:
+    """Computes one block: reads the products, regrids them, inverts, writes the shards."""
+
+    reader: Reader
+    weights_url: str
+    inverter: Inverter
     url: str
     packing: Packing
     # Of the store of the bounds, where they differ from cell to cell.
@@ -74,7 +111,8 @@ class InvertBlock:
                 before[name] = read_region(given.earlier.url, name, tuple(region.get(dim, slice(None)) for dim in dims))
             read += sum(array.nbytes for array in before.values())
         if fresh:
-            series, filters, size = self._read([(days[0] + a, days[0] + b) for a, b in spans(fresh)], rows, columns)
+            stretches = [(days[0] + a, days[0] + b) for a, b in spans(fresh)]
+            series, filters, size = self.reader.read(stretches, rows, columns)
             errors = collocate.read_errors(self.weights_url, slice(*rows), slice(*columns))
             limits = bounds.read(self.bounds_url, rows, columns) if self.bounds_url is not None else None
             read += size + sum(part.nbytes for part in errors)
@@ -107,34 +145,6 @@ class InvertBlock:
             written += write_shards(self.url, name, [corner.get(dim, 0) for dim in dims], found[name])
         return Outcome(read, written, details=details)
 
-    def _read(
-        self, stretches: Sequence[tuple[int, int]], rows: tuple[int, int], columns: tuple[int, int]
-    ) -> tuple[dict[str, NDArray[np.float32]], dict[str, NDArray[np.float32]], int]:
-        """Products and filters of the remembered ones on some stretches of days of the store, and how many bytes were read.
-
-        What is remembered may lie in the years before and after.
-        """
-        direction = self.inverter.settings.direction
-        kept = remembered(self.inverter.comparison.design()[0]) if direction else []
-        cells = (rows[1] - rows[0], columns[1] - columns[0])
-        series, filters, size = {}, {}, 0
-        for source in self.sources:
-            before, after = reach(direction if source.name in kept else None)
-            parts, pasts = [], []
-            for first, stop in ((self.first + a, self.first + b) for a, b in stretches):
-                hull = max(first - before, source.span[0]), min(stop + after, source.span[1])
-                values = source.read(self.target, hull, rows, columns)
-                size += values.nbytes
-                own = slice(first - hull[0], stop - hull[0])
-                parts.append(values[own])
-                if direction and source.name in kept:
-                    surface = values[:, 0].transpose(1, 2, 0).reshape(-1, hull[1] - hull[0])
-                    pasts.append(exponential_filters(surface, direction)[:, own].reshape(*cells, stop - first, -1))
-            series[source.name] = np.concatenate(parts)
-            if pasts:
-                filters[source.name] = np.concatenate(pasts, axis=2)
-        return series, {name: filters[name] for name in kept}, size
-
     def solve(
         self,
         series: Mapping[str, NDArray[np.float32]],
@@ -154,8 +164,7 @@ def _workload_of_year(profiles: Profiles, year: Domain) -> Workload:
     """Blocks and their cost: a shard of cells and, where memory allows, the whole year."""
     grid, blocks, cells, layout = year.grid, year.blocks, year.cells_in_block, profiles.layout
     degrees, n = profiles.degrees, layout.size
-    # A remembered product is read with the days around the block, and turned so that its days lie side by side.
-    halo = cells * len(layout.pasts) * (sum(reach(profiles.settings.direction)) + year.days_in_block) * 3 * 4
+    halo = halo_bytes(profiles, cells, year.days_in_block)
     return Workload(
         name="invert",
         blocks=grid_blocks((year.length, *grid.shape), (blocks.days, blocks.cells, blocks.cells), year.year),
@@ -166,6 +175,11 @@ def _workload_of_year(profiles: Profiles, year: Domain) -> Workload:
     )
 
 
+def halo_bytes(profiles: Profiles, cells: int, days: int) -> int:
+    """Bytes of remembered products, which are read with the days around these, and turned so that days lie side by side."""
+    return cells * len(profiles.layout.pasts) * (sum(reach(profiles.settings.direction)) + days) * 3 * 4
+
+
 def plan(profiles: Profiles, root: Root, versions: Mapping[str, str]) -> StagePlan:
     """Plan the inversion of every year.
 
@@ -174,12 +188,12 @@ def plan(profiles: Profiles, root: Root, versions: Mapping[str, str]) -> StagePl
     StoreError
         Where the weights were made for another grid or other products.
     """
-    known = _Inputs.of(profiles, root, versions)
+    known = Inputs.of(profiles, root, versions)
     return StagePlan("invert", STORE, tuple(_plan_year(known, year) for year in profiles.domain.years))
 
 
 @dataclass(frozen=True)
-class _Inputs:
+class Inputs:
     """What the profiles of all years depend on.
 
     ``sources``, ``marks`` and ``broken``: of each product; ``marks``: by day since 1970-01-01.
@@ -194,7 +208,8 @@ class _Inputs:
     broken: tuple[_Broken, ...]
 
     @classmethod
-    def of(cls, profiles: Profiles, root: Root, versions: Mapping[str, str]) -> _Inputs:
+    def of(cls, profiles: Profiles, root: Root, versions: Mapping[str, str]) -> Inputs:
+        """As the versions say."""
         domain, products = profiles.domain, profiles.model.products
         sources = collocate.sources(products, domain, root, versions)
         with ThreadPoolExecutor(READS) as threads:
@@ -202,6 +217,38 @@ class _Inputs:
             broken = threads.map(partial(_Broken.of, domain, root, versions), sources)
             used = bounds.UsedBounds.of(profiles.settings, root, versions)
             return cls(profiles, root, versions, used, sources, tuple(marks), tuple(broken))
+
+    @property
+    def _kept(self) -> list[int]:
+        """Places of the remembered products."""
+        comparison = self.profiles.model.comparison
+        if not self.profiles.settings.direction:
+            return []
+        return [comparison.products.index(name) for name in remembered(comparison.design()[0])]
+
+    def day_marks(self, year: Domain) -> tuple[str, ...]:
+        """What the observations of each day of a year depend on."""
+        before, after = reach(self.profiles.settings.direction)
+        kept = [self.marks[p] for p in self._kept]
+
+        def mark(day: int) -> str:
+            # A day is made from its own values, and from what retrievals said around it, in the year before and after too.
+            around = [[of.get(d, "") for d in range(day - before, day + after + 1)] for of in kept]
+            return fingerprint(*(of[day] for of in self.marks), *around)
+
+        return tuple(map(mark, range(*year.span)))
+
+    def failures(self, year: Domain, block: Block) -> list[list[int]]:
+        """Of each product the days that a block of a year reads of which a granule could not be used."""
+        around, kept = reach(self.profiles.settings.direction), self._kept
+        wider = [around if p in kept else (0, 0) for p in range(len(self.broken))]
+        return [each.within(block, year.span[0], *days) for each, days in zip(self.broken, wider, strict=True)]
+
+    def reader(self, year: Domain) -> Reader:
+        """Reads the observations of a year."""
+        (first, stop), (before, after) = year.span, reach(self.profiles.settings.direction)
+        sources = tuple(source.around(first - before, stop + after) for source in self.sources)
+        return Reader(year.grid, sources, Inverter(self.profiles.model.comparison, self.profiles.settings), first)
 
 
 def _marks_of(domain: Domain, root: Root, versions: Mapping[str, str], product: Product) -> dict[int, str]:
@@ -215,33 +262,22 @@ def _marks_of(domain: Domain, root: Root, versions: Mapping[str, str], product: 
     return found
 
 
-def _plan_year(known: _Inputs, year: Domain) -> VersionPlan:
+def _plan_year(known: Inputs, year: Domain) -> VersionPlan:
     profiles, root, versions, used = known.profiles, known.root, known.versions, known.bounds
     made, comparison, settings = template(profiles, year), profiles.model.comparison, profiles.settings
-    (first, stop), store = year.span, part_name(STORE, year.year)
+    store = part_name(STORE, year.year)
     of_year = [part_name(name, year.year) for name in collocate.ard_stores(profiles.model.products)]
     inputs = {name: versions[name] for name in (*of_year, collocate.STORE)} | used.inputs
     layout = {name: (v.shards, v.chunks, v.stored_dtype) for name, v in made.variables.items()}
     setting = [ALGORITHM, dict(made.attrs), layout, comparison, used.settings, str(year.first_day)]
-    direction = settings.direction
-    kept = [comparison.products.index(name) for name in remembered(comparison.design()[0])] if direction else []
-    before, after = reach(direction)
-
-    def mark(day: int) -> str:
-        # A day is made from its own values, and from what retrievals said around it, in the year before and after too.
-        around = [[of.get(d, "") for d in range(day - before, day + after + 1)] for of in (known.marks[p] for p in kept)]
-        return fingerprint(*(of[day] for of in known.marks), *around)
-
-    marks = tuple(map(mark, range(first, stop)))
+    marks = known.day_marks(year)
     version = fingerprint("invert", setting, inputs, marks)
     weights, packing = versions[collocate.STORE], made.variables["coefficients"].packing
     assert packing is not None
     task = InvertBlock(
-        year.grid,
-        tuple(source.around(first - before, stop + after) for source in known.sources),
+        known.reader(year),
         root.version(collocate.STORE, weights),
         Inverter(comparison, settings),
-        first,
         root.version(store, version),
         packing,
         used.url,
@@ -249,8 +285,7 @@ def _plan_year(known: _Inputs, year: Domain) -> VersionPlan:
     settled = fingerprint("invert", setting, weights)
 
     def static_fingerprint(block: Block) -> str:
-        wider = [(before, after) if p in kept else (0, 0) for p in range(len(known.broken))]
-        failures = [each.within(block, first, *days) for each, days in zip(known.broken, wider, strict=True)]
+        failures = known.failures(year, block)
         return extended(settled, block.index, block.region[1:], failures, used.within(block.index[1:]))
 
     by_day = DayFingerprints(marks, static_fingerprint)

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from deepprofile.storage.documents import Kinds, read_sound
 from deepprofile.storage.filesystems import join
-from deepprofile.storage.stores import Root
+from deepprofile.storage.roots import Root
 
 MANIFEST: Final = "manifest.json"
 

@@ -38,7 +38,8 @@ from deepprofile.stages.profiles import Inverter, Profiles
 from deepprofile.stages.schemas import SENSORS_PER_STRETCH
 from deepprofile.storage.filesystems import zarr_store
 from deepprofile.storage.fingerprints import fingerprint
-from deepprofile.storage.stores import Root, Template, part_name, parts_of, read_region, store_of, write_shards
+from deepprofile.storage.roots import Root, part_name, parts_of, store_of
+from deepprofile.storage.stores import Template, read_region, write_shards
 
 # The version of what turns profiles and products into matchups.
 ALGORITHM: Final = 2

@@ -45,7 +45,8 @@ from deepprofile.stages.schemas import (
 from deepprofile.storage.filesystems import zarr_store
 from deepprofile.storage.fingerprints import fingerprint
 from deepprofile.storage.objects import MissingPathError, as_local
-from deepprofile.storage.stores import Root, part_name, write_shards
+from deepprofile.storage.roots import Root, part_name
+from deepprofile.storage.stores import write_shards
 
 # The version of what turns station files into daily series.
 ALGORITHM: Final = 1

@@ -21,7 +21,8 @@ from deepprofile.stages.plan import StagePlan, VersionPlan
 from deepprofile.stages.schemas import SENSORS_PER_BLOCK, SENSORS_PER_CHUNK
 from deepprofile.storage.filesystems import zarr_store
 from deepprofile.storage.fingerprints import fingerprint
-from deepprofile.storage.stores import Root, part_name, read_region, write_shards
+from deepprofile.storage.roots import Root, part_name
+from deepprofile.storage.stores import read_region, write_shards
 
 # The version of what turns daily series into paired differences.
 ALGORITHM: Final = 1
@@ -87,7 +88,7 @@ def workload(days: int, compared: Sequence[Rival], count: int) -> Workload:
 
 def plan(domain: Domain, compared: Mapping[str, Rival], root: Root, versions: Mapping[str, str], found: Found) -> StagePlan:
     """Plan the paired differences of the sensors that ``observations.sensors_of`` has found."""
-    made, count = schemas.comparison(domain.grid, list(compared), found.stations), found.stations.sizes["sensor"]
+    made, count = schemas.comparison(domain, list(compared), found.stations), found.stations.sizes["sensor"]
     stores = (observations.STORE, matchups.STORE, *map(rivals.store_name, compared))
     names = [part_name(store, year.year) for store in stores for year in domain.years]
     inputs = {name: versions[name] for name in names}

@@ -38,17 +38,19 @@ from deepprofile.stages.execute import RunWith, execute
 from deepprofile.stages.ingest import ProductIngest
 from deepprofile.stages.manifest import MANIFEST, ledger_url, manifest_of, run_url
 from deepprofile.stages.plan import PlanError, StagePlan, StageResult, Step
+from deepprofile.stages.publish import climatology, files, inputs, layers, maps
 from deepprofile.stages.retention import PUBLISHED, record_publication
 from deepprofile.stages.schedule import AsOf
 from deepprofile.storage.documents import read_sound, write_document
 from deepprofile.storage.filesystems import join, zarr_store
 from deepprofile.storage.lease import Lease, live_holder
 from deepprofile.storage.objects import MissingPathError, list_children
-from deepprofile.storage.stores import Root, check_layout, exists, parts_of, read_region, store_of
+from deepprofile.storage.roots import Root, parts_of, store_of
+from deepprofile.storage.stores import check_layout, exists, read_region
 
 log = logging.getLogger(__name__)
 
-STAGES: Final = ("ingest", "collocate", "invert", "validate")
+STAGES: Final = ("ingest", "collocate", "invert", "validate", "publish")
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,10 @@ def steps(config: Config, as_of: AsOf | None = None, listed: Mapping[str, Catalo
         *invert.steps(config),
         *covariances.steps(config),
         *validate.steps(config),
+        *climatology.steps(config),
+        *layers.steps(config),
+        *inputs.steps(config),
+        *maps.steps(config),
     ]
     by_store = {step.store: step for step in declared}
     order, places = TopologicalSorter({step.store: step.reads for step in declared}), list(by_store)
@@ -212,9 +218,14 @@ def run_stages(
     made: dict[str, str] = {}
     run_with = replace(run_with, configuration=config.model_dump(mode="json"))
     by_store = {step.store: step for step in steps(config, request.as_of, listed)}
+    checked = False
     for step in by_store.values():
         if step.stage not in stages:
             continue
+        if step.stage == "publish" and not checked:
+            # What does not pass is not made into anything.
+            _check_result(config, root, results, request.accepted_by)
+            checked = True
         for store in step.reads:
             # What this run has made is as it was planned.
             if not any(store_of(name) == store for name in made):
@@ -225,12 +236,16 @@ def run_stages(
         versions = {**versions, **result.versions}
         made |= result.versions
         results.append(result)
-    _check_result(config, root, results, request.accepted_by)
+    if not checked:
+        _check_result(config, root, results, request.accepted_by)
     if collocate.STORE in made:
         schedule.remade(root)
     root.publish(made, lease)
     log.info("published: %s", ", ".join(f"{store} {version}" for store, version in sorted(made.items())))
     record_publication(root, lease.holder.run, made, request.accepted_by)
+    if "publish" in stages:
+        made_files = files.publish(config, root, root.current(), run_with)
+        results += [made_files] if made_files is not None else []
     return results
 
 

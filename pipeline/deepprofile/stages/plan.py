@@ -15,7 +15,8 @@ from deepprofile.execution.engine import Progress
 from deepprofile.execution.pools import BLOCK_MARGIN, WORKER_BASE_BYTES
 from deepprofile.grids.grids import Grid
 from deepprofile.stages.increments import DayFingerprints
-from deepprofile.storage.stores import Root, Template
+from deepprofile.storage.roots import Root
+from deepprofile.storage.stores import Template
 
 
 def block_budget(compute: Compute) -> int:

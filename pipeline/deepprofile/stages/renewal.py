@@ -14,7 +14,7 @@ from deepprofile.stages import collocate, covariances, invert, matchups
 from deepprofile.stages.collocate import ErrorModel
 from deepprofile.stages.manifest import ledger_url
 from deepprofile.stages.plan import Step
-from deepprofile.storage.stores import Root, parts_of
+from deepprofile.storage.roots import Root, parts_of
 
 # What is made anew with it, whole.
 _STORES: Final = (collocate.MOMENTS_STORE, collocate.STORE, covariances.STORE, invert.STORE, matchups.STORE)

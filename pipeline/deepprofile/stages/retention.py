@@ -10,12 +10,14 @@ from typing import Any, Final
 
 from deepprofile.config import Retention
 from deepprofile.stages.manifest import MANIFEST, manifest_of
+from deepprofile.stages.publish import files, releases
 from deepprofile.storage.conditional_writes import storage_time
 from deepprofile.storage.documents import Kinds, parse, write_document
 from deepprofile.storage.filesystems import join
 from deepprofile.storage.lease import CLOCK, live_holder
+from deepprofile.storage.objects import exists as object_exists
 from deepprofile.storage.objects import list_children, listing, read_all, remove_below
-from deepprofile.storage.stores import STORES, Root, by_name, by_store
+from deepprofile.storage.roots import STORES, Root, by_name, by_store
 
 log = logging.getLogger(__name__)
 
@@ -67,9 +69,9 @@ class ExpiredVersion:
 def expired_versions(root: Root, rule: Retention, now: float | None = None, *, leased: bool = False) -> list[ExpiredVersion]:
     """The versions that the rule lets go at a moment: now by the clock of the storage, by which all these times were written.
 
-    It spares the current versions, those of the latest ``rule.versions`` publications and of all within ``rule.days``, those
-    that were begun within ``rule.days``, those whose manifest cannot be read, and whatever a run is at work on now: nobody
-    is where the caller has the lease (``leased``).
+    It spares the current versions, those of releases, those of the latest ``rule.versions`` publications and those that readers
+    saw within ``rule.days``, those that were begun within ``rule.days``, those whose manifest cannot be read, and whatever a
+    run is at work on now: nobody is where the caller has the lease (``leased``). Files likewise.
 
     Raises
     ------
@@ -78,10 +80,15 @@ def expired_versions(root: Root, rule: Retention, now: float | None = None, *, l
     """
     now = storage_time(join(root.url, CLOCK)) if now is None else now
     spared = set(root.current().items())
-    history = publications(root)
+    history, seen_until = publications(root), now
     for place, each in enumerate(reversed(history)):
-        if place < rule.versions or now - float(each["seconds"]) < rule.days * _DAY_SECONDS:
+        # Until the next publication readers opened these.
+        if place < rule.versions or now - seen_until < rule.days * _DAY_SECONDS:
             spared |= set(each[STORES].items())
+        seen_until = float(each["seconds"])
+    kept = releases.all_releases(root)
+    for each in kept:
+        spared |= set(by_name(each[STORES], str(each["tag"])).items())
     at_work = None if leased else live_holder(root.url)
     found = []
     for manifest, folder in _manifests(root):
@@ -98,6 +105,12 @@ def expired_versions(root: Root, rule: Retention, now: float | None = None, *, l
         size = sum(int(entry["size"]) for entry in listing(urls[0]))
         if size or list_children(urls[1]):
             found.append(ExpiredVersion(*key, size, urls))
+    released = {file["path"] for each in kept for file in (each.get("files") or {}).values()}
+    for path, since in files.superseded(root).items():
+        url = join(root.public_url, path)
+        if path not in released and now - since >= rule.days * _DAY_SECONDS and object_exists(url):
+            size = sum(int(entry["size"]) for entry in listing(url))
+            found.append(ExpiredVersion(files.FOLDER, path.rsplit("/", 1)[-1], size, (url,)))
     return sorted(found, key=lambda old: (old.store, old.version))
 
 

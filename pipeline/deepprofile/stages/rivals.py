@@ -46,7 +46,8 @@ from deepprofile.stages.plan import StagePlan, VersionPlan
 from deepprofile.storage.filesystems import filesystem, join
 from deepprofile.storage.fingerprints import fingerprint
 from deepprofile.storage.objects import MissingPathError, exists, explained_errors, is_pattern, listing
-from deepprofile.storage.stores import Root, Template, part_name, read_region, write_shards
+from deepprofile.storage.roots import Root, part_name
+from deepprofile.storage.stores import Template, read_region, write_shards
 
 # The version of what turns a rival's files into daily means at sensors.
 ALGORITHM: Final = 1

@@ -15,7 +15,8 @@ from deepprofile.stages.plan import PlanError
 from deepprofile.storage.documents import FORMAT_KEY, DamagedDocumentError, Kinds, read_document, write_document
 from deepprofile.storage.filesystems import join
 from deepprofile.storage.fingerprints import fingerprint
-from deepprofile.storage.stores import Root, exists, parts_of, read_region
+from deepprofile.storage.roots import Root, parts_of
+from deepprofile.storage.stores import exists, read_region
 
 # Days that are to be done again although their granules are the same: by product, first and last day and a mark.
 REDONE: Final = "redone.json"

@@ -6,6 +6,7 @@ A test holds each of them against a file (tests/stages/schemas): a change of a s
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -19,7 +20,18 @@ from deepprofile.evaluation.metrics import COMPARED, METRICS
 from deepprofile.evaluation.representativeness import INTERVALS, LEVELS, Variances
 from deepprofile.grids.grids import Grid
 from deepprofile.sources.products import Layer, Product
-from deepprofile.stages.attributes import grid_attributes, space_time_coordinates
+from deepprofile.stages.attributes import (
+    BOUNDS_OF_COORDINATES,
+    GRID_MAPPING,
+    MOISTURE_NAME,
+    description,
+    geozarr_attributes,
+    grid_attributes,
+    layer_coordinates,
+    on_grid,
+    space_time_coordinates,
+    time_coordinates,
+)
 from deepprofile.stages.domain import Domain
 from deepprofile.storage.packing import Packing
 from deepprofile.storage.stores import Template, Variable
@@ -43,6 +55,12 @@ PROFILE_IN_TIME: Final[dict[str, tuple[str, ...]]] = {
     "flags": ("time", "y", "x"),
     "pattern": ("time", "y", "x"),
 }
+# What the coefficients mean.
+FORMULA: Final = (
+    "theta(z) = sum over k of coefficient k times P_k(2 z - 1), with the depth z from 0 to 1 m and Legendre polynomials P_k; "
+    "the mean between two depths is the integral of theta over them, divided by their distance"
+)
+_OF_MODEL: Final = {"coverage_content_type": "modelResult"}
 # Arrays along observation: type, fill, unit and what they are.
 ERROR_MODEL: Final[dict[str, tuple[str, float | int, str, str]]] = {
     "error_variance": ("float32", float("nan"), "m6 m-6", "random error variance"),
@@ -94,19 +112,37 @@ DIFFERENCES: Final = {
 }
 
 
+def placed(template: Template, grid: Grid) -> Template:
+    """The same with what CF and GeoZarr say of its arrays on a grid."""
+    attrs = {**geozarr_attributes(grid), **template.attrs}
+    # What xarray makes coordinates of by itself.
+    belonging = [name for name in (GRID_MAPPING, *BOUNDS_OF_COORDINATES) if name in template.variables]
+    attrs["coordinates"] = " ".join([str(attrs.get("coordinates", "lat lon")), *belonging])
+    return replace(template, variables=on_grid(template.variables), attrs=attrs)
+
+
+def public(
+    template: Template, domain: Domain, title: str, summary: str, products: Sequence[str], *, in_time: bool = False
+) -> Template:
+    """The same with the description of the data set: for stores that strangers read."""
+    said = description(
+        domain.dataset, domain.grid, domain.days if in_time else None, title=title, summary=summary, products=products
+    )
+    return replace(template, attrs={k: v for k, v in template.attrs.items() if k not in said}, description=said)
+
+
 def analysis_ready(domain: Domain, product: Product, settings: Ingest) -> Template:
     """Daily means of a product, on its own grid and layers."""
     grid, days = domain.grid, domain.days
     count = len(product.layers)
-    return Template(
-        sizes={"time": days.size, "layer": count, "y": grid.rows, "x": grid.columns},
+    made = Template(
+        sizes={"time": days.size, "bnds": 2, "layer": count, "y": grid.rows, "x": grid.columns},
         variables={
             **space_time_coordinates(grid, days),
-            "layer_top": Variable(
-                ("layer",), "float64", values=np.array([layer.top_m for layer in product.layers]), attrs={"units": "m"}
-            ),
-            "layer_bottom": Variable(
-                ("layer",), "float64", values=np.array([layer.bottom_m for layer in product.layers]), attrs={"units": "m"}
+            **layer_coordinates(
+                np.array([layer.top_m for layer in product.layers]),
+                np.array([layer.bottom_m for layer in product.layers]),
+                "layer",
             ),
             "steps": Variable(
                 ("time",),
@@ -134,7 +170,12 @@ def analysis_ready(domain: Domain, product: Product, settings: Ingest) -> Templa
                 shards=(settings.days, count, settings.cells, settings.cells),
                 chunks=(settings.days, count, settings.chunk_cells, settings.chunk_cells),
                 packing=MOISTURE,
-                attrs={"units": "m3 m-3", "long_name": "daily mean volumetric soil moisture", "cell_methods": "time: mean"},
+                attrs={
+                    "units": "m3 m-3",
+                    "standard_name": MOISTURE_NAME,
+                    "long_name": "daily mean volumetric soil moisture",
+                    "cell_methods": "time: mean",
+                },
             ),
         },
         attrs={
@@ -146,6 +187,7 @@ def analysis_ready(domain: Domain, product: Product, settings: Ingest) -> Templa
             "block_dims": ["time", "y", "x"],
         },
     )
+    return placed(made, grid)
 
 
 def _part(cells: int) -> tuple[int, int]:
@@ -157,7 +199,7 @@ def _part(cells: int) -> tuple[int, int]:
 def moments(domain: Domain, groups: int) -> Template:
     """The store of the moments."""
     grid, blocks = domain.grid, domain.blocks
-    return Template(
+    made = Template(
         sizes={"y": grid.rows, "x": grid.columns, "group": groups, "moment": MOMENTS},
         variables={
             **space_time_coordinates(grid, None),
@@ -172,6 +214,7 @@ def moments(domain: Domain, groups: int) -> Template:
         },
         attrs={**grid_attributes(grid), "title": "Moments of triple collocation", "block_dims": ["y", "x"]},
     )
+    return placed(made, grid)
 
 
 def weights(domain: Domain, layout: Layout, algorithms: Sequence[int], settings: Mapping[str, Any]) -> Template:
@@ -194,13 +237,12 @@ def weights(domain: Domain, layout: Layout, algorithms: Sequence[int], settings:
         )
         for name, (dtype, fill, unit, text) in ERROR_MODEL.items()
     }
-    return Template(
+    made = Template(
         sizes={OBSERVATION: n, "y": grid.rows, "x": grid.columns},
         variables={
             **space_time_coordinates(grid, None),
             **variables,
-            "layer_top": Variable((OBSERVATION,), "float64", values=layout.top, attrs={"units": "m"}),
-            "layer_bottom": Variable((OBSERVATION,), "float64", values=layout.bottom, attrs={"units": "m"}),
+            **layer_coordinates(layout.top, layout.bottom, OBSERVATION),
             "product_index": Variable(
                 (OBSERVATION,), "int8", values=layout.product_index.astype(np.int8), attrs={"products": list(layout.products)}
             ),
@@ -216,12 +258,19 @@ def weights(domain: Domain, layout: Layout, algorithms: Sequence[int], settings:
             **settings,
         },
     )
+    return public(
+        placed(made, grid),
+        domain,
+        "weights",
+        "Error model of each layer of each product in each cell: the variances by which observations are weighted.",
+        layout.products,
+    )
 
 
 def bounds(domain: Domain) -> Template:
     """The bounds of soil moisture in each cell."""
     grid, blocks = domain.grid, domain.blocks
-    return Template(
+    made = Template(
         sizes={"y": grid.rows, "x": grid.columns},
         variables={
             **space_time_coordinates(grid, None),
@@ -239,6 +288,7 @@ def bounds(domain: Domain) -> Template:
         },
         attrs={**grid_attributes(grid), "title": "Bounds of soil moisture", "block_dims": ["y", "x"]},
     )
+    return placed(made, grid)
 
 
 def smallest_unsigned(greatest: int) -> str:
@@ -251,7 +301,8 @@ def _coordinates(one: xr.Dataset, names: Sequence[str]) -> dict[str, Variable]:
     variables = {}
     for name in names:
         coordinate = one[name]
-        values = coordinate.values.astype(np.int64) if coordinate.dtype.kind == "i" else coordinate.values
+        # No wider than they have to be: in browsers 64 bits are a type of its own.
+        values = coordinate.values.astype(np.int32) if coordinate.dtype.kind == "i" else coordinate.values
         variables[name] = Variable(tuple(map(str, coordinate.dims)), values.dtype.name, values=values, attrs=coordinate.attrs)
     return variables
 
@@ -268,8 +319,9 @@ def profile(domain: Domain, one: xr.Dataset) -> Template:
         shards=(degrees, blocks.days, *cells),
         chunks=(degrees, blocks.days_in_chunk, *chunk),
         packing=COEFFICIENTS if degrees <= HIGH_ORDER else COEFFICIENTS_OF_HIGH_ORDER,
-        attrs=one["coefficients"].attrs,
+        attrs={**one["coefficients"].attrs, "comment": FORMULA, "ancillary_variables": "flags pattern", **_OF_MODEL},
     )
+    said = {"flags": {"standard_name": "status_flag"}, "pattern": {"comment": "place in the covariance store"}}
     greatest = {"flags": sum(one["flags"].attrs["flag_masks"]), "pattern": patterns - 1}
     for name, value in greatest.items():
         variables[name] = Variable(
@@ -278,12 +330,13 @@ def profile(domain: Domain, one: xr.Dataset) -> Template:
             shards=(blocks.days, *cells),
             chunks=(blocks.days_in_chunk, *chunk),
             fill=0,
-            attrs=one[name].attrs,
+            attrs={**one[name].attrs, **said[name]},
         )
     kept = ("degree", "observed", "observation_product", "layer_top", "layer_bottom")
-    return Template(
+    made = Template(
         sizes={
             "time": days.size,
+            "bnds": 2,
             "degree": degrees,
             "availability": patterns,
             "y": grid.rows,
@@ -298,6 +351,14 @@ def profile(domain: Domain, one: xr.Dataset) -> Template:
             "coordinates": "lat lon observed observation_product layer_top layer_bottom",
             "block_dims": ["time", "y", "x"],
         },
+    )
+    return public(
+        placed(made, grid),
+        domain,
+        "profiles",
+        "Coefficients of a polynomial in depth for each cell and day; the mean over a layer is that of the polynomial.",
+        one.attrs["products"],
+        in_time=True,
     )
 
 
@@ -331,7 +392,7 @@ def covariance(domain: Domain, one: xr.Dataset, prior_deviation: float) -> Templ
             shards=cells,
             chunks=chunk,
             packing=MOISTURE,
-            attrs={"units": "m3 m-3", **one["prior_mean"].attrs},
+            attrs={"units": "m3 m-3", "long_name": "mean that is expected before any data", **one["prior_mean"].attrs},
         ),
         "entry_row": Variable(("entry",), "uint8", values=rows.astype(np.uint8), attrs={"long_name": "degree of the row"}),
         "entry_column": Variable(
@@ -342,7 +403,7 @@ def covariance(domain: Domain, one: xr.Dataset, prior_deviation: float) -> Templ
         variables[name] = Variable(
             ("y", "x"), "float32", shards=cells, chunks=chunk, fill=float("nan"), attrs={"units": "m3 m-3", **one[name].attrs}
         )
-    return Template(
+    made = Template(
         sizes={
             "y": grid.rows,
             "x": grid.columns,
@@ -358,6 +419,13 @@ def covariance(domain: Domain, one: xr.Dataset, prior_deviation: float) -> Templ
             "coordinates": "lat lon observed observation_product layer_top layer_bottom entry_row entry_column",
             "block_dims": ["y", "x"],
         },
+    )
+    return public(
+        placed(made, grid),
+        domain,
+        "uncertainty",
+        "Covariances of the coefficients of profiles by the observations that were there, which do not depend on time.",
+        one.attrs["products"],
     )
 
 
@@ -381,9 +449,9 @@ def sensor_attributes(grid: Grid, stations: xr.Dataset) -> dict[str, Any]:
 def observations(domain: Domain, stations: xr.Dataset) -> Template:
     """Daily series of sensors, as measured."""
     days, blocks = domain.days, domain.blocks
-    times = {name: v for name, v in space_time_coordinates(domain.grid, days).items() if name == "time"}
+    times = time_coordinates(days)
     return Template(
-        sizes={"time": days.size, "sensor": stations.sizes["sensor"]},
+        sizes={"time": days.size, "bnds": 2, "sensor": stations.sizes["sensor"]},
         variables={
             **times,
             **sensor_coordinates(stations),
@@ -407,9 +475,9 @@ def observations(domain: Domain, stations: xr.Dataset) -> Template:
 def matchups(domain: Domain, names: Sequence[str], stations: xr.Dataset) -> Template:
     """What estimates of these names say at sensors, day by day."""
     count, days, blocks = stations.sizes["sensor"], domain.days, domain.blocks
-    times = {name: v for name, v in space_time_coordinates(domain.grid, days).items() if name == "time"}
+    times = time_coordinates(days)
     return Template(
-        sizes={"time": days.size, "estimate": len(names), "sensor": count},
+        sizes={"time": days.size, "bnds": 2, "estimate": len(names), "sensor": count},
         variables={
             **times,
             **sensor_coordinates(stations),
@@ -462,7 +530,7 @@ def differences(grid: Grid, stations: xr.Dataset) -> Template:
     )
 
 
-def validation(grid: Grid, names: Sequence[str], stations: xr.Dataset, variances: Variances | None = None) -> Template:
+def validation(domain: Domain, names: Sequence[str], stations: xr.Dataset, variances: Variances | None = None) -> Template:
     """The store before anything is computed.
 
     ``names``: of the estimates; ``variances``: of representativeness, of each sensor.
@@ -485,7 +553,7 @@ def validation(grid: Grid, names: Sequence[str], stations: xr.Dataset, variances
         "representativeness_constant": (constant, "variance of what stays the same between the sensor and its cell"),
         "representativeness_varying": (varying, "variance of what changes from day to day between the sensor and its cell"),
     }
-    return Template(
+    made = Template(
         sizes={"estimate": len(names), "sensor": count, "bound": 3, "interval": len(INTERVALS), "level": len(LEVELS)},
         variables={
             **metrics,
@@ -504,28 +572,26 @@ def validation(grid: Grid, names: Sequence[str], stations: xr.Dataset, variances
             },
         },
         attrs={
-            **sensor_attributes(grid, stations),
+            **sensor_attributes(domain.grid, stations),
             "title": "Scores at stations",
             "estimates": list(names),
             "intervals": list(INTERVALS),
             "block_dims": ["sensor"],
         },
     )
+    return public(made, domain, "scores at stations", "How well profiles and products agree with sensors in the soil.", names)
 
 
 def rival(domain: Domain, name: str, layers: Sequence[Layer], stations: xr.Dataset) -> Template:
     """Daily means of a rival in the cells that sensors lie in."""
     days, blocks, count = domain.days, domain.blocks, stations.sizes["sensor"]
-    times = {key: v for key, v in space_time_coordinates(domain.grid, days).items() if key == "time"}
+    times = time_coordinates(days)
     return Template(
-        sizes={"time": days.size, "layer": len(layers), "sensor": count},
+        sizes={"time": days.size, "bnds": 2, "layer": len(layers), "sensor": count},
         variables={
             **times,
             **sensor_coordinates(stations),
-            "layer_top": Variable(("layer",), "float64", values=np.array([a.top_m for a in layers]), attrs={"units": "m"}),
-            "layer_bottom": Variable(
-                ("layer",), "float64", values=np.array([a.bottom_m for a in layers]), attrs={"units": "m"}
-            ),
+            **layer_coordinates(np.array([a.top_m for a in layers]), np.array([a.bottom_m for a in layers]), "layer"),
             "soil_moisture": Variable(
                 ("time", "layer", "sensor"),
                 "float32",
@@ -556,7 +622,7 @@ def rival(domain: Domain, name: str, layers: Sequence[Layer], stations: xr.Datas
     )
 
 
-def comparison(grid: Grid, names: Sequence[str], stations: xr.Dataset) -> Template:
+def comparison(domain: Domain, names: Sequence[str], stations: xr.Dataset) -> Template:
     """The store of the paired differences from rivals of these names before anything is computed."""
     count = stations.sizes["sensor"]
 
@@ -582,13 +648,14 @@ def comparison(grid: Grid, names: Sequence[str], stations: xr.Dataset) -> Templa
                 3,
             ),
         }
-    return Template(
+    made = Template(
         sizes={"rival": len(names), "sensor": count, "bound": 3},
         variables=variables | sensor_coordinates(stations),
         attrs={
-            **sensor_attributes(grid, stations),
+            **sensor_attributes(domain.grid, stations),
             "title": "Scores of rivals beside the fused estimate, on identical days",
             "rivals": list(names),
             "block_dims": ["sensor"],
         },
     )
+    return public(made, domain, "comparison", "Other gridded products beside the profiles, at the same sensors.", names)

@@ -41,7 +41,8 @@ from deepprofile.stages.schemas import (
     SENSORS_PER_STRETCH,
 )
 from deepprofile.storage.fingerprints import fingerprint
-from deepprofile.storage.stores import Root, part_name, read_region, write_shards
+from deepprofile.storage.roots import Root, part_name
+from deepprofile.storage.stores import read_region, write_shards
 
 # The versions of what turns matchups into moments of differences, and into scores.
 DIFFERENCES_ALGORITHM: Final = 1
@@ -158,7 +159,7 @@ def plan(domain: Domain, estimates: Estimates, root: Root, versions: Mapping[str
     moments = Differences(*(read_region(url, name, (slice(None),)) for name in Differences._fields))
     band, names = bands(stations.depth_top.values, stations.depth_bottom.values), station_names(stations)
     variances = crosswise(moments, band, names)
-    made = schemas.validation(domain.grid, estimates.names, stations, variances)
+    made = schemas.validation(domain, estimates.names, stations, variances)
     version = fingerprint("validate", ALGORITHM, dict(made.attrs), made.shard_shape("n"), inputs)
 
     def mark(block: Block) -> str:

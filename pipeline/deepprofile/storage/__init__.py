@@ -7,7 +7,8 @@ from deepprofile.storage.filesystems import filesystem, join, zarr_store
 from deepprofile.storage.lease import Lease
 from deepprofile.storage.objects import MissingPathError
 from deepprofile.storage.retries import StorageUnavailableError, retry_budget
-from deepprofile.storage.stores import Root, StoreError, Template, Variable, read_region, write_shards
+from deepprofile.storage.roots import Root
+from deepprofile.storage.stores import StoreError, Template, Variable, read_region, write_shards
 
 __all__ = [
     "Lease",

@@ -93,20 +93,29 @@ class ShardedArray:
         index = np.full((prod(self.grid), 2), NOT_THERE, "<u8")
         parts, at = [], 0
         everything = tuple((0, n) for n in values.shape)
-        for position, of_chunk, of_values in _chunk_places(self.chunks, self.grid, everything):
+        for position, _, of_values in _chunk_places(self.chunks, self.grid, everything):
             chunk = self._stored(values[of_values])
             if self._is_empty(chunk):
                 continue
-            if chunk.shape != self.chunks:
-                whole = np.full(self.chunks, self.fill, self.dtype)
-                whole[of_chunk] = chunk
-                chunk = whole
-            encoded = blosc.compress(chunk, COMPRESSOR, LEVEL, blosc.BITSHUFFLE, BLOCK)
+            encoded = self._compressed(chunk)
             index[position] = at, len(encoded)
             parts.append(encoded)
             at += len(encoded)
         closing = index.tobytes()
         return b"".join([*parts, closing, google_crc32c.value(closing).to_bytes(_CHECKSUM, "little")])
+
+    def encode_chunk(self, values: NDArray[Any]) -> bytes:
+        """The chunk of these values, for an array whose chunks are objects of their own; see ``encode``."""
+        return self._compressed(self._stored(values))
+
+    def _compressed(self, chunk: NDArray[Any]) -> bytes:
+        """A chunk, or what of it lies within the array."""
+        if chunk.shape != self.chunks:
+            whole = np.full(self.chunks, self.fill, self.dtype)
+            whole[tuple(map(slice, chunk.shape))] = chunk
+            chunk = whole
+        encoded: bytes = blosc.compress(chunk, COMPRESSOR, LEVEL, blosc.BITSHUFFLE, BLOCK)
+        return encoded
 
     def _stored(self, values: NDArray[Any]) -> NDArray[Any]:
         """Values as they are stored, contiguous."""

@@ -1,24 +1,11 @@
-"""Zarr stores in versions: templates, whole-shard writes, and the pointer to what readers see.
-
-Knows nothing of soil moisture. A root is any URL. A store below it that runs along time is a folder of calendar years, each of
-which has versions; any other store has versions itself. One pointer says which versions are current, of all of them together:
-
-    <root>/<store>/<year>/<version>.zarr
-    <root>/<store>/<version>.zarr
-    <root>/current.json     {"format": 2, "holder": {...}, "stores": {"<store>": {"<year>": "<version>", ...},
-                                                                      "<store>": "<version>", ...}}
-
-Here and elsewhere a year of a store has a name, ``<store>/<year>``, and versions are a mapping from such names.
-"""
+"""Zarr stores: templates, whole-shard writes, and reads that decode in one pass. Knows nothing of soil moisture."""
 
 from __future__ import annotations
 
 import os
-import re
 import threading
-import uuid
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
@@ -31,20 +18,16 @@ import zarr
 from numpy.typing import NDArray
 from zarr.errors import ContainsArrayError, ContainsGroupError
 
-from deepprofile.storage.documents import FORMAT_KEY, DamagedDocumentError, read_document
-from deepprofile.storage.filesystems import filesystem, is_local, join, local_path, zarr_store
-from deepprofile.storage.lease import DURATION_SECONDS, GUARDED_FORMAT, Lease
+from deepprofile.storage.filesystems import is_local, join, local_path, zarr_store
 from deepprofile.storage.objects import at_the_same_time, read_bytes, read_range, write_bytes
 from deepprofile.storage.objects import exists as object_exists
 from deepprofile.storage.packing import Packing, PackingError
 from deepprofile.storage.shards import NOT_THERE, DamagedShardError, Region, ShardedArray, codec
 
-POINTER: Final = "current.json"
-# Where the pointer has the versions.
-STORES: Final = "stores"
 # How arrays are laid out and packed, as an attribute of every store. 1, which was never written down: float32, rounded; 2:
-# packed, with the whole record in one store; 3: by calendar year.
-LAYOUT: Final = 3
+# packed, with the whole record in one store; 3: by calendar year; 4: what strangers read below ``public``, with what CF-1.11
+# and ACDD-1.3 ask for.
+LAYOUT: Final = 4
 LAYOUT_ATTRIBUTE: Final = "store_layout"
 # A shard is read whole where a region needs more of its chunks than this share; else its index and the chunks.
 _WHOLE: Final = 0.25
@@ -66,7 +49,8 @@ class Variable:
     """An array of a template.
 
     ``dtype``: of the values as they are read. ``shards`` and ``chunks`` are sizes along ``dims``; a coordinate has neither and
-    is written by the driver. ``packing``: the integers by which real numbers are stored, with their own fill.
+    is written by the driver; without shards each chunk is an object. ``packing``: the integers by which real numbers are
+    stored, with their own fill.
     """
 
     dims: tuple[str, ...]
@@ -77,6 +61,11 @@ class Variable:
     packing: Packing | None = None
     attrs: Mapping[str, Any] = field(default_factory=dict)
     values: NDArray[Any] | None = None
+
+    @property
+    def objects(self) -> tuple[int, ...] | None:
+        """Sizes of what is written as one object; None for a coordinate."""
+        return self.shards or self.chunks
 
     @property
     def stored_dtype(self) -> str:
@@ -96,15 +85,23 @@ class Variable:
 
 @dataclass(frozen=True)
 class Template:
-    """A store before anything is computed: sizes of the dimensions, arrays, attributes."""
+    """A store before anything is computed: sizes of the dimensions, arrays, attributes.
+
+    ``description``: attributes for people and catalogues, on which nothing that is computed depends. ``groups``: attributes of
+    the groups in the store; their arrays are named ``group/array``, and where a dimension has a size of its own in a group,
+    ``sizes`` names that ``group/dimension``.
+    """
 
     sizes: Mapping[str, int]
     variables: Mapping[str, Variable]
     attrs: Mapping[str, Any]
+    description: Mapping[str, Any] = field(default_factory=dict)
+    groups: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of an array."""
-        return tuple(self.sizes[dim] for dim in self.variables[name].dims)
+        group = name.rpartition("/")[0]
+        return tuple(self.sizes.get(f"{group}/{dim}", self.sizes.get(dim, 0)) for dim in self.variables[name].dims)
 
     def shard_shape(self, name: str) -> tuple[int, ...]:
         """Shape of the array's shards, those at the end included: a shard may be larger than what is left of the array."""
@@ -120,7 +117,7 @@ class Template:
 
 def create(url: str, template: Template) -> None:
     """Write metadata and coordinates of a store; what is there already with the same metadata stays."""
-    store, attributes = zarr_store(url), {**template.attrs, LAYOUT_ATTRIBUTE: LAYOUT}
+    store, attributes = zarr_store(url), {**template.description, **template.attrs, LAYOUT_ATTRIBUTE: LAYOUT}
     # Another driver, that believes the run to be its own, may make the same store at the same time, with the same content.
     with suppress(ContainsGroupError):
         if not exists(url):
@@ -128,6 +125,10 @@ def create(url: str, template: Template) -> None:
     group = zarr.open_group(store, mode="r+")
     if group.attrs.asdict() != attributes:
         group.attrs.put(attributes)
+    for name, said in template.groups.items():
+        with suppress(ContainsGroupError):
+            if name not in group:
+                group.create_group(name, attributes=dict(said))
     for name in sorted(template.variables):
         variable = template.variables[name]
         shape = template.shape(name)
@@ -230,7 +231,7 @@ def write_shards(url: str, name: str, start: Sequence[int], values: NDArray[Any]
     """
     array = _described(url, name)
     if array is None:
-        raise StoreError(f"{name} is a coordinate: it has no shards")
+        raise StoreError(f"{name} has no shards")
     stop = [a + n for a, n in zip(start, values.shape, strict=True)]
     for a, b, size, shard in zip(start, stop, array.shape, array.shards, strict=True):
         if a % shard or b > size or (b % shard and b != size):
@@ -243,6 +244,23 @@ def write_shards(url: str, name: str, start: Sequence[int], values: NDArray[Any]
             raise StoreError(f"{join(url, name)}: {error}") from error
         write_bytes(_object(url, name, index), content, durable=False)
     return values.size * np.dtype(array.dtype).itemsize
+
+
+def write_chunks(url: str, name: str, start: Sequence[int], values: NDArray[Any]) -> int:
+    """As ``write_shards``, of an array whose chunks are objects of their own: a region of whole chunks."""
+    found = _opened(url, name)
+    dtype = np.dtype(found.dtype).name
+    packing = Packing.of(dtype, found.attrs.asdict())
+    array = ShardedArray(found.shape, found.chunks, found.chunks, dtype, found.fill_value, packing)
+    spans = [range(a // c, ceil((a + n) / c)) for a, n, c in zip(start, values.shape, array.chunks, strict=True)]
+    for index in combinations(*spans):
+        part = tuple(slice(i * c - a, (i + 1) * c - a) for i, c, a in zip(index, array.chunks, start, strict=True))
+        try:
+            content = array.encode_chunk(values[part])
+        except PackingError as error:
+            raise StoreError(f"{join(url, name)}: {error}") from error
+        write_bytes(_object(url, name, index), content, durable=False)
+    return int(values.size * np.dtype(dtype).itemsize)
 
 
 def _object(url: str, name: str, index: Sequence[int]) -> str:
@@ -366,198 +384,3 @@ def sweep(url: str) -> None:
             if name.endswith((".partial", ".part")):
                 with suppress(FileNotFoundError):
                     os.remove(os.path.join(folder, name))
-
-
-@dataclass(frozen=True)
-class Root:
-    """Where all stores of one data set live."""
-
-    url: str
-
-    def version(self, store: str, version: str) -> str:
-        """URL of a version of a store, or of a year of one."""
-        return join(self.url, store, f"{version}.zarr")
-
-    def current(self) -> dict[str, str]:
-        """The current version of each store, and of each year of those that have years.
-
-        Raises
-        ------
-        deepprofile.storage.documents.DocumentError
-            Where the pointer is damaged, or of a newer format.
-        OldLayoutError
-            Where it is of an earlier one.
-        """
-        url = join(self.url, POINTER)
-        try:
-            found = read_document(url, newest=GUARDED_FORMAT) or {}
-            if found.get(FORMAT_KEY, 0) < GUARDED_FORMAT:
-                if any(not name.startswith("@") for name in found):
-                    raise OldLayoutError(
-                        f"{self.url} was written by an earlier version of this software, which did not divide stores by "
-                        "year: run the pipeline into another root, and let readers use the present one until that is complete"
-                    )
-                found = {}
-            versions = by_name(found.get(STORES, {}), url)
-        except DamagedDocumentError as error:
-            raise DamagedDocumentError(
-                f"{error}; what was published last is said under 'stores' in the newest file below "
-                f"{join(self.url, 'publications')}: write that into the pointer"
-            ) from error
-        return versions
-
-    def open(self, store: str) -> str:
-        """URL of the current version of a store, or of a year of one, such as ``profile/2024``.
-
-        Raises
-        ------
-        StoreError
-            Where it has not been published.
-        """
-        version = self.current().get(store)
-        if version is None:
-            raise StoreError(f"{self.url} has no published store {store!r}: run the stage that makes it first")
-        return self.version(store, version)
-
-    def parts(self, store: str) -> dict[str, str]:
-        """URLs of the current versions of a store by year, in their order; under ``""`` where it has no years.
-
-        Raises
-        ------
-        StoreError
-            Where it has not been published.
-        """
-        versions = self.current()
-        found = {part: self.version(name, versions[name]) for part, name in parts_of(store, versions).items()}
-        return found or {"": self.open(store)}
-
-    def lease(self, on_wait: Callable[[str], None] | None = None, duration: float = DURATION_SECONDS) -> Lease:
-        """The lease that a run takes before it publishes; a context manager.
-
-        Raises
-        ------
-        StoreError
-            Where nothing can be written to the root, or its stores are of an earlier layout.
-        deepprofile.storage.documents.DocumentError
-            Where the pointer cannot be read.
-        """
-        self.current()
-        check_writable(self.url)
-        return Lease(self.url, POINTER, duration=duration, on_wait=on_wait)
-
-    def publish(self, versions: Mapping[str, str], lease: Lease) -> None:
-        """Move the pointer: from now on readers see these versions. Of a store with years, all years are given.
-
-        Raises
-        ------
-        StoreError
-            Where a store has fewer days than the one that readers see now.
-        LeaseLostError
-            Where another run has taken the root over.
-        """
-        lease.check()
-        before = self.current()
-        self.check_not_shorter(versions, before)
-        after = before | dict(versions)
-        if after != before:
-            lease.replace_guarded({STORES: by_store(after)})
-
-    def check_not_shorter(self, versions: Mapping[str, str], before: Mapping[str, str]) -> None:
-        """Raise a StoreError where stores in these versions lack days of those before."""
-        for store in sorted({store_of(name) for name in versions}):
-            old, new = parts_of(store, before), parts_of(store, versions)
-            lost = []
-            for part, name in old.items():
-                if part in new and versions[name] == before[name]:
-                    continue
-                had = _days(self.version(name, before[name]))
-                has = _days(self.version(name, versions[name])) if part in new else np.empty(0, np.int64)
-                if had is not None and has is not None:
-                    lost.append(np.setdiff1d(had, has))
-            days = np.concatenate(lost) if lost else np.empty(0)
-            if days.size:
-                raise StoreError(
-                    f"{store}: the new version lacks {days.size} days that readers have now ({_day(days[0])} to "
-                    f"{_day(days[-1])}); widen 'period' in the configuration, or publish to another root"
-                )
-
-
-_YEAR: Final = re.compile(r"(?P<store>.+)/(?P<year>\d{4})")
-
-
-def part_name(store: str, part: str) -> str:
-    """The name of a year of a store; of the store itself where ``part`` is empty."""
-    return f"{store}/{part}" if part else store
-
-
-def store_of(name: str) -> str:
-    """The store that a name means, or a year of it."""
-    found = _YEAR.fullmatch(name)
-    return found["store"] if found else name
-
-
-def parts_of(store: str, names: Iterable[str]) -> dict[str, str]:
-    """Which of some names are years of a store: the names by year, in their order."""
-    matches = (_YEAR.fullmatch(name) for name in names)
-    return {found["year"]: found[0] for found in sorted(filter(None, matches), key=lambda f: f[0]) if found["store"] == store}
-
-
-def by_store(versions: Mapping[str, str]) -> dict[str, Any]:
-    """Versions as the pointer has them: of each store its version, or those of its years."""
-    found: dict[str, Any] = {}
-    for name, version in sorted(versions.items()):
-        match = _YEAR.fullmatch(name)
-        if match:
-            found.setdefault(match["store"], {})[match["year"]] = version
-        else:
-            found[name] = version
-    return found
-
-
-def by_name(stores: Any, url: str) -> dict[str, str]:
-    """The versions that ``by_store`` is made of; ``url``: of the document that they stand in, for a message.
-
-    Raises
-    ------
-    deepprofile.storage.documents.DamagedDocumentError
-        Where they are something else.
-    """
-    if not isinstance(stores, dict):
-        raise DamagedDocumentError(f"{url} is damaged: its {STORES!r} is {str(stores)[:60]!r}")
-    found: dict[str, Any] = {}
-    for store, versions in stores.items():
-        if isinstance(versions, dict):
-            found |= {part_name(store, year): version for year, version in versions.items()}
-        else:
-            found[store] = versions
-    for name, version in found.items():
-        if not isinstance(version, str) or not version:
-            raise DamagedDocumentError(f"{url} is damaged: the version of {name} is {version!r}")
-    return found
-
-
-def _days(url: str) -> NDArray[Any] | None:
-    if not exists(url):
-        return None
-    if "time" not in zarr.open_group(zarr_store(url), mode="r"):
-        return None
-    return np.asarray(zarr.open_array(zarr_store(join(url, "time")), mode="r")[...])
-
-
-def _day(days: Any) -> str:
-    return str(np.datetime64(int(days), "D"))
-
-
-def check_writable(url: str) -> None:
-    """Raise a StoreError where nothing can be written below a URL."""
-    probe = join(url, f".probe-{uuid.uuid4().hex}")
-    fs, path = filesystem(probe)
-    try:
-        if is_local(url):
-            fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
-        fs.pipe_file(path, b"probe")
-        # A removal whose answer was lost is asked again, and finds nothing.
-        with suppress(FileNotFoundError):
-            fs.rm_file(path)
-    except OSError as error:
-        raise StoreError(f"nothing can be written to {url} ({error.strerror or error}): choose another root") from error

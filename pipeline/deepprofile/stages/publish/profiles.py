@@ -1,0 +1,84 @@
+"""The profiles of a year, as what is derived from them day by day begins."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepprofile.execution.blocks import Block
+from deepprofile.execution.ledger import Ledger
+from deepprofile.stages import ingest, invert
+from deepprofile.stages.domain import Domain
+from deepprofile.stages.increments import DayFingerprints, day_fingerprints_of
+from deepprofile.stages.manifest import days_document, ledger_url
+from deepprofile.storage.fingerprints import extended
+from deepprofile.storage.roots import Root, part_name
+
+# Days in a shard of what is read by the month as well as by the cell.
+STRETCH_DAYS = 32
+
+
+def stretch_days(year: Domain) -> int:
+    """Days in a shard of what is derived from profiles: they divide a block of profiles, unless that is a whole year."""
+    days = year.blocks.days
+    if days >= STRETCH_DAYS and (days % STRETCH_DAYS == 0 or days >= year.length):
+        return STRETCH_DAYS
+    return max(count for count in range(1, min(STRETCH_DAYS, days) + 1) if days % count == 0)
+
+
+@dataclass(frozen=True)
+class ProfileYear:
+    """The profiles of a calendar year.
+
+    Attributes
+    ----------
+    domain
+        The year.
+    version, url
+        Of the store.
+    marks
+        Of each day; where they are not known, the version stands for them.
+    blocks
+        Of each block by name, what its values depend on besides the days.
+    provisional
+        Whether the provider of any product will replace its values, of each day.
+    """
+
+    domain: Domain
+    version: str
+    url: str
+    marks: tuple[str, ...]
+    blocks: Mapping[str, str]
+    provisional: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, year: Domain, products: tuple[str, ...], root: Root, versions: Mapping[str, str]) -> ProfileYear:
+        """As the versions say; ``products``: their names."""
+        name = part_name(invert.STORE, year.year)
+        version = versions[name]
+        marks = day_fingerprints_of(root, "invert", version)
+        records = Ledger(ledger_url(root, "invert", version)).read()
+        provisional = np.zeros(year.length, bool)
+        for product in products:
+            of_product = versions.get(part_name(ingest.store_name(product), year.year))
+            found = days_document(root, ingest.stage_name(product), of_product) if of_product is not None else None
+            provisional[[day for day in (found or {}).get("provisional", ()) if day < year.length]] = True
+        return cls(
+            year,
+            version,
+            root.version(name, version),
+            marks if len(marks) == year.length else (version,) * year.length,
+            {key: record.static_fingerprint or record.fingerprint for key, record in records.items()},
+            provisional,
+        )
+
+    def day_fingerprints(self, settled: str) -> DayFingerprints:
+        """What a store depends on that is derived from these profiles block by block; ``settled``: what else it depends on."""
+
+        def static_fingerprint(block: Block) -> str:
+            return extended(settled, self.blocks.get(block.name, self.version))
+
+        return DayFingerprints(self.marks, static_fingerprint)
