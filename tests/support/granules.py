@@ -99,7 +99,9 @@ def current_versions(root: Any) -> dict[str, str]:
 
 
 def tree(root: str | Path) -> dict[str, bytes]:
-    """Every object of the published stores of a root, by store and name."""
+    """Every object of the published stores of a root, by store and name, and every file."""
+    from deepprofile.stages.publish.files import index
+    from deepprofile.storage.filesystems import join
     from deepprofile.storage.objects import listing, read_bytes
     from deepprofile.storage.roots import Root
 
@@ -110,4 +112,8 @@ def tree(root: str | Path) -> dict[str, bytes]:
             content = read_bytes(entry["url"])
             assert content is not None
             found[f"{store}/{entry['url'].split(base.split('://')[-1] + '/', 1)[1]}"] = content
+    for month, file in index(Root(str(root))).items():
+        content = read_bytes(join(Root(str(root)).public_url, file["path"]))
+        assert content is not None
+        found[f"files/{month}/{file['path']}"] = content
     return found

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from xarray.backends import BackendArray
 from xarray.core import indexing
 
-from deepprofile.storage.filesystems import is_local, zarr_store
+from deepprofile.storage.filesystems import is_local, join, zarr_store
 from deepprofile.storage.objects import at_the_same_time
-from deepprofile.storage.roots import Root
-from deepprofile.storage.stores import StoreError, check_layout_attribute
+from deepprofile.storage.roots import Root, store_of
+from deepprofile.storage.stores import StoreError, check_layout_attribute, exists
 
 # Of a chunk of dask, at most: a year of coefficients on a shard of cells. Dask passes one selection on to the store: where days
 # are selected first and cells afterwards, all cells of the chunks of these days are read.
@@ -24,6 +24,8 @@ LATEST: Final = "latest"
 # The profiles, and what of them does not depend on time.
 PROFILE: Final = "profile"
 COVARIANCE: Final = "covariance"
+# Maps of these, at several levels of detail.
+MAP: Final = "map"
 
 
 def open_store(root: str, store: str = "profile", version: str = LATEST) -> xr.Dataset:
@@ -60,11 +62,15 @@ def read_store(root: Root, store: str, chunks: Literal["auto"] | None, known: Co
 
     ``known``: names of variables that need not be opened.
     """
-    url, *others = root.parts(store).values()
-    first = _opened(url, known)
+    name, level = _level_of(store)
+    url, *others = root.parts(name).values()
+    first = _opened(url, known, level)
+    levels = first.attrs.get("levels")
+    if levels:
+        raise StoreError(f"{store} has levels of detail: open one of them, such as '{name}/{levels[0]}' ({', '.join(levels)})")
     # What on a grid does not run along time all years have in common.
     still = [str(name) for name, variable in first.variables.items() if "time" not in variable.dims and "y" in first.dims]
-    calls = [partial(_opened, other, [*known, *still]) for other in others]
+    calls = [partial(_opened, other, [*known, *still], level) for other in others]
     years = [first, *at_the_same_time(calls, local=is_local(root.url))]
     dataset = _joined(store, [_decoded(year) for year in years])
     if chunks is not None:
@@ -76,11 +82,21 @@ def read_store(root: Root, store: str, chunks: Literal["auto"] | None, known: Co
     return dataset
 
 
-def _opened(url: str, known: Collection[str]) -> xr.Dataset:
+def _level_of(store: str) -> tuple[str, str | None]:
+    """The name of a store, and the level of detail that is asked for, such as ``map`` and ``9km``."""
+    name, _, level = store.rpartition("/")
+    if store_of(name or store) == MAP and name and not level.isdigit():
+        return name, level
+    return store, None
+
+
+def _opened(url: str, known: Collection[str], level: str | None = None) -> xr.Dataset:
     """A version of a store as it is stored, without the variables that are known: one read where metadata are consolidated."""
+    if level is not None and not exists(join(url, level)):
+        raise StoreError(f"{url} has no level {level!r}")
     try:
         stored: xr.Dataset = xr.open_zarr(
-            zarr_store(url), chunks=None, decode_cf=False, zarr_format=3, drop_variables=list(known)
+            zarr_store(url), group=level, chunks=None, decode_cf=False, zarr_format=3, drop_variables=list(known)
         )
     except FileNotFoundError as error:
         raise StoreError(f"{url} is no store: it has been removed, or was never made") from error

@@ -16,7 +16,16 @@ from typing import Any
 import fsspec
 from fsspec.core import url_to_fs
 
-from deepprofile.storage.filesystems import CONNECT_SECONDS, READ_SECONDS, SEPARATOR, anonymous, is_gcs, is_local, local_path
+from deepprofile.storage.filesystems import (
+    CONNECT_SECONDS,
+    NO_CACHE,
+    READ_SECONDS,
+    SEPARATOR,
+    anonymous,
+    is_gcs,
+    is_local,
+    local_path,
+)
 from deepprofile.storage.objects import read_bytes, write_bytes
 from deepprofile.storage.retries import retry_sync
 
@@ -204,6 +213,7 @@ class _Gcs:
 
         def attempt() -> VersionedObject:
             blob = self._blob(url)
+            blob.cache_control = NO_CACHE
             blob.upload_from_string(
                 content,
                 content_type="application/json",

@@ -17,6 +17,7 @@ CONNECT_SECONDS: Final = 10.0
 # Between two pieces of an answer, not for the whole of it.
 READ_SECONDS: Final = 60.0
 CREDENTIALS: Final = "DEEPPROFILE_STORAGE_CREDENTIALS"
+NO_CACHE: Final = "no-cache"
 # The project that pays where a bucket's readers do.
 REQUESTER_PAYS: Final = "DEEPPROFILE_REQUESTER_PAYS"
 
@@ -48,6 +49,20 @@ def anonymous() -> bool:
     return os.environ.get(CREDENTIALS, "default") == "anonymous" or bool(os.environ.get("STORAGE_EMULATOR_HOST"))
 
 
+def cache_control(path: str) -> str:
+    """How long browsers and caches may keep an object, as storage tells them (RFC 9111).
+
+    For ever: what lies in a version of a store, and files, whose names say what they were made from. Metadata of a store may
+    get another description. Pointers and documents are asked for each time: else a public bucket lets caches keep them for an
+    hour.
+    """
+    if path.endswith("/zarr.json"):
+        return "public, max-age=3600"
+    if ".zarr/" in path or path.endswith(".nc"):
+        return "public, max-age=31536000, immutable"
+    return NO_CACHE
+
+
 @cache
 def _retrying_gcs() -> type[Any]:
     from gcsfs.core import GCSFileSystem
@@ -60,6 +75,14 @@ def _retrying_gcs() -> type[Any]:
 
         async def _get_file_request(self, *args: Any, **kwargs: Any) -> Any:
             return await retry_async(lambda: GCSFileSystem._get_file_request.__wrapped__(self, *args, **kwargs))
+
+        async def _pipe_file(self, path: str, data: Any, **options: Any) -> Any:
+            options.setdefault("fixed_key_metadata", {"cache_control": cache_control(path)})
+            return await GCSFileSystem._pipe_file(self, path, data, **options)
+
+        async def _put_file(self, lpath: str, rpath: str, **options: Any) -> Any:
+            options.setdefault("fixed_key_metadata", {"cache_control": cache_control(rpath)})
+            return await GCSFileSystem._put_file(self, lpath, rpath, **options)
 
         @staticmethod
         def close_session(loop: Any, session: Any, asynchronous: bool = False) -> None:

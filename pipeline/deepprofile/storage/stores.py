@@ -128,7 +128,7 @@ def create(url: str, template: Template) -> None:
     for name, said in template.groups.items():
         with suppress(ContainsGroupError):
             if name not in group:
-                group.create_group(name, attributes=dict(said))
+                group.create_group(name, attributes={**said, LAYOUT_ATTRIBUTE: LAYOUT})
     for name in sorted(template.variables):
         variable = template.variables[name]
         shape = template.shape(name)

@@ -317,9 +317,10 @@ def _workload_of_year(profiles: Profiles, year: Domain) -> Workload:
     )
 
 
-def plan(profiles: Profiles, root: Root, versions: Mapping[str, str]) -> StagePlan:
-    """Plan the maps of every year."""
-    return StagePlan(STAGE, STORE, tuple(_plan_year(profiles, year, root, versions) for year in profiles.domain.years))
+def plan(profiles: Profiles, root: Root, versions: Mapping[str, str], remark: str | None = None) -> StagePlan:
+    """Plan the maps of every year; ``remark``: what a user should know of them."""
+    years = tuple(_plan_year(profiles, year, root, versions) for year in profiles.domain.years)
+    return StagePlan(STAGE, STORE, years, lambda _: [remark] if remark is not None else [])
 
 
 def _plan_year(profiles: Profiles, year: Domain, root: Root, versions: Mapping[str, str]) -> VersionPlan:
@@ -363,6 +364,7 @@ def steps(config: Config) -> list[Step]:
     """The maps."""
     profiles = Profiles.of(config)
     expected = Expected(profiles.domain.grid, days=profiles.domain.days)
-    usual = (climatology.STORE,) if climatology.lacking(config) is None else ()
-    reads = (invert.STORE, layers.STORE, *usual)
-    return [Step("publish", STORE, reads, partial(workload, profiles), partial(plan, profiles), expected)]
+    lacking = climatology.lacking(config)
+    reads = (invert.STORE, layers.STORE, *((climatology.STORE,) if lacking is None else ()))
+    planned = partial(plan, profiles, remark=f"maps are without percentiles: {lacking}" if lacking else None)
+    return [Step("publish", STORE, reads, partial(workload, profiles), planned, expected)]
