@@ -50,6 +50,13 @@ def test_codes_do_not_depend_on_strides():
     np.testing.assert_array_equal(out, SIGNED.round_trip(turned))
 
 
+def test_more_dimensions_are_translated_part_after_part():
+    given = values(-1.0, 1.0, (2, 3, 4, 3, 2, 2))
+    codes = SIGNED.encode(given)
+    np.testing.assert_array_equal(codes.reshape(-1), SIGNED.encode(given.reshape(-1)))
+    np.testing.assert_array_equal(SIGNED.round_trip(given).reshape(-1), SIGNED.round_trip(given.reshape(-1)))
+
+
 def packed(packing):
     return Template(
         sizes={"time": 6, "x": 5},

@@ -9,7 +9,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-# Arrays have at most so many dimensions; those with fewer get axes of length one in front.
+# Of what is translated at a time: arrays with fewer dimensions get axes of length one in front, those with more go part after
+# part.
 _AXES: Final = 4
 
 
@@ -75,6 +76,10 @@ class Packing:
             For a value that does not fit.
         """
         codes = np.empty(values.shape, self.dtype) if out is None else out
+        if values.ndim > _AXES:
+            for part, of_part in zip(values, codes, strict=True):
+                self.encode(part, of_part)
+            return codes
         low, high = self.codes
         if _encode(_with_axes(values), self.scale, self.offset, (low, high, self.fill), _with_axes(codes)):
             raise self._refuse(values)
@@ -82,6 +87,10 @@ class Packing:
 
     def decode(self, codes: NDArray[Any], out: NDArray[np.float32]) -> None:
         """Values of an array of codes, put into ``out``; both may have any strides."""
+        if codes.ndim > _AXES:
+            for part, of_part in zip(codes, out, strict=True):
+                self.decode(part, of_part)
+            return
         _decode(_with_axes(codes), np.float32(self.scale), np.float32(self.offset), self.fill, _with_axes(out))
 
     def round_trip(self, values: NDArray[Any]) -> NDArray[np.float32]:

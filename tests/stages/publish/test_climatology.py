@@ -31,8 +31,8 @@ def test_places_in_a_year_leave_out_the_leap_day():
 def expected_quantiles(series, days):
     """By pandas and numpy, pentad by pentad: the 31 days around the middle, across the end of the year."""
     dates = pd.DatetimeIndex(days)
-    late = dates.is_leap_year & (dates.dayofyear > 59)
-    place = dates.dayofyear.values - 1 - late
+    late = dates.is_leap_year & (dates.day_of_year > 59)
+    place = dates.day_of_year.values - 1 - late
     found = np.full((PENTADS, len(QUANTILES)), np.nan)
     for pentad in range(PENTADS):
         middle = 5 * pentad + 2

@@ -85,7 +85,7 @@ def test_a_public_folder_is_no_root_of_a_run(configure, published):
 
 
 def test_another_description_is_written_into_stores_whose_values_stay(configure, published):
-    before, versions = tree(published), current_versions(published)
+    before, versions = tree(published), current_versions(str(published))
     config = configure(dataset={"title": "Wet and dry", "license": "CC0-1.0", "creators": [{"name": "A. Hydrologist"}]})
     results = run(config)
     assert sum(result.progress.done for name, result in results.items() if name != "publish/files") == 0
@@ -209,7 +209,7 @@ def test_a_tag_is_a_name(published, tag):
 def test_what_a_page_has_opened_stays_for_the_stated_time(configure, published):
     """A version that was seen until yesterday is not removed today, however long ago it was published."""
     root = Root(str(published))
-    old = current_versions(published)["layers"]
+    old = current_versions(str(published))["layers"]
     (record,) = (published / "publications").iterdir()
     then = json.loads(record.read_text())["seconds"]
     document = json.loads(record.read_text())
@@ -234,7 +234,7 @@ def test_objects_say_how_long_they_may_be_kept():
 
 
 def test_manifests_say_what_layers_were_made_from(published):
-    versions = current_versions(published)
+    versions = current_versions(str(published))
     root = Root(str(published))
     manifest = manifest_of(run_url(root, "publish/layers", versions["layers"]))
     assert manifest["inputs"] == {"profile/2015": versions["profile"], "covariance": versions["covariance"]}
