@@ -508,6 +508,24 @@ def release(
 
 
 @app.command()
+def rollback(
+    moment: Annotated[
+        str, typer.Argument(help="Of the publication, as 'publications' below the root names it, or its first part.")
+    ],
+    config: ConfigPath = DEFAULT_CONFIG,
+    set_: Overrides = [],  # noqa: B006
+) -> None:
+    """Let readers see what they saw after an earlier publication. The next run brings everything up to date again."""
+    from deepprofile.stages import retention
+
+    with _explained():
+        root = Root(_load_published(config, set_).root)
+        with root.lease(on_wait=print_status) as lease:
+            found = retention.go_back(root, moment, lease)
+    print_status(f"Readers see what they saw after {found}. Suspend the schedule, or its next run publishes anew.")
+
+
+@app.command()
 def prune(
     config: ConfigPath = DEFAULT_CONFIG,
     set_: Overrides = [],  # noqa: B006

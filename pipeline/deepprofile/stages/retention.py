@@ -14,10 +14,11 @@ from deepprofile.stages.publish import files, releases
 from deepprofile.storage.conditional_writes import storage_time
 from deepprofile.storage.documents import Kinds, parse, write_document
 from deepprofile.storage.filesystems import join
-from deepprofile.storage.lease import CLOCK, live_holder
+from deepprofile.storage.lease import CLOCK, Lease, live_holder
 from deepprofile.storage.objects import exists as object_exists
-from deepprofile.storage.objects import list_children, listing, read_all, remove_below
+from deepprofile.storage.objects import list_children, listing, read_all, read_bytes, remove_below
 from deepprofile.storage.roots import STORES, Root, by_name, by_store
+from deepprofile.storage.stores import StoreError, exists
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +55,34 @@ def publications(root: Root) -> list[dict[str, Any]]:
     contents = zip(urls, read_all(urls), strict=True)
     found = [(url, parse(url, content, _PUBLICATION)) for url, content in contents if content is not None]
     return [{**each, STORES: by_name(each[STORES], url)} for url, each in found]
+
+
+def go_back(root: Root, moment: str, lease: Lease) -> str:
+    """Let readers see what they saw after an earlier publication; returns its name.
+
+    ``moment``: of the publication, as its name has it, or the first part of that.
+
+    Raises
+    ------
+    StoreError
+        Where there is none, or more than one, or a version of it has been removed.
+    """
+    lease.check()
+    folder = join(root.url, PUBLICATIONS)
+    known = [name.removesuffix(".json") for name in list_children(folder) if name.endswith(".json")]
+    found = [name for name in known if name.startswith(moment)] if moment else []
+    if len(found) != 1:
+        said = f"{len(found)} publications are" if found else "no publication is"
+        raise StoreError(f"{said} of {moment!r}; the last are {', '.join(sorted(known)[-5:])}")
+    url = join(folder, f"{found[0]}.json")
+    versions = by_name(parse(url, read_bytes(url) or b"", _PUBLICATION)[STORES], url)
+    gone = [name for name, version in sorted(versions.items()) if not exists(root.version(name, version))]
+    if gone:
+        raise StoreError(f"{found[0]}: its {gone[0]} has been removed; readers see what they saw before")
+    lease.replace_guarded({STORES: by_store(versions)})
+    root.publish_to_strangers()
+    record_publication(root, lease.holder.run, versions)
+    return found[0]
 
 
 @dataclass(frozen=True)

@@ -219,10 +219,11 @@ def _opened(url: str, name: str) -> Any:
     return zarr.open_array(zarr_store(join(url, name)), mode="r")
 
 
-def write_shards(url: str, name: str, start: Sequence[int], values: NDArray[Any]) -> int:
+def write_shards(url: str, name: str, start: Sequence[int], values: NDArray[Any], *, sparse: bool = False) -> int:
     """Write a region that consists of whole shards; returns the bytes of what is stored, before compression.
 
-    ``values``: of a packed array, real numbers, or the stored integers, which are told apart by their type.
+    ``values``: of a packed array, real numbers, or the stored integers, which are told apart by their type. ``sparse``: shards
+    with nothing but fill are not written: readers find the same, and there are fewer objects to take over.
 
     Raises
     ------
@@ -242,7 +243,8 @@ def write_shards(url: str, name: str, start: Sequence[int], values: NDArray[Any]
             content = array.encode(values[part])
         except PackingError as error:
             raise StoreError(f"{join(url, name)}: {error}") from error
-        write_bytes(_object(url, name, index), content, durable=False)
+        if not sparse or len(content) > array.index_size:
+            write_bytes(_object(url, name, index), content, durable=False)
     return values.size * np.dtype(array.dtype).itemsize
 
 

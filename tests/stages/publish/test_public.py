@@ -13,7 +13,7 @@ from deepprofile.execution.pools import ThreadPool
 from deepprofile.stages.manifest import manifest_of, run_url
 from deepprofile.stages.pipeline import STAGES, Request, run_stages
 from deepprofile.stages.publish import files, releases
-from deepprofile.stages.retention import expired_versions, prune, remove
+from deepprofile.stages.retention import expired_versions, go_back, prune, remove
 from deepprofile.stages.schedule import AsOf
 from deepprofile.storage.filesystems import cache_control
 from deepprofile.storage.roots import Root
@@ -223,6 +223,25 @@ def test_what_a_page_has_opened_stays_for_the_stated_time(configure, published):
     rule = Retention(versions=1, days=7)
     assert old not in {each.version for each in expired_versions(root, rule, later + 6 * DAY)}
     assert old in {each.version for each in expired_versions(root, rule, later + 8 * DAY)}
+
+
+def test_an_earlier_publication_is_seen_again(configure, published):
+    (first,) = (path.stem for path in (published / "publications").iterdir())
+    before, root = pointer(published), Root(str(published))
+    config = configure(blocks={"days": 24, "cells": 8, "chunk_days": 8, "chunk_cells": 8})
+    run(config, accepted_by="A. Hydrologist")
+    assert pointer(published) != before
+    for moment, said in (("2099", "no publication is of '2099'; the last are"), ("2", "2 publications are of '2'")):
+        with root.lease() as lease, pytest.raises(StoreError, match=said):
+            go_back(root, moment, lease)
+    with root.lease() as lease:
+        assert go_back(root, first, lease) == first
+    assert pointer(published) == before
+    assert root.current()["profile/2015"] == before["stores"]["profile"]["2015"]
+    assert len(list((published / "publications").iterdir())) == 3
+    shutil.rmtree(root.version("weights", root.current()["weights"]))
+    with root.lease() as lease, pytest.raises(StoreError, match="its weights has been removed"):
+        go_back(root, first, lease)
 
 
 def test_objects_say_how_long_they_may_be_kept():

@@ -47,9 +47,8 @@ class InputsBlock:
             read += size
             # Filters lie (row, column, day, filter).
             parts = [*series.values(), *(each.transpose(2, 3, 0, 1) for each in filters.values())]
-            written += write_shards(
-                self.url, "soil_moisture", (stretch[0], 0, rows[0], columns[0]), np.concatenate(parts, axis=1)
-            )
+            corner = (stretch[0], 0, rows[0], columns[0])
+            written += write_shards(self.url, "soil_moisture", corner, np.concatenate(parts, axis=1), sparse=True)
         return Outcome(read, written)
 
 

@@ -136,24 +136,27 @@ class LayersBlock:
         """See ``deepprofile.execution.blocks.Job``."""
         _, rows, columns = block.region
         own, weights = (slice(*rows), slice(*columns)), _weights(self.profiles)
-        deviations: NDArray[np.float32] | None = None
-        read = written = 0
-        for first, stop in changed_stretches(block, given, self.stretch, self.url, _ARRAYS):
-            coefficients = read_region(self.profile_url, "coefficients", (slice(None), slice(first, stop), *own))
-            patterns = read_region(self.profile_url, "pattern", (slice(first, stop), *own))
-            read += coefficients.nbytes + patterns.nbytes
-            if deviations is None:
-                factors = read_region(self.covariance_url, "covariance_factor", own)
-                read += factors.nbytes
-                deviations = pattern_deviations(factors.reshape(-1, *factors.shape[2:]), weights)
-            means = layer_means(coefficients, weights.basis)
+        changed = list(changed_stretches(block, given, self.stretch, self.url, _ARRAYS))
+        if not changed:
+            return Outcome()
+        # Chunks hold many days: they are read once.
+        days = slice(changed[0][0], changed[-1][1])
+        coefficients = read_region(self.profile_url, "coefficients", (slice(None), days, *own))
+        patterns = read_region(self.profile_url, "pattern", (days, *own))
+        factors = read_region(self.covariance_url, "covariance_factor", own)
+        deviations = pattern_deviations(factors.reshape(-1, *factors.shape[2:]), weights)
+        read, written = coefficients.nbytes + patterns.nbytes + factors.nbytes, 0
+        for first, stop in changed:
+            within = slice(first - days.start, stop - days.start)
+            means = layer_means(np.ascontiguousarray(coefficients[:, within]), weights.basis)
             shape = (*means.shape[:2], -1)
             found = np.empty_like(means)
-            _of_patterns(deviations, patterns.reshape(len(patterns), -1), means.reshape(shape), found.reshape(shape))
+            of_days = patterns[within]
+            _of_patterns(deviations, of_days.reshape(len(of_days), -1), means.reshape(shape), found.reshape(shape))
             corner = (rows[0], columns[0])
             for of_layers, of_root_zone, values in zip(_OF_LAYERS, _OF_ROOT_ZONE, (means, found), strict=True):
-                written += write_shards(self.url, of_layers, (first, 0, *corner), values[:, :-1])
-                written += write_shards(self.url, of_root_zone, (first, *corner), values[:, -1])
+                written += write_shards(self.url, of_layers, (first, 0, *corner), values[:, :-1], sparse=True)
+                written += write_shards(self.url, of_root_zone, (first, *corner), values[:, -1], sparse=True)
         return Outcome(read, written)
 
 
@@ -200,8 +203,10 @@ def _workload_of_year(profiles: Profiles, year: Domain) -> Workload:
     return Workload(
         name="publish: layers",
         blocks=grid_blocks((year.length, *grid.shape), (blocks.days, blocks.cells, blocks.cells), year.year),
-        # Of a stretch coefficients, patterns, means and deviations, as computed and as a shard; the factors and what they give.
-        memory_per_block=cells * (days * (degrees * 4 + 4 + count * 16) + profiles.patterns * (entries * 6 + count * 4)),
+        # Coefficients and patterns; of a stretch the same once more, means and deviations, as computed and as a shard; the
+        # factors and what they give.
+        memory_per_block=cells
+        * ((year.days_in_block + days) * (degrees * 4 + 4) + days * count * 16 + profiles.patterns * (entries * 6 + count * 4)),
         bytes_in=year.cells * (year.length * (degrees * 2 + 1) + profiles.patterns * entries * 2),
         bytes_out=year.cells * year.length * count * 4,
     )

@@ -272,7 +272,7 @@ class MapBlock:
                 a, b = max(top, 0), min(top + edge, grid.rows)
                 c, d = max(left, 0), min(left + edge, grid.columns)
                 whole[..., a:b, c:d] = part[..., a - top : b - top, c - left : d - left]
-            write = write_chunks if name == list(self.levels)[-1] else write_shards
+            write = write_chunks if name == list(self.levels)[-1] else partial(write_shards, sparse=True)
             start = (day, *(0 for _ in lead), 0, 0)
             written += write(self.url, f"{name}/{array}", start, whole[None])
         return written
