@@ -21,6 +21,7 @@ from deepprofile.execution.pools import ThreadPool
 from deepprofile.sources.products import PRODUCTS
 from deepprofile.stages import collocate, covariances, ingest, invert, matchups, observations, validate
 from deepprofile.stages.pipeline import STAGES, run_stages
+from deepprofile.stages.publish import inputs, layers, maps
 from deepprofile.storage.filesystems import zarr_store
 from deepprofile.twin.granules import write_granules, write_stations
 
@@ -33,9 +34,13 @@ STEPS, RELATIVE, RARE = 2 * 2.0**-14, 2e-3, 0.005
 # In the order in which they are made: the first that differs is to blame.
 STORES = (
     *map(ingest.store_name, NAMES),
-    *(collocate.MOMENTS_STORE, collocate.STORE, covariances.STORE, invert.STORE, observations.STORE, matchups.STORE),
-    *(validate.DIFFERENCES_STORE, validate.STORE),
+    *(collocate.MOMENTS_STORE, collocate.STORE, covariances.STORE, invert.STORE, inputs.STORE, layers.STORE, maps.STORE),
+    *(observations.STORE, matchups.STORE, validate.DIFFERENCES_STORE, validate.STORE),
 )
+# Groups of a store that are looked at, where it has any.
+LEVELS = {maps.STORE: ("9km", "36km")}
+# What is no result.
+PLACES = ("time_bnds", "spatial_ref", "lat", "lon")
 
 
 def algorithms():
@@ -46,6 +51,9 @@ def algorithms():
         collocate.STORE: [collocate.WEIGHTS_ALGORITHM],
         covariances.STORE: [covariances.ALGORITHM],
         invert.STORE: [invert.ALGORITHM],
+        inputs.STORE: [inputs.ALGORITHM],
+        layers.STORE: [layers.ALGORITHM],
+        maps.STORE: [maps.ALGORITHM],
         observations.STORE: [observations.ALGORITHM],
         matchups.STORE: [matchups.ALGORITHM],
         validate.DIFFERENCES_STORE: [validate.DIFFERENCES_ALGORITHM],
@@ -65,10 +73,12 @@ def samples(world, root):
     for name, series in world.products.items():
         found[f"twin/{name}"] = sampled(series.values[:DAYS]).astype(np.float32)
     for store in STORES:
-        with xr.open_zarr(zarr_store(url_of(root, store)), consolidated=False, chunks=None) as opened:
-            for name in sorted(opened.data_vars):
-                values = sampled(opened[name].values)
-                found[f"{store}/{name}"] = values.astype(np.float32) if values.dtype.kind == "f" else values
+        for level in LEVELS.get(store, ("",)):
+            with xr.open_zarr(zarr_store(url_of(root, store)), group=level, consolidated=False, chunks=None) as opened:
+                for name in sorted(set(opened.data_vars) - set(PLACES)):
+                    values = sampled(opened[name].values)
+                    key = f"{store}/{level}{name}"
+                    found[key] = values.astype(np.float32) if values.dtype.kind == "f" else values
     return found
 
 

@@ -110,7 +110,9 @@ def test_a_run_fetches_what_the_period_needs_and_equals_one_from_a_folder(fetchi
     local = {name: {"granules": str(granules / name)} for name in config.products}
     folder = configure("folder", products=local, period={"start": "2015-04-10", "end": str(until)})
     run(folder, until, STAGES)
-    assert tree(config.root).keys() == tree(folder.root).keys()
+    # The values of ERA5-Land are others, and so are the files of months, whose names end with a hash.
+    ours, theirs = ({key for key in tree(root) if not key.startswith("files/")} for root in (config.root, folder.root))
+    assert ours == theirs
     for name in ("ard/smap_l4", "ard/gldas_noah", "ard/smap_l3"):
         ours = {key: value for key, value in tree(config.root).items() if key.startswith(name)}
         assert ours == {key: value for key, value in tree(folder.root).items() if key.startswith(name)}

@@ -159,8 +159,14 @@ def test_a_pixel_costs_its_own_chunks(finished, monkeypatch):
 def test_a_second_run_does_nothing(configure, finished):
     again = run(finished)
     assert all(r.progress.skipped == r.progress.blocks for r in again)
-    assert "the halves of the stations have 2 and 3; a variance of representativeness needs 8" in again[-1].notes[0]
-    assert len(again) == len(NAMES) + 8
+    notes = {result.stage: result.notes for result in again}
+    assert "the halves of the stations have 2 and 3; a variance of representativeness needs 8" in notes["validate"][0]
+    assert notes["publish/map"] == (
+        "maps are without percentiles: no climatology: it needs 10 whole calendar years, and the record has 0 "
+        "(climatology.min_years)",
+    )
+    # No file is made anew: its stage has nothing to do.
+    assert len(again) == len(NAMES) + 8 + 3
 
 
 def test_scores_at_stations(finished, world):

@@ -32,7 +32,7 @@ import zarr
 from numpy.typing import NDArray
 
 from deepprofile.storage.conditional_writes import update
-from deepprofile.storage.documents import FORMAT_KEY, DamagedDocumentError, read_document
+from deepprofile.storage.documents import FORMAT_KEY, DamagedDocumentError, parse, read_document
 from deepprofile.storage.filesystems import filesystem, is_local, join, zarr_store
 from deepprofile.storage.lease import DURATION_SECONDS, GUARDED_FORMAT, Lease
 from deepprofile.storage.objects import as_json, list_children
@@ -210,10 +210,16 @@ class Root:
         Whoever writes it has read it before it reads the operator's: who comes late cannot put an older state back.
         """
 
-        def following(_: bytes | None) -> bytes:
+        url = join(self.public_url, POINTER)
+
+        def following(found: bytes | None) -> bytes:
+            if found is not None:
+                # One that is damaged is written anew, one of a newer format is not.
+                with suppress(DamagedDocumentError):
+                    parse(url, found, newest=GUARDED_FORMAT)
             return as_json(self.public_pointer())
 
-        update(join(self.public_url, POINTER), following)
+        update(url, following)
 
     def public_pointer(self) -> dict[str, Any]:
         """The pointer of strangers as it follows from the operator's."""

@@ -1,7 +1,7 @@
 """Files: the layers of each month as netCDF-4, for those who do not read Zarr.
 
 A file is made when its month is final: the record has all of its days, and no provider will replace a value of them. Its name
-says what it was made from; a month that changes afterwards gets another file. ``public/files.json`` has them all.
+ends with a hash of its content; a month that changes afterwards gets another file. ``public/files.json`` has them all.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from deepprofile.stages.publish import layers, schemas
 from deepprofile.stages.publish.netcdf import Band, write_netcdf
 from deepprofile.stages.publish.profiles import ProfileYear, stretch_days
 from deepprofile.storage.conditional_writes import storage_time
-from deepprofile.storage.documents import read_document, write_document
+from deepprofile.storage.documents import Kinds, read_document, read_sound, write_document
 from deepprofile.storage.filesystems import join
 from deepprofile.storage.fingerprints import fingerprint
 from deepprofile.storage.lease import CLOCK
@@ -41,31 +41,32 @@ ALGORITHM: Final = 1
 STAGE: Final = "publish/files"
 FOLDER: Final = "files"
 INDEX: Final = "files.json"
+_INDEX: Final[Mapping[str, Kinds]] = {"files": dict, "superseded": dict}
 # Rows in a chunk of a file, with all columns and one day of one layer: what is read and written at a time.
 ROWS: Final = 64
 
 
 @dataclass(frozen=True)
 class Month:
-    """A month whose file is to be made.
+    """A month that is final.
 
-    ``domain``: its days; ``first``: place of the first of them in the year's store; ``url``: of that store.
+    ``domain``: its days; ``first``: place of the first of them in the year's store; ``url``: of that store; ``made_from``: a
+    mark of everything that the file depends on.
     """
 
     domain: Domain
     first: int
     url: str
-    name: str
+    made_from: str
 
     @property
     def label(self) -> str:
         """As people write it, such as ``2024-01``."""
         return str(self.domain.first_day.astype("datetime64[M]"))
 
-    @property
-    def path(self) -> str:
-        """Of the file below ``public``."""
-        return f"{FOLDER}/{self.domain.year}/{self.name}"
+    def path(self, sha256: str) -> str:
+        """Of the file below ``public``, given the hash of its content."""
+        return f"{FOLDER}/{self.domain.year}/deepprofile_layers_{self.label}_{sha256[:8]}.nc"
 
 
 def months(profiles: Profiles, root: Root, versions: Mapping[str, str]) -> list[Month]:
@@ -86,8 +87,7 @@ def months(profiles: Profiles, root: Root, versions: Mapping[str, str]) -> list[
             if places.size < whole or known.provisional[places].any():
                 continue
             own = replace(year, first_day=year.days[places[0]], length=whole)
-            mark = fingerprint(settled, [known.marks[place] for place in places])[:8]
-            found.append(Month(own, int(places[0]), url, f"deepprofile_layers_{label}_{mark}.nc"))
+            found.append(Month(own, int(places[0]), url, fingerprint(settled, [known.marks[place] for place in places])))
     return found
 
 
@@ -99,8 +99,7 @@ def template(month: Month, profiles: Profiles) -> Template:
         name: replace(one, shards=None, chunks=(*(1 for _ in one.dims[:-2]), ROWS, year.grid.columns)) if one.objects else one
         for name, one in made.variables.items()
     }
-    said = {"time_coverage_resolution": "P1D", "product_version": month.name.rsplit("_", 1)[1].removesuffix(".nc")}
-    return replace(made, variables=variables, description={**made.description, **said})
+    return replace(made, variables=variables)
 
 
 @dataclass(frozen=True)
@@ -130,56 +129,69 @@ class FileBlock:
                 yield (slice(None), *between, own), out
 
         with tempfile.TemporaryDirectory(prefix="deepprofile-file-") as folder:
-            path = Path(folder) / month.name
+            path = Path(folder) / "month.nc"
             write_netcdf(path, made, bands)
             content = hashlib.sha256()
             with path.open("rb") as file:
                 while part := file.read(2**20):
                     content.update(part)
-            size = path.stat().st_size
-            upload(path, join(self.public_url, month.path))
-        details = {"month": month.label, "path": month.path, "bytes": size, "sha256": content.hexdigest()}
+            size, target = path.stat().st_size, month.path(content.hexdigest())
+            upload(path, join(self.public_url, target))
+        details = {"month": month.label, "path": target, "bytes": size, "sha256": content.hexdigest()}
         return Outcome(read, size, details=details)
 
 
 def index(root: Root) -> dict[str, dict[str, Any]]:
-    """The files by month: ``path`` below ``public``, ``bytes``, ``sha256``.
+    """The files by month: ``path`` below ``public``, ``bytes``, ``sha256``, and what they were ``made_from``.
 
     Raises
     ------
     deepprofile.storage.documents.DocumentError
-        Where the index is damaged.
+        Where the index is damaged, or of a newer version of this software.
     """
-    found = read_document(join(root.public_url, INDEX), {"files": dict})
+    found = read_document(join(root.public_url, INDEX), _INDEX)
     return dict(found["files"]) if found else {}
 
 
 def superseded(root: Root) -> dict[str, float]:
-    """Files in whose place there are others, by their paths below ``public``, and since when, by the clock of the storage."""
-    found = read_document(join(root.public_url, INDEX)) or {}
-    return {str(path): float(seconds) for path, seconds in (found.get("superseded") or {}).items()}
+    """Files in whose place there are others, by their paths below ``public``, and since when, by the clock of the storage.
+
+    Raises
+    ------
+    deepprofile.storage.documents.DocumentError
+        See ``index``.
+    """
+    found = read_document(join(root.public_url, INDEX), _INDEX)
+    return {str(path): float(seconds) for path, seconds in found["superseded"].items()} if found else {}
 
 
 def publish(config: Config, root: Root, versions: Mapping[str, str], run_with: RunWith) -> StageResult | None:
     """Make the files of the months that have become final, or have changed, and the index; None where there is none to make."""
-    profiles, before = Profiles.of(config), index(root)
+    # One that is damaged is made anew, with all files.
+    profiles, found = Profiles.of(config), read_sound(join(root.public_url, INDEX), _INDEX)
+    before: dict[str, dict[str, Any]] = dict(found["files"]) if found else {}
     final = months(profiles, root, versions)
-    wanted = [month for month in final if before.get(month.label, {}).get("path") != month.path]
+    wanted = [month for month in final if before.get(month.label, {}).get("made_from") != month.made_from]
     if not wanted:
         return None
     task = FileBlock(profiles, tuple(wanted), root.public_url)
-    job = Job(_workload(wanted), task, lambda block: fingerprint(wanted[block.index[0]].path))
-    folder = fingerprint(sorted(month.path for month in wanted))
+    job = Job(_workload(wanted), task, lambda block: wanted[block.index[0]].made_from)
+    folder = fingerprint(sorted(month.made_from for month in wanted))
     last = wanted[-1]
     version = VersionPlan(FOLDER, folder, template(last, profiles), job, join(root.public_url, FOLDER))
     watch = run_with.watch(StagePlan(STAGE, FOLDER, (version,)))
     records = run_with.run(Jobs.of({"": job}), {"": Ledger(ledger_url(root, STAGE, folder))}, watch)
+    marks = {month.label: month.made_from for month in wanted}
     made = {
-        record.details["month"]: {key: record.details[key] for key in ("path", "bytes", "sha256")}
-        for record in records.values()
+        label: {**{key: details[key] for key in ("path", "bytes", "sha256")}, "made_from": marks[label]}
+        for label, details in ((str(record.details["month"]), record.details) for record in records.values())
     }
-    old = {before[label]["path"]: storage_time(join(root.url, CLOCK)) for label in made if label in before}
-    after = {"files": dict(sorted((before | made).items())), "superseded": {**superseded(root), **old}}
+    files = before | made
+    there = {file["path"] for file in files.values()}
+    gone = {file["path"] for label, file in before.items() if label in made} - there
+    now = storage_time(join(root.url, CLOCK)) if gone else 0.0
+    old = {path: since for path, since in ((found or {}).get("superseded") or {}).items() if path not in there}
+    after = {"files": dict(sorted(files.items())), "superseded": old | dict.fromkeys(sorted(gone), now)}
     write_document(join(root.public_url, INDEX), after)
     return StageResult(STAGE, FOLDER, {}, watch.latest, (), records)
 
