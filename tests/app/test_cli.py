@@ -100,7 +100,7 @@ def test_run_status_and_report(call, settings, tmp_path):
     assert re.search(r"ingest smap_l4\s+3\s+2 ", printed)
     code, printed, _ = call("status", "-c", path)
     assert code == 0
-    assert printed.count("published") == 12
+    assert printed.count("published") == 15
     code, printed, _ = call("status", "-c", path, "--json")
     found = json.loads(printed)
     assert found["current"] == Root(str(tmp_path / "root")).current()

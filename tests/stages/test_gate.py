@@ -158,19 +158,27 @@ def test_old_versions_go_but_for_the_current_the_recent_and_the_leased(configure
     assert expired_versions(root, Retention(versions=1, days=90), later) == []
     assert expired_versions(root, Retention(versions=3, days=30), later) == []
     stores = {store_of(old.store) for old in expired_versions(root, Retention(versions=1, days=30), later)}
-    assert stores == {"covariance", "profile", "matchups", "differences", "validation"}
+    assert stores == {"covariance", "profile", "matchups", "differences", "validation", "layers", "map", "files"}
     # A run that is at work on versions keeps them from being removed.
     manifest = manifest_of(one)
     with root.lease() as lease:
         assert lease.holder.run == Holder.of_this_process().run == manifest["drivers"][-1]["run"]
-        assert expired_versions(root, Retention(versions=1, days=30), later) == []
+        spared = expired_versions(root, Retention(versions=1, days=30), later)
+        assert {old.store for old in spared} == {"files"}
     found = expired_versions(root, Retention(versions=2, days=30), later)
-    assert [old.store for old in found] == ["covariance", "differences", "matchups/2015", "profile/2015", "validation"]
+    files, found = ([old for old in found if (old.store == "files") is wanted] for wanted in (True, False))
+    # Of two publications, for two months.
+    assert len(files) == 4
+    made = ["covariance", "differences", "layers/2015", "map/2015", "matchups/2015", "profile/2015", "validation"]
+    assert [old.store for old in found] == made
     assert all(old.bytes > 0 for old in found)
     before = tree(one.root)
     stage_of = {"covariance": "invert-covariances", "profile": "invert", "validation": "validate"}
-    for old in found:
+    stage_of |= {store: f"publish-{store}" for store in ("layers", "map")}
+    for old in (*found, *files):
         remove(old)
+        if old in files:
+            continue
         assert not exists(root.version(old.store, old.version))
         store = store_of(old.store)
         assert manifest_of(one, store, stage_of.get(store, f"validate-{store}"), old.version)

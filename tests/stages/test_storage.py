@@ -82,6 +82,7 @@ def test_stores_are_the_same_wherever_they_are(written, anywhere, finished, gran
         found = status_of(configuration.load(path))
         made = {"moments", "weights", "covariance", "differences", "validation"}
         years = {f"{store}/2015" for store in (*(f"ard/{name}" for name in NAMES), "profile", "observations", "matchups")}
+        years |= {f"{store}/2015" for store in ("layers", "inputs", "map")}
         assert found["current"].keys() == made | years
         assert set(found["days"]["smap_l3"].values()) == {"there"}
         assert found["lease"] is None
