@@ -123,10 +123,8 @@ def test_stores_along_time_are_divided_by_year_and_no_other(base):
     for store in {store_of(name) for name in current}:
         assert list(parts_of(store, current)) == (["2015", "2016"] if store in BY_YEAR else []), store
     for store in BY_YEAR - {"observations", "matchups"}:
-        level = "/9km" if store == "map" else ""
-        times = [
-            dp.open_store(str(base), f"{store}/{year}{level}").time.values.astype("datetime64[D]") for year in (2015, 2016)
-        ]
+        names = [f"{store}/{year}{'/9km' if store == 'map' else ''}" for year in (2015, 2016)]
+        times = [dp.open_store(str(base), name).time.values.astype("datetime64[D]") for name in names]
         assert [(t[0], t[-1]) for t in times] == [
             (FIRST, np.datetime64("2015-12-31")),
             (np.datetime64("2016-01-01"), at(DAYS - 5)),
