@@ -115,7 +115,7 @@ calibration: $(INSTALLED)  ## how the constants of the error model score on eigh
 UV_COMPILE = $(BIN)/uv pip compile --universal --no-header --no-annotate --no-emit-index-url --no-emit-find-links --quiet
 
 lock: $(INSTALLED)  ## resolve the locks again: of all tools, of the image, and of what a notebook adds to it
-	$(UV_COMPILE) --extra all --extra test --extra dev --upgrade pyproject.toml --output-file requirements.lock
+	$(UV_COMPILE) --extra all --extra test --extra readers --extra dev --upgrade pyproject.toml --output-file requirements.lock
 	$(UV_COMPILE) --overrides k8s/image/overrides.txt --constraint requirements.lock --extra all \
 		pyproject.toml --output-file requirements-image.lock
 	$(UV_COMPILE) --overrides k8s/image/overrides.txt --constraint requirements.lock --extra all --extra notebook pyproject.toml \

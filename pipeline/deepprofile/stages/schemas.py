@@ -244,7 +244,10 @@ def weights(domain: Domain, layout: Layout, algorithms: Sequence[int], settings:
             **variables,
             **layer_coordinates(layout.top, layout.bottom, OBSERVATION),
             "product_index": Variable(
-                (OBSERVATION,), "int8", values=layout.product_index.astype(np.int8), attrs={"products": list(layout.products)}
+                (OBSERVATION,),
+                "int8",
+                values=layout.product_index.astype(np.int8),
+                attrs={"products": list(layout.products), "long_name": "place of the product in the attribute 'products'"},
             ),
         },
         attrs={
@@ -296,6 +299,16 @@ def smallest_unsigned(greatest: int) -> str:
     return np.min_scalar_type(greatest).name
 
 
+# What coordinates that come with a profile are.
+_TEXTS: Final = {
+    "degree": "degree of the Legendre polynomial",
+    "observed": "whether the observation is there in this pattern",
+    "observation_product": "place of the product in the attribute 'products'",
+    "layer_top": "depth of the upper side of the layer",
+    "layer_bottom": "depth of the lower side of the layer",
+}
+
+
 def _coordinates(one: xr.Dataset, names: Sequence[str]) -> dict[str, Variable]:
     """Coordinates that are known before anything is computed."""
     variables = {}
@@ -303,7 +316,8 @@ def _coordinates(one: xr.Dataset, names: Sequence[str]) -> dict[str, Variable]:
         coordinate = one[name]
         # No wider than they have to be: in browsers 64 bits are a type of its own.
         values = coordinate.values.astype(np.int32) if coordinate.dtype.kind == "i" else coordinate.values
-        variables[name] = Variable(tuple(map(str, coordinate.dims)), values.dtype.name, values=values, attrs=coordinate.attrs)
+        attrs = {**coordinate.attrs, "long_name": _TEXTS[name]}
+        variables[name] = Variable(tuple(map(str, coordinate.dims)), values.dtype.name, values=values, attrs=attrs)
     return variables
 
 
@@ -399,10 +413,9 @@ def covariance(domain: Domain, one: xr.Dataset, prior_deviation: float) -> Templ
             ("entry",), "uint8", values=columns.astype(np.uint8), attrs={"long_name": "degree of the column"}
         ),
     }
-    for name in ("lower_bound", "upper_bound"):
-        variables[name] = Variable(
-            ("y", "x"), "float32", shards=cells, chunks=chunk, fill=float("nan"), attrs={"units": "m3 m-3", **one[name].attrs}
-        )
+    for name, word in zip(BOUNDS, ("least", "greatest"), strict=True):
+        said = {"units": "m3 m-3", "long_name": f"{word} soil moisture that a profile can have", **one[name].attrs}
+        variables[name] = Variable(("y", "x"), "float32", shards=cells, chunks=chunk, fill=float("nan"), attrs=said)
     made = Template(
         sizes={
             "y": grid.rows,

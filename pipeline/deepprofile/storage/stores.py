@@ -126,9 +126,12 @@ def create(url: str, template: Template) -> None:
     if group.attrs.asdict() != attributes:
         group.attrs.put(attributes)
     for name, said in template.groups.items():
+        own = {**template.description, **said, LAYOUT_ATTRIBUTE: LAYOUT}
         with suppress(ContainsGroupError):
             if name not in group:
-                group.create_group(name, attributes={**said, LAYOUT_ATTRIBUTE: LAYOUT})
+                group.create_group(name, attributes=own)
+        if group[name].attrs.asdict() != own:
+            group[name].attrs.put(own)
     for name in sorted(template.variables):
         variable = template.variables[name]
         shape = template.shape(name)

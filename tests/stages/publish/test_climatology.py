@@ -111,7 +111,7 @@ def test_a_store_has_the_quantiles_of_all_whole_years(record):
         means = np.einsum("k,kdyx->dyx", basis_mean(top, bottom, len(truth) - 1), truth)[whole]
         for row, column in ((3, 5), (1, 0), (-1, -1)):
             expected = expected_quantiles(means[:, row, column], DAYS[whole])
-            np.testing.assert_allclose(store.soil_moisture.values[k, :, :, row, column], expected, atol=2e-4)
+            np.testing.assert_allclose(store.soil_moisture.values[:, :, k, row, column], expected, atol=2e-4)
     assert np.isnan(store.soil_moisture.values[..., 0, 0]).all()
     assert store.day_of_year.values[[0, -1]].tolist() == [3, 363]
 

@@ -90,7 +90,7 @@ def made_up(tmp_path, name):
     url = root.version("climatology", "k")
     create(url, schemas.climatology(profiles.domain, ["2015"], profiles.model.comparison.products))
     for layer in range(2):
-        write_shards(url, "soil_moisture", (layer, 0, 0, 0, 0), usual[layer : layer + 1])
+        write_shards(url, "soil_moisture", (0, 0, layer, 0, 0), usual[layer][:, :, None])
     return root, profiles, versions, (coefficients, used, deviation, usual)
 
 

@@ -79,8 +79,8 @@ class ClimatologyBlock:
         cells, written = series.shape[2:], 0
         for layer in range(len(USUAL_LAYERS)):
             found = quantiles(series[:, layer].reshape(len(series), -1), places, len(self.years))
-            values = found.reshape(1, PENTADS, len(QUANTILES), *cells)
-            written += write_shards(self.url, "soil_moisture", (layer, 0, 0, rows[0], columns[0]), values, sparse=True)
+            values = found.reshape(PENTADS, len(QUANTILES), 1, *cells)
+            written += write_shards(self.url, "soil_moisture", (0, 0, layer, rows[0], columns[0]), values, sparse=True)
         return Outcome(read, written)
 
 

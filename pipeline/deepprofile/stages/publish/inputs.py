@@ -42,13 +42,13 @@ class InputsBlock:
         """See ``deepprofile.execution.blocks.Job``."""
         _, rows, columns = block.region
         read = written = 0
-        for stretch in changed_stretches(block, given, self.stretch, self.url, {"soil_moisture": (self.count,)}):
+        for stretch in changed_stretches(block, given, self.stretch, self.url, {"soil_moisture": ((self.count,), ())}):
             series, filters, size = self.reader.read([stretch], rows, columns)
             read += size
             # Filters lie (row, column, day, filter).
             parts = [*series.values(), *(each.transpose(2, 3, 0, 1) for each in filters.values())]
-            corner = (stretch[0], 0, rows[0], columns[0])
-            written += write_shards(self.url, "soil_moisture", corner, np.concatenate(parts, axis=1), sparse=True)
+            values = np.concatenate(parts, axis=1).swapaxes(0, 1)
+            written += write_shards(self.url, "soil_moisture", (0, stretch[0], rows[0], columns[0]), values, sparse=True)
         return Outcome(read, written)
 
 

@@ -38,7 +38,8 @@ STAGE: Final = "publish/layers"
 # The arrays: of layers, which have that dimension between time and space, and of the root zone.
 _OF_LAYERS: Final = ("soil_moisture", "standard_deviation")
 _OF_ROOT_ZONE: Final = ("root_zone_soil_moisture", "root_zone_standard_deviation")
-_ARRAYS: Final[Mapping[str, tuple[int, ...]]] = dict.fromkeys(_OF_LAYERS, (len(LAYERS),)) | dict.fromkeys(_OF_ROOT_ZONE, ())
+Sides = tuple[tuple[int, ...], tuple[int, ...]]
+_ARRAYS: Final[Mapping[str, Sides]] = dict.fromkeys(_OF_LAYERS, ((), (len(LAYERS),))) | dict.fromkeys(_OF_ROOT_ZONE, ((), ()))
 
 
 @dataclass(frozen=True)
@@ -161,11 +162,11 @@ class LayersBlock:
 
 
 def changed_stretches(
-    block: Block, given: BlockInputs, stretch: int, url: str, arrays: Mapping[str, tuple[int, ...]]
+    block: Block, given: BlockInputs, stretch: int, url: str, arrays: Mapping[str, Sides]
 ) -> Iterator[tuple[int, int]]:
     """Stretches of a block's days in which a day has changed; the objects of all others are taken over.
 
-    ``arrays``: along time, row and column, each with the sizes of its dimensions between time and row.
+    ``arrays``: along time, row and column, each with the sizes of its dimensions before time, and between time and row.
     """
     (start, end), rows, columns = block.region
     fresh = np.zeros(end - start, bool)
@@ -176,9 +177,9 @@ def changed_stretches(
             yield first, stop
             continue
         names: list[str] = []
-        for array, between in arrays.items():
-            corner = (first, *(0 for _ in between), rows[0], columns[0])
-            size = (stop - first, *between, rows[1] - rows[0], columns[1] - columns[0])
+        for array, (before, between) in arrays.items():
+            corner = (*(0 for _ in before), first, *(0 for _ in between), rows[0], columns[0])
+            size = (*before, stop - first, *between, rows[1] - rows[0], columns[1] - columns[0])
             names += shard_objects(array, corner, size, objects_of(url, array))
         if given.earlier.url != url:
             copy_objects(given.earlier.url, url, names)

@@ -218,8 +218,8 @@ class MapBlock:
         for k, day in enumerate(range(own[0].start, own[0].stop)):
             pentad = self.pentads[day]
             if pentad != known[0]:
-                region = (slice(layer, layer + 1), slice(pentad, pentad + 1), slice(None), *own[1:])
-                known = pentad, read_region(self.climatology_url, "soil_moisture", region)[0, 0]
+                region = (slice(pentad, pentad + 1), slice(None), slice(layer, layer + 1), *own[1:])
+                known = pentad, read_region(self.climatology_url, "soil_moisture", region)[0, :, 0]
                 read += known[1].nbytes
             out[k] = percentile(means[k], known[1])
         return out, read

@@ -5,6 +5,7 @@ The same values give the same bytes: no file says when it was made.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -78,6 +79,8 @@ def _attribute(key: str, value: Any, dtype: np.dtype[Any]) -> Any:
     if key in _OF_TYPE:
         return np.atleast_1d(np.asarray(value)).astype(dtype)
     if isinstance(value, (list, tuple)):
+        if any(isinstance(each, (list, tuple)) for each in value):
+            return json.dumps(value)
         if all(isinstance(each, str) for each in value):
             return ", ".join(value)
         return np.asarray(value, np.float64 if any(isinstance(each, float) for each in value) else np.int32)

@@ -171,10 +171,10 @@ def inputs(year: Domain, provisional: NDArray[np.bool_], stretch: int, layout: L
             ),
             "provisional": _provisional(provisional),
             "soil_moisture": Variable(
-                ("time", OBSERVATION, "y", "x"),
+                (OBSERVATION, "time", "y", "x"),
                 "float32",
-                shards=(stretch, count, cells, cells),
-                chunks=(stretch, count, edge, edge),
+                shards=(count, stretch, cells, cells),
+                chunks=(count, stretch, edge, edge),
                 packing=MOISTURE,
                 attrs={
                     "units": "m3 m-3",
@@ -232,10 +232,10 @@ def climatology(domain: Domain, years: Sequence[str], products: Sequence[str]) -
                 ("quantile",), "float64", values=np.array(QUANTILES), attrs={"units": "1", "long_name": "probability"}
             ),
             "soil_moisture": Variable(
-                ("depth", "pentad", "quantile", "y", "x"),
+                ("pentad", "quantile", "depth", "y", "x"),
                 "float32",
-                shards=(1, shards, shared[1], cells, cells),
-                chunks=(1, PENTADS_IN_CHUNK, shared[1], edge, edge),
+                shards=(shards, shared[1], 1, cells, cells),
+                chunks=(PENTADS_IN_CHUNK, shared[1], 1, edge, edge),
                 packing=MOISTURE,
                 attrs={
                     "units": "m3 m-3",
