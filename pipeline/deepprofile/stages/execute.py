@@ -198,7 +198,7 @@ class _Making:
         plan, clock = self.plan, StorageClock(join(self._root.url, CLOCK))
         create(plan.url, plan.template)
         before = manifest_of(self.folder) or {}
-        self._manifest = _manifest(self._stage, plan, self._run_with.configuration)
+        self._manifest = new_manifest(self._stage, plan, self._run_with.configuration)
         self._manifest["started"] = before.get("started", clock.text())
         # Each driver that worked on it: what it found done, and what it did.
         holder = Holder.of_this_process()
@@ -219,20 +219,8 @@ class _Making:
         sweep(plan.url)
         counts = self._counts(records)
         self._manifest["drivers"][-1] |= {"ended": clock.text(), **counts}
-        losses: Counter[str] = Counter()
-        for record in records.values():
-            losses.update(record.losses)
-        self._manifest |= {
-            "ended": clock.text(),
-            "seconds": round(seconds, 3),
-            "blocks": counts,
-            "losses": dict(losses),
-            "storage_retries": sum(record.storage_retries for record in records.values()),
-            "bytes_read": sum(record.bytes_read for record in records.values()),
-            "bytes_written": sum(record.bytes_written for record in records.values()),
-            "problems": list(problems),
-            "notes": list(notes),
-        }
+        self._manifest |= {"ended": clock.text(), **totals(records, seconds), "blocks": counts}
+        self._manifest |= {"problems": list(problems), "notes": list(notes)}
         write_document(join(self.folder, MANIFEST), self._manifest)
 
     def _counts(self, records: Mapping[str, Record]) -> dict[str, int]:
@@ -294,7 +282,21 @@ def _objects_of(array: Any) -> tuple[int, ...]:
     return tuple(getattr(array, "shards", None) or getattr(array, "chunks", None) or ())
 
 
-def _manifest(stage: str, plan: VersionPlan, configuration: Mapping[str, Any]) -> dict[str, Any]:
+def totals(records: Mapping[str, Record], seconds: float) -> dict[str, Any]:
+    """What a manifest says of all blocks of a version together."""
+    losses: Counter[str] = Counter()
+    for record in records.values():
+        losses.update(record.losses)
+    return {
+        "seconds": round(seconds, 3),
+        "losses": dict(losses),
+        "storage_retries": sum(record.storage_retries for record in records.values()),
+        "bytes_read": sum(record.bytes_read for record in records.values()),
+        "bytes_written": sum(record.bytes_written for record in records.values()),
+    }
+
+
+def new_manifest(stage: str, plan: VersionPlan, configuration: Mapping[str, Any]) -> dict[str, Any]:
     """What is known of a version before it is made."""
     return {
         "stage": stage,

@@ -122,6 +122,9 @@ def expired_versions(root: Root, rule: Retention, now: float | None = None, *, l
     found = []
     for manifest, folder in _manifests(root):
         key = (manifest["store"], manifest["version"])
+        if key[0] == files.FOLDER:
+            # Files go by themselves: see below.
+            continue
         try:
             latest = manifest.get("drivers", [{}])[-1]
             begun = dt.datetime.fromisoformat(latest.get("started", manifest["started"])).timestamp()

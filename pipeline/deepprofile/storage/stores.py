@@ -159,6 +159,7 @@ def create(url: str, template: Template) -> None:
         warnings.simplefilter("ignore")
         zarr.consolidate_metadata(store)
     _described.cache_clear()
+    _described_chunks.cache_clear()
 
 
 def _check_same(url: str, name: str, array: Any, shape: tuple[int, ...], variable: Variable) -> None:
@@ -218,6 +219,14 @@ def _described(url: str, name: str) -> ShardedArray | None:
     return ShardedArray(array.shape, array.shards, array.chunks, dtype, array.fill_value, Packing.of(dtype, attributes))
 
 
+@lru_cache(maxsize=512)
+def _described_chunks(url: str, name: str) -> ShardedArray:
+    """The same of an array whose chunks are objects of their own."""
+    array = _opened(url, name)
+    attributes, dtype = array.attrs.asdict(), np.dtype(array.dtype).name
+    return ShardedArray(array.shape, array.chunks, array.chunks, dtype, array.fill_value, Packing.of(dtype, attributes))
+
+
 def _opened(url: str, name: str) -> Any:
     return zarr.open_array(zarr_store(join(url, name)), mode="r")
 
@@ -253,10 +262,7 @@ def write_shards(url: str, name: str, start: Sequence[int], values: NDArray[Any]
 
 def write_chunks(url: str, name: str, start: Sequence[int], values: NDArray[Any]) -> int:
     """As ``write_shards``, of an array whose chunks are objects of their own: a region of whole chunks."""
-    found = _opened(url, name)
-    dtype = np.dtype(found.dtype).name
-    packing = Packing.of(dtype, found.attrs.asdict())
-    array = ShardedArray(found.shape, found.chunks, found.chunks, dtype, found.fill_value, packing)
+    array = _described_chunks(url, name)
     spans = [range(a // c, ceil((a + n) / c)) for a, n, c in zip(start, values.shape, array.chunks, strict=True)]
     for index in combinations(*spans):
         part = tuple(slice(i * c - a, (i + 1) * c - a) for i, c, a in zip(index, array.chunks, start, strict=True))
@@ -265,7 +271,7 @@ def write_chunks(url: str, name: str, start: Sequence[int], values: NDArray[Any]
         except PackingError as error:
             raise StoreError(f"{join(url, name)}: {error}") from error
         write_bytes(_object(url, name, index), content, durable=False)
-    return int(values.size * np.dtype(dtype).itemsize)
+    return int(values.size * np.dtype(array.dtype).itemsize)
 
 
 def _object(url: str, name: str, index: Sequence[int]) -> str:

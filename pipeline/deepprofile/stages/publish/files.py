@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from time import monotonic
 from typing import Any, Final
 
 import numpy as np
@@ -20,14 +21,14 @@ from deepprofile.config import Config
 from deepprofile.execution.blocks import Block, Job, Jobs, Outcome, Workload
 from deepprofile.execution.ledger import Ledger
 from deepprofile.stages.domain import Domain
-from deepprofile.stages.execute import RunWith
-from deepprofile.stages.manifest import ledger_url
+from deepprofile.stages.execute import RunWith, new_manifest, totals
+from deepprofile.stages.manifest import MANIFEST, ledger_url, run_url
 from deepprofile.stages.plan import StagePlan, StageResult, VersionPlan
 from deepprofile.stages.profiles import Profiles
 from deepprofile.stages.publish import layers, schemas
 from deepprofile.stages.publish.netcdf import Band, write_netcdf
 from deepprofile.stages.publish.profiles import ProfileYear, stretch_days
-from deepprofile.storage.conditional_writes import storage_time
+from deepprofile.storage.conditional_writes import StorageClock
 from deepprofile.storage.documents import Kinds, read_document, read_sound, write_document
 from deepprofile.storage.filesystems import join
 from deepprofile.storage.fingerprints import fingerprint
@@ -179,7 +180,10 @@ def publish(config: Config, root: Root, versions: Mapping[str, str], run_with: R
     folder = fingerprint(sorted(month.made_from for month in wanted))
     last = wanted[-1]
     version = VersionPlan(FOLDER, folder, template(last, profiles), job, join(root.public_url, FOLDER))
-    watch = run_with.watch(StagePlan(STAGE, FOLDER, (version,)))
+    watch, clock, began = run_with.watch(StagePlan(STAGE, FOLDER, (version,))), StorageClock(join(root.url, CLOCK)), monotonic()
+    manifest = new_manifest(STAGE, version, run_with.configuration) | {"started": clock.text()}
+    path = join(run_url(root, STAGE, folder), MANIFEST)
+    write_document(path, manifest)
     records = run_with.run(Jobs.of({"": job}), {"": Ledger(ledger_url(root, STAGE, folder))}, watch)
     marks = {month.label: month.made_from for month in wanted}
     made = {
@@ -189,10 +193,13 @@ def publish(config: Config, root: Root, versions: Mapping[str, str], run_with: R
     files = before | made
     there = {file["path"] for file in files.values()}
     gone = {file["path"] for label, file in before.items() if label in made} - there
-    now = storage_time(join(root.url, CLOCK)) if gone else 0.0
     old = {path: since for path, since in ((found or {}).get("superseded") or {}).items() if path not in there}
-    after = {"files": dict(sorted(files.items())), "superseded": old | dict.fromkeys(sorted(gone), now)}
+    after = {"files": dict(sorted(files.items())), "superseded": old | dict.fromkeys(sorted(gone), clock.now())}
     write_document(join(root.public_url, INDEX), after)
+    done = watch.latest
+    manifest |= {"ended": clock.text(), **totals(records, monotonic() - began), "problems": [], "notes": []}
+    manifest["blocks"] = {"total": done.blocks, "done": done.done, "skipped": done.skipped, "retried": done.retried}
+    write_document(path, manifest)
     return StageResult(STAGE, FOLDER, {}, watch.latest, (), records)
 
 
