@@ -34,8 +34,9 @@ def open_store(root: str, store: str = "profile", version: str = LATEST) -> xr.D
     Parameters
     ----------
     root
-        Folder or URL of the stores, or of the folder ``public`` in it. ``gs://`` takes the application default credentials; for
-        a public bucket set the environment variable DEEPPROFILE_STORAGE_CREDENTIALS to ``anonymous``.
+        Folder or URL of the stores, or of the folder ``public`` in it. ``https://`` reads from any server of files that answers
+        ranges. ``gs://`` takes the application default credentials; for a public bucket set the environment variable
+        DEEPPROFILE_STORAGE_CREDENTIALS to ``anonymous``.
     store
         ``profile`` (with the accessor ``.deepprofile``, and what of it does not depend on time: ``covariance``), ``layers``,
         ``inputs``, ``climatology``, ``weights``, ``validation``, ``comparison``, or ``ard/<product>``; or a year of one that

@@ -567,6 +567,7 @@ def demo(
             err.print("\nStopped. Run the same command again to go on.")
             raise typer.Exit(STOPPED) from None
     out.print(f"Report: {written[0]}", soft_wrap=True)
+    out.print(f"Published data set: {output / 'stores' / 'public'}", soft_wrap=True)
     raise typer.Exit(code)
 
 

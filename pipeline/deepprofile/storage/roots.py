@@ -32,7 +32,7 @@ import zarr
 from numpy.typing import NDArray
 
 from deepprofile.storage.conditional_writes import update
-from deepprofile.storage.documents import FORMAT_KEY, DamagedDocumentError, parse, read_document
+from deepprofile.storage.documents import FORMAT_KEY, DamagedDocumentError, DocumentError, parse, read_document
 from deepprofile.storage.filesystems import filesystem, is_local, join, zarr_store
 from deepprofile.storage.lease import DURATION_SECONDS, GUARDED_FORMAT, Lease
 from deepprofile.storage.objects import as_json, list_children
@@ -80,11 +80,20 @@ class Root:
         deepprofile.storage.documents.DocumentError
             Where the pointer cannot be read.
         """
-        found = read_document(join(url, POINTER), newest=GUARDED_FORMAT)
+        refusal: Exception | None = None
+        found: dict[str, Any] | None = None
+        try:
+            found = read_document(join(url, POINTER), newest=GUARDED_FORMAT)
+        except DocumentError:
+            raise
+        except Exception as error:  # noqa: BLE001
+            # Of the folder above the public one strangers see nothing, which storage says in many ways.
+            refusal = error
         inside = join(url, PUBLIC)
         if found is None and read_document(join(inside, POINTER), newest=GUARDED_FORMAT) is not None:
-            # Of the folder above it strangers see nothing.
             return cls(inside, public=True, release=release)
+        if refusal is not None:
+            raise refusal
         return cls(url, public=bool(found and found.get(PUBLIC)), release=release)
 
     @property

@@ -15,6 +15,7 @@ from deepprofile.stages.pipeline import STAGES, Request, run_stages
 from deepprofile.stages.publish import files, releases
 from deepprofile.stages.retention import expired_versions, go_back, prune, remove
 from deepprofile.stages.schedule import AsOf
+from deepprofile.storage.documents import read_document
 from deepprofile.storage.filesystems import cache_control
 from deepprofile.storage.roots import Root
 from deepprofile.storage.stores import StoreError
@@ -58,6 +59,19 @@ def test_strangers_read_the_public_folder_alone(published, tmp_path):
             xr.testing.assert_equal(opened.load(), dp.open_store(str(published), store).load())
     with pytest.raises(StoreError, match="no published store 'ard/smap_l4'"):
         dp.open_store(str(alone / "public"), "ard/smap_l4")
+
+
+def test_a_stranger_may_name_the_folder_that_is_not_for_strangers(published, monkeypatch):
+    def refused(url, *arguments, **options):
+        if "public" not in url.removeprefix(str(published)):
+            raise PermissionError(f"Forbidden: {url}")
+        return read_document(url, *arguments, **options)
+
+    monkeypatch.setattr("deepprofile.storage.roots.read_document", refused)
+    assert dp.open_store(str(published), "layers").sizes["time"] == 72
+    (published / "public" / "current.json").unlink()
+    with pytest.raises(PermissionError, match="Forbidden"):
+        dp.open_store(str(published), "layers")
 
 
 def test_nothing_of_the_operator_lies_in_the_public_folder(published):

@@ -138,7 +138,7 @@ class FileBlock:
                     content.update(part)
             size, target = path.stat().st_size, month.path(content.hexdigest())
             upload(path, join(self.public_url, target))
-        details = {"month": month.label, "path": target, "bytes": size, "sha256": content.hexdigest()}
+        details = {"path": target, "bytes": size, "sha256": content.hexdigest()}
         return Outcome(read, size, details=details)
 
 
@@ -185,11 +185,10 @@ def publish(config: Config, root: Root, versions: Mapping[str, str], run_with: R
     path = join(run_url(root, STAGE, folder), MANIFEST)
     write_document(path, manifest)
     records = run_with.run(Jobs.of({"": job}), {"": Ledger(ledger_url(root, STAGE, folder))}, watch)
-    marks = {month.label: month.made_from for month in wanted}
-    made = {
-        label: {**{key: details[key] for key in ("path", "bytes", "sha256")}, "made_from": marks[label]}
-        for label, details in ((str(record.details["month"]), record.details) for record in records.values())
-    }
+    made: dict[str, dict[str, Any]] = {}
+    for record in records.values():
+        month = wanted[record.index[0]]
+        made[month.label] = {**{key: record.details[key] for key in ("path", "bytes", "sha256")}, "made_from": month.made_from}
     files = before | made
     there = {file["path"] for file in files.values()}
     gone = {file["path"] for label, file in before.items() if label in made} - there

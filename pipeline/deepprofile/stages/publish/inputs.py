@@ -18,7 +18,7 @@ from deepprofile.stages.plan import Expected, StagePlan, Step, VersionPlan
 from deepprofile.stages.profiles import Profiles
 from deepprofile.stages.publish import schemas
 from deepprofile.stages.publish.layers import changed_stretches
-from deepprofile.stages.publish.profiles import ProfileYear, stretch_days
+from deepprofile.stages.publish.profiles import provisional_days, stretch_days
 from deepprofile.storage.fingerprints import extended, fingerprint
 from deepprofile.storage.roots import Root, part_name
 from deepprofile.storage.stores import write_shards
@@ -79,7 +79,7 @@ def plan(profiles: Profiles, root: Root, versions: Mapping[str, str]) -> StagePl
 def _plan_year(known: invert.Inputs, year: Domain) -> VersionPlan:
     profiles, store, stretch = known.profiles, part_name(STORE, year.year), stretch_days(year)
     products = profiles.model.comparison.products
-    provisional = ProfileYear.of(year, products, known.root, known.versions).provisional
+    provisional = provisional_days(year, products, known.root, known.versions)
     made = schemas.inputs(year, provisional, stretch, profiles.layout)
     layout = {name: (v.shards, v.chunks, v.stored_dtype) for name, v in made.variables.items()}
     of_year = [part_name(name, year.year) for name in collocate.ard_stores(profiles.model.products)]

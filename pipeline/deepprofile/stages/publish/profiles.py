@@ -29,6 +29,16 @@ def stretch_days(year: Domain) -> int:
     return max(count for count in range(1, min(STRETCH_DAYS, days) + 1) if days % count == 0)
 
 
+def provisional_days(year: Domain, products: tuple[str, ...], root: Root, versions: Mapping[str, str]) -> NDArray[np.bool_]:
+    """Whether the provider of any product will replace its values, of each day of a year."""
+    found = np.zeros(year.length, bool)
+    for product in products:
+        version = versions.get(part_name(ingest.store_name(product), year.year))
+        said = days_document(root, ingest.stage_name(product), version) if version is not None else None
+        found[[day for day in (said or {}).get("provisional", ()) if day < year.length]] = True
+    return found
+
+
 @dataclass(frozen=True)
 class ProfileYear:
     """The profiles of a calendar year.
@@ -61,18 +71,13 @@ class ProfileYear:
         version = versions[name]
         marks = day_fingerprints_of(root, "invert", version)
         records = Ledger(ledger_url(root, "invert", version)).read()
-        provisional = np.zeros(year.length, bool)
-        for product in products:
-            of_product = versions.get(part_name(ingest.store_name(product), year.year))
-            found = days_document(root, ingest.stage_name(product), of_product) if of_product is not None else None
-            provisional[[day for day in (found or {}).get("provisional", ()) if day < year.length]] = True
         return cls(
             year,
             version,
             root.version(name, version),
             marks if len(marks) == year.length else (version,) * year.length,
             {key: record.static_fingerprint or record.fingerprint for key, record in records.items()},
-            provisional,
+            provisional_days(year, products, root, versions),
         )
 
     def day_fingerprints(self, settled: str) -> DayFingerprints:
