@@ -132,27 +132,8 @@ def create(url: str, template: Template) -> None:
                 group.create_group(name, attributes=own)
         if group[name].attrs.asdict() != own:
             group[name].attrs.put(own)
-    for name in sorted(template.variables):
-        variable = template.variables[name]
-        shape = template.shape(name)
-        if name not in group:
-            # A coordinate is one chunk; everything else is made of shards.
-            single = tuple(max(size, 1) for size in shape)
-            with suppress(ContainsArrayError):
-                group.create_array(
-                    name,
-                    shape=shape,
-                    dtype=variable.stored_dtype,
-                    shards=variable.shards,
-                    chunks=variable.chunks or single,
-                    compressors=[codec()],
-                    dimension_names=variable.dims,
-                    attributes=variable.stored_attributes,
-                    fill_value=variable.stored_fill,
-                )
-        _check_same(url, name, group[name], shape, variable)
-        if variable.values is not None:
-            write_coordinate(url, name, variable.values)
+    calls = [partial(_create_array, url, group, template, name) for name in sorted(template.variables)]
+    at_the_same_time(calls, local=is_local(url))
     # One read opens the store; this is optional in Zarr 3, so nothing here requires it.
     # Filters of warnings are the whole process's: one thread at a time changes them.
     with _filters_of_warnings, warnings.catch_warnings():
@@ -160,6 +141,29 @@ def create(url: str, template: Template) -> None:
         zarr.consolidate_metadata(store)
     _described.cache_clear()
     _described_chunks.cache_clear()
+
+
+def _create_array(url: str, group: zarr.Group, template: Template, name: str) -> None:
+    """Metadata of an array, and its values where the template has them."""
+    variable, shape = template.variables[name], template.shape(name)
+    if name not in group:
+        # A coordinate is one chunk; everything else is made of shards.
+        single = tuple(max(size, 1) for size in shape)
+        with suppress(ContainsArrayError):
+            group.create_array(
+                name,
+                shape=shape,
+                dtype=variable.stored_dtype,
+                shards=variable.shards,
+                chunks=variable.chunks or single,
+                compressors=[codec()],
+                dimension_names=variable.dims,
+                attributes=variable.stored_attributes,
+                fill_value=variable.stored_fill,
+            )
+    _check_same(url, name, group[name], shape, variable)
+    if variable.values is not None:
+        write_coordinate(url, name, variable.values)
 
 
 def _check_same(url: str, name: str, array: Any, shape: tuple[int, ...], variable: Variable) -> None:
