@@ -413,6 +413,11 @@ def test_accessor_dimensions_and_units():
     np.testing.assert_allclose(view.storage(0.0, 1.0), 1000.0 * view.mean(0.0, 1.0))
     np.testing.assert_allclose(view.std_storage(0.1, 0.4), 300.0 * view.std_mean(0.1, 0.4))
     assert view.storage(0.0, 1.0).attrs["units"] == "mm"
+    names = [
+        f.attrs["standard_name"] for f in (view.at(0.1), view.std(0.1), view.storage(0.0, 1.0), view.std_storage(0.0, 1.0))
+    ]
+    water, thickness = "volume_fraction_of_condensed_water_in_soil", "lwe_thickness_of_moisture_content_of_soil_layer"
+    assert names == [water, f"{water} standard_error", thickness, f"{thickness} standard_error"]
     interval = view.interval(0.9, depth=0.3)
     np.testing.assert_allclose(0.5 * (interval.lower + interval.upper), view.at(0.3), atol=1e-9)
     np.testing.assert_allclose(interval.upper - interval.lower, 2 * 1.6448536 * view.std(0.3), rtol=1e-6)

@@ -14,9 +14,11 @@ from deepprofile import config as configuration
 from deepprofile.app import cli
 from deepprofile.execution.pools import ThreadPool
 from deepprofile.stages.pipeline import STAGES, run_stages, status_of
-from deepprofile.storage.filesystems import filesystem, join
+from deepprofile.stages.publish.files import index
+from deepprofile.storage.filesystems import cache_control, filesystem, join
 from deepprofile.storage.lease import LEASE
 from deepprofile.storage.objects import list_children, read_json
+from deepprofile.storage.roots import Root
 from typer.testing import CliRunner
 
 from tests.support.granules import NAMES, document, tree
@@ -86,6 +88,30 @@ def test_stores_are_the_same_wherever_they_are(written, anywhere, finished, gran
         assert found["current"].keys() == made | years
         assert set(found["days"]["smap_l3"].values()) == {"there"}
         assert found["lease"] is None
+        if anywhere.startswith("gs"):
+            for url in kept_by_caches(anywhere):
+                assert cache_control_of(url) == cache_control(url), url
+
+
+def kept_by_caches(root):
+    """Objects of every kind that caches treat otherwise: documents, metadata of stores, chunks, copied ones too, and files."""
+    layers = Root(root).open("layers/2015")
+    (file, *_) = index(Root(root)).values()
+    public = join(root, "public")
+    named = ("zarr.json", "soil_moisture/zarr.json", "soil_moisture/c/0/0/0/0", "lat/c/0")
+    return [
+        *(join(root, "current.json"), join(public, "current.json"), join(public, "files.json"), join(public, file["path"])),
+        *(join(layers, name) for name in named),
+    ]
+
+
+def cache_control_of(url):
+    from google.cloud import storage
+
+    bucket, _, name = url.removeprefix("gs://").partition("/")
+    blob = storage.Client.create_anonymous_client().bucket(bucket).blob(name)
+    blob.reload()
+    return blob.cache_control
 
 
 @pytest.mark.parametrize("anywhere", FOR_LONG, indirect=True)

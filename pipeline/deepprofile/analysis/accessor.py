@@ -18,6 +18,11 @@ Array = NDArray[np.float64]
 Depth = float | Sequence[float] | NDArray[Any]
 
 WATER_MM_PER_M: Final = 1000.0
+# CF names of what a profile is asked for, by unit.
+_STANDARD_NAMES: Final = {
+    "m3 m-3": "volume_fraction_of_condensed_water_in_soil",
+    "mm": "lwe_thickness_of_moisture_content_of_soil_layer",
+}
 
 
 @xr.register_dataset_accessor("deepprofile")
@@ -214,17 +219,23 @@ def _check_layer(top: Depth, bottom: Depth) -> tuple[xr.DataArray, xr.DataArray]
 def _with_depth(out: xr.DataArray, top: xr.DataArray, bottom: xr.DataArray, name: str) -> xr.DataArray:
     if top.ndim:
         if np.array_equal(top.values, bottom.values):
-            out = out.assign_coords(depth=("depth", top.values, {"units": "m", "positive": "down"}))
+            out = out.assign_coords(depth=("depth", top.values, {"units": "m", "positive": "down", "standard_name": "depth"}))
         else:
             out = out.assign_coords(
                 depth_top=("depth", top.values, {"units": "m"}), depth_bottom=("depth", bottom.values, {"units": "m"})
             )
-    out.attrs = {"units": "m3 m-3", "long_name": name}
+    out.attrs = _attributes("m3 m-3", name)
     return out
+
+
+def _attributes(unit: str, text: str) -> dict[str, str]:
+    """What CF says of a quantity, or of its standard deviation."""
+    error = " standard_error" if text.startswith("standard deviation") else ""
+    return {"units": unit, "standard_name": _STANDARD_NAMES[unit] + error, "long_name": text}
 
 
 def _in_mm(mean: xr.DataArray, top: xr.DataArray, bottom: xr.DataArray, name: str) -> xr.DataArray:
     thickness = (bottom - top).astype(mean.dtype)
     out = mean * (WATER_MM_PER_M * thickness)
-    out.attrs = {"units": "mm", "long_name": name}
+    out.attrs = _attributes("mm", name)
     return out
