@@ -78,7 +78,8 @@ lowest: $(INSTALLED)  ## a run of all stages, and tests of numerics, grids and s
 
 soak: $(INSTALLED)  ## what takes long: a year of the schedule, whole runs anywhere, and the tests of `cluster` with twenty starts
 	DEEPPROFILE_TEST_SCHEDULE_DAYS=365 $(BIN)/python -m pytest -n 0 --timeout 10800 tests/stages/test_schedule.py
-	DEEPPROFILE_TEST_SOAK=1 $(BIN)/python -m pytest tests/stages/test_interrupted.py tests/stages/test_storage.py
+	DEEPPROFILE_TEST_SOAK=1 $(BIN)/python -m pytest tests/stages/test_interrupted.py tests/stages/test_storage.py \
+		tests/stages/publish/test_climatology.py
 	DEEPPROFILE_TEST_STARTS=20 $(BIN)/python -m pytest -m cluster -n 3 tests/cluster $(PYTEST_ARGUMENTS)
 
 manifests: $(INSTALLED)  ## write what is generated below k8s/

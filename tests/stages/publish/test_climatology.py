@@ -1,23 +1,32 @@
 """What soil moisture usually is: quantiles by pentad, percentiles, and the store of whole years."""
 
+import os
+
+import deepprofile as dp
 import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+import yaml
+from deepprofile import config as configuration
+from deepprofile import twin
 from deepprofile.config import Config
 from deepprofile.core.basis import basis_mean
 from deepprofile.core.climatology import BEYOND, PENTADS, QUANTILES, pentad_of, percentile, place_in_year, quantiles
 from deepprofile.execution.pools import ThreadPool
 from deepprofile.stages import invert
 from deepprofile.stages.execute import RunWith, execute
+from deepprofile.stages.pipeline import STAGES, run_stages
 from deepprofile.stages.plan import StageResult
 from deepprofile.stages.profiles import Profiles
 from deepprofile.stages.publish import climatology, maps
 from deepprofile.stages.publish.schemas import USUAL_LAYERS
 from deepprofile.storage.roots import Root
 from deepprofile.storage.stores import create, write_shards
+from deepprofile.twin.granules import write_granules, write_stations
 
 from tests.stages.test_schemas import CONFIG
+from tests.support.granules import document
 
 DAYS = np.arange(np.datetime64("2015-01-01"), np.datetime64("2018-03-01"))
 
@@ -134,3 +143,31 @@ def test_a_record_that_is_too_short_has_none_and_says_so(record):
     )
     (said,) = [step for step in maps.steps(short) if step.store == "map"]
     assert "climatology" not in said.reads
+
+
+if os.environ.get("DEEPPROFILE_TEST_SOAK"):
+
+    def test_percentiles_of_a_twin_of_many_years_are_as_frequent_as_they_say(tmp_path):
+        """From granules to maps, with a climatology of two whole years."""
+        days = int((np.datetime64("2018-01-01") - np.datetime64("2015-04-01")) / np.timedelta64(1, "D"))
+        world = twin.simulate((6, 6), days / 365.0 + 0.02, seed=11, stations=2)
+        granules = tmp_path / "granules"
+        write_granules(world, granules, slice(0, days))
+        write_stations(world, granules)
+        changes = {"period": {"start": "2015-04-01", "end": "2017-12-31"}, "climatology": {"min_years": 2}}
+        path = tmp_path / "deepprofile.yaml"
+        described = document(world, granules, tmp_path / "root", **changes, blocks={}, ingest={})
+        path.write_text(yaml.safe_dump(described))
+        config = configuration.load(path)
+        run_stages(config, STAGES, ThreadPool(2))
+        maps = dp.open_store(config.root, "map/9km").sel(time=slice("2016-01-01", "2017-12-31"))
+        share = maps.percentile.values
+        there = np.isfinite(share)
+        assert there.mean() > 0.9
+        for level in (10.0, 30.0, 50.0, 90.0):
+            assert abs((share[there] < level).mean() - level / 100.0) < 0.03
+        # Dry days are those with little water at that time of the year.
+        layers = dp.open_store(config.root, "layers").sel(time=maps.time)
+        month = layers.root_zone_soil_moisture.groupby("time.month")
+        anomaly = (month - month.mean("time")).values[there]
+        assert np.corrcoef(anomaly, share[there])[0, 1] > 0.8
