@@ -31,6 +31,8 @@ from deepprofile.stages.domain import Domain, days_of
 from deepprofile.stages.increments import PublishedBlock
 from deepprofile.stages.plan import StagePlan, VersionPlan
 from deepprofile.stages.profiles import Profiles
+from deepprofile.stages.publish import inputs, layers, maps
+from deepprofile.stages.publish import schemas as published
 from deepprofile.storage.roots import Root, part_name
 from deepprofile.storage.stores import Template, create, write_shards
 from deepprofile.twin import LAND_MODELS, World
@@ -64,15 +66,15 @@ class Measured:
         return self.peak / (self.planned + WORKER_BASE_BYTES)
 
 
-def measure(small: StagePlan, large: StagePlan, published: Sequence[str] = (), kept: slice = slice(1)) -> Iterator[Measured]:
+def measure(small: StagePlan, large: StagePlan, earlier_urls: Sequence[str] = (), kept: slice = slice(1)) -> Iterator[Measured]:
     """A stage's block from nothing; and, with URLs of stores for both plans, one of which some days are kept."""
     for place, plan in enumerate((small.versions[0], large.versions[0])):
         create(plan.url, plan.template)
         first = plan.job.compute, plan.job.blocks[0], _inputs(plan)
         found = [_peak(*first)]
-        if published:
+        if earlier_urls:
             details, (start, stop) = first[0](*first[1:]).details, first[1].region[0]
-            earlier = PublishedBlock(published[place], stop - start, tuple(range(stop - start))[kept], details)
+            earlier = PublishedBlock(earlier_urls[place], stop - start, tuple(range(stop - start))[kept], details)
             found.append(_peak(*first[:2], replace(first[2], earlier=earlier)))
     for memory, name in zip(found, (large.stage, f"{large.stage}, again"), strict=False):
         yield Measured(name, large.jobs.workload.memory_per_block, memory.more, memory.peak)
@@ -105,16 +107,16 @@ def _world(cells: int, days: int) -> World:
 def _ingest(folder: Path) -> Iterator[Measured]:
     write_granules(_world(INGEST_CELLS, 1), folder / "granules", corner=CORNER)
     for name in PRODUCTS:
-        plans, published = [], []
+        plans, urls = [], []
         for label, cells, days in (("small", 32, 2), ("large", INGEST_CELLS, INGEST_DAYS[name])):
             config = configure(folder / label / name, 1, cells=cells, days=days)
             products = {name: {"granules": str(folder / "granules" / name)}}
             changed = {"products": products, "ingest": {"days": days}, "compute": {"memory_limit": "8GiB"}}
             config = Config.model_validate(config.model_dump(mode="json") | changed)
             root = Root(config.root)
-            published += [root.version(store, version) for store, version in fill(config).items()]
+            urls += [root.version(store, version) for store, version in fill(config).items()]
             plans.append(ingest.plan(ingest.ProductIngest.of(config, name), root))
-        yield from measure(plans[0], plans[1], published, slice(1, None))
+        yield from measure(plans[0], plans[1], urls, slice(1, None))
 
 
 def _found(config: Config) -> observations.Found:
@@ -147,6 +149,7 @@ _PLANNERS: dict[str, Callable[[Config, Root, dict[str, str]], StagePlan]] = {
     collocate.STORE: lambda config, *place: collocate.plan_weights(collocate.ErrorModel.of(config), *place),
     covariances.STORE: lambda config, *place: covariances.plan(Profiles.of(config), *place),
     invert.STORE: lambda config, *place: invert.plan(Profiles.of(config), *place),
+    layers.STORE: lambda config, *place: layers.plan(Profiles.of(config), *place),
     matchups.STORE: _plan_matchups,
 }
 
@@ -169,6 +172,37 @@ def _later_stages(small: Config, large: Config, measured: Sequence[str]) -> Iter
 
 def _versions(plan: StagePlan) -> dict[str, str]:
     return {version.store: version.version for version in plan.versions}
+
+
+def _inputs_of(folder: Path) -> Iterator[Measured]:
+    """The inputs of one stretch of days, on more cells than a block has by default."""
+    plans = []
+    for label, cells in (("few", 32), ("many", 128)):
+        config = configure(folder / label, 1, cells=cells, days=32)
+        plans.append(inputs.plan(Profiles.of(config), Root(config.root), fill(config)))
+    yield from measure(plans[0], plans[1])
+
+
+def _maps_of(folder: Path) -> Iterator[Measured]:
+    """Maps of some days of a region in which all is land, from profiles that are noise."""
+    plans = []
+    for label, cells in (("small", 64), ("large", 768)):
+        config = configure(folder / label, 1, cells=cells, days=8, edge=64)
+        root, profiles = Root(config.root), Profiles.of(config)
+        (year,) = profiles.domain.years
+        names = {store: part_name(store, year.year) for store in (invert.STORE, layers.STORE)}
+        made = {
+            invert.STORE: invert.template(profiles, year),
+            layers.STORE: published.layers(year, np.zeros(8, bool), 8, profiles.model.comparison.products),
+        }
+        rng = np.random.default_rng(4)
+        for store, array in ((invert.STORE, "coefficients"), (layers.STORE, "root_zone_standard_deviation")):
+            url = root.version(names[store], "made")
+            create(url, made[store])
+            values = rng.uniform(0.01, 0.05, made[store].shape(array)).astype(np.float32)
+            write_shards(url, array, (0,) * values.ndim, values)
+        plans.append(maps.plan(profiles, root, {**dict.fromkeys(names.values(), "made"), covariances.STORE: "made"}))
+    yield from measure(plans[0], plans[1])
 
 
 def _scores(folder: Path) -> Iterator[Measured]:
@@ -252,7 +286,10 @@ def _large_blocks(folder: Path) -> Iterator[Measured]:
     yield from _ingest(folder / "ingest")
     # Several stretches of days: moments are merged.
     small, wide = configure(folder / "small", 1, cells=32, days=32), configure(folder / "wide", 1, cells=CELLS, days=DAYS)
-    yield from _later_stages(small, wide, (collocate.MOMENTS_STORE, collocate.STORE, covariances.STORE, invert.STORE))
+    measured = (collocate.MOMENTS_STORE, collocate.STORE, covariances.STORE, invert.STORE, layers.STORE)
+    yield from _later_stages(small, wide, measured)
+    yield from _inputs_of(folder / "inputs")
+    yield from _maps_of(folder / "maps")
 
 
 def _long_records(folder: Path) -> Iterator[Measured]:

@@ -10,6 +10,7 @@ from benchmarks.memory import measure_all
 STAGES = (
     *("ingest/smap_l4", "ingest/gldas_noah", "ingest/era5_land", "ingest/smap_l3"),
     *("collocate/moments", "collocate/weights", "invert/covariances", "invert"),
+    *("publish/layers", "publish/inputs", "publish/map"),
     *("validate/matchups", "validate/differences", "validate", "validate/comparison", "validate/rivals/rival"),
 )
 # Of what is planned, the least that a block takes. The plan adds up what can be there at one time; the peak that the kernel

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product as combinations
+from math import prod
 from typing import Any, Final
 
 import numpy as np
@@ -29,7 +31,7 @@ from deepprofile.stages.profiles import Profiles, prototype
 from deepprofile.stages.publish import climatology, layers, schemas
 from deepprofile.stages.publish.layers import layer_means, objects_of
 from deepprofile.stages.publish.profiles import ProfileYear
-from deepprofile.stages.publish.schemas import MAP_COARSEST, MAP_COEFFICIENTS, ROOT_ZONE, USUAL_LAYERS
+from deepprofile.stages.publish.schemas import MAP_CHUNK, MAP_COARSEST, MAP_COEFFICIENTS, MAP_SHARD, ROOT_ZONE, USUAL_LAYERS
 from deepprofile.storage.fingerprints import fingerprint
 from deepprofile.storage.objects import copy_objects
 from deepprofile.storage.packing import Packing
@@ -262,19 +264,24 @@ class MapBlock:
         degrees = next((each[name]["coefficients"].shape[0] for each in tiles.values()), None)
         if degrees is None:
             return 0
+        write = write_chunks if name == list(self.levels)[-1] else partial(write_shards, sparse=True)
         for array in ("coefficients", *PLANES):
             lead = (degrees,) if array == "coefficients" else ()
             packing = fills.get(array)
-            whole = np.full((*lead, *grid.shape), packing.fill if packing else 0, packing.dtype if packing else np.uint8)
-            for (row, column), of_levels in tiles.items():
-                part = of_levels[name][array][..., place, :, :]
-                top, left = row // factor - grid.first_row, column // factor - grid.first_column
-                a, b = max(top, 0), min(top + edge, grid.rows)
-                c, d = max(left, 0), min(left + edge, grid.columns)
-                whole[..., a:b, c:d] = part[..., a - top : b - top, c - left : d - left]
-            write = write_chunks if name == list(self.levels)[-1] else partial(write_shards, sparse=True)
-            start = (day, *(0 for _ in lead), 0, 0)
-            written += write(self.url, f"{name}/{array}", start, whole[None])
+            fill, kind = (packing.fill, packing.dtype) if packing else (0, "uint8")
+            rows, columns = objects_of(self.url, f"{name}/{array}")[-2:]
+            # Object after object: of the globe no array is put together as a whole.
+            for first, start in combinations(range(0, grid.rows, rows), range(0, grid.columns, columns)):
+                size = min(rows, grid.rows - first), min(columns, grid.columns - start)
+                whole = np.full((*lead, *size), fill, kind)
+                for (row, column), of_levels in tiles.items():
+                    top, left = row // factor - grid.first_row - first, column // factor - grid.first_column - start
+                    a, b = max(top, 0), min(top + edge, size[0])
+                    c, d = max(left, 0), min(left + edge, size[1])
+                    if a < b and c < d:
+                        part = of_levels[name][array][..., place, :, :]
+                        whole[..., a:b, c:d] = part[..., a - top : b - top, c - left : d - left]
+                written += write(self.url, f"{name}/{array}", (day, *(0 for _ in lead), first, start), whole[None])
         return written
 
     def _take_over(self, earlier: str, days: list[int]) -> None:
@@ -308,9 +315,11 @@ def _workload_of_year(profiles: Profiles, year: Domain) -> Workload:
     return Workload(
         name="publish: maps",
         blocks=grid_blocks((year.length,), (year.blocks.map_days,), year.year),
-        # Codes of all levels on all days, a third more than those of the finest; one array of a day as a whole and as a shard;
-        # a tile as it is read, and as whole numbers.
-        memory_per_block=int(year.cells * (days * (degrees * 2 + 3) * 4 / 3 + degrees * 4)) + TILE * TILE * days * degrees * 40,
+        # Codes of all levels on all days, a third more than those of the finest; an object of a day, its chunks, and those as
+        # they are written; a tile as it is read, and as whole numbers.
+        memory_per_block=int(year.cells * days * (degrees * 2 + 3) * 4 / 3)
+        + min(year.cells, prod(MAP_CHUNK) * prod(MAP_SHARD)) * degrees * 10
+        + TILE * TILE * days * degrees * 40,
         # Chunks of profiles hold many days: each block reads all of them.
         bytes_in=year.cells * year.length * (degrees * 2 + 1) * max(blocks // shard, 1),
         bytes_out=year.cells * year.length * (degrees * 2 + 3) * 4 // 3,
