@@ -104,6 +104,17 @@ def test_run_status_and_report(call, settings, tmp_path):
     code, printed, _ = call("status", "-c", path, "--json")
     found = json.loads(printed)
     assert found["current"] == Root(str(tmp_path / "root")).current()
+    code, _, said = call("release", "2015.1", "-c", path)
+    assert code == 0
+    assert "Release 2015.1 of " in said
+    assert "The first release: 2015-04-01 to 2015-06-11, 1 calendar year." in said
+    assert "Releases: 2015.1" in call("status", "-c", path)[1]
+    code, _, said = call("release", "no name", "-c", path)
+    assert code == 1
+    assert "'no name' is no name for a release" in said
+    code, _, said = call("rollback", "1999", "-c", path)
+    assert code == 1
+    assert "no publication is of '1999'" in said
     manifest = next(run for run in found["runs"] if run["stage"] == "invert")
     assert manifest["blocks"] == {"total": 12, "done": 12, "skipped": 0, "copied": 0, "incomplete": 0, "retried": 0}
     assert manifest["configuration"]["inversion"]["method"] == "map"

@@ -648,6 +648,8 @@ def status(
     out.print(f"Root: {found['root']}", soft_wrap=True)
     if found["lease"] is not None:
         out.print(f"At work on it: {found['lease']}", soft_wrap=True)
+    if found["releases"]:
+        out.print(f"Releases: {', '.join(found['releases'])}", soft_wrap=True)
     out.print(days_table(found["days"]))
     for product, files in found["passed_over"].items():
         if files:

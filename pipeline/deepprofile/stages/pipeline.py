@@ -349,7 +349,7 @@ def passed_over(root: Root, name: str) -> list[dict[str, str]]:
 
 
 def status_of(config: Config, as_of: AsOf | None = None) -> dict[str, Any]:
-    """What is published, what is there of each product and day, who is at work, and the manifests of all runs in order."""
+    """What is published and released, what is there of each product and day, who is at work, and the manifests of all runs."""
     root, runs, as_of = Root(config.root), join(config.root, "runs"), as_of or AsOf.now()
     manifests = [manifest_of(join(runs, name)) for name in list_children(runs)]
     return {
@@ -358,6 +358,7 @@ def status_of(config: Config, as_of: AsOf | None = None) -> dict[str, Any]:
         "days": {name: ingest.day_states(ProductIngest.of(config, name), root, as_of) for name in config.products},
         "lease": live_holder(config.root),
         "published": read_sound(join(config.root, PUBLISHED)),
+        "releases": root.releases(),
         "passed_over": {name: passed_over(root, name) for name in config.products},
         "runs": sorted((m for m in manifests if m), key=lambda m: str(m["started"])),
     }

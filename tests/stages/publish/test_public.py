@@ -178,7 +178,7 @@ def test_a_file_that_has_been_replaced_goes_after_a_while(configure, published):
 
 def test_a_release_stays_as_it_is(configure, published, tmp_path, granules):
     first = released(published, "2015.1")
-    assert first["changes"] == ["The first release: 2015-04-01 to 2015-06-11 (1 calendar years)."]
+    assert first["changes"] == ["The first release: 2015-04-01 to 2015-06-11, 1 calendar year."]
     before = dp.open_store(str(published), "layers").load()
     # The same again is the same release, whatever the time.
     assert released(published, "2015.1") == first

@@ -100,7 +100,7 @@ def changes(root: Root, predecessor: Mapping[str, Any] | None, versions: Mapping
     years = sorted(parts_of(invert.STORE, versions))
     days = _days_of(root, versions)
     if predecessor is None:
-        return [f"The first release: {days} ({len(years)} calendar years)."]
+        return [f"The first release: {days}, {len(years)} calendar {'year' if len(years) == 1 else 'years'}."]
     before = by_name(predecessor[STORES], str(predecessor["tag"]))
     said = []
     had = _days_of(root, before)
