@@ -13,7 +13,7 @@ from deepprofile._lazy import attach
 from deepprofile.analysis.accessor import ProfileAccessor
 
 if TYPE_CHECKING:
-    from deepprofile.analysis.open import open_store
+    from deepprofile.analysis.open import open_profile, open_store
     from deepprofile.core.collocation import triple_collocation
     from deepprofile.core.error_model import estimate_errors
     from deepprofile.core.invert import fuse, invert
@@ -24,7 +24,17 @@ try:
 except PackageNotFoundError:  # a source tree that is not installed
     __version__ = "0+unknown"
 
-__all__ = ["Prior", "ProfileAccessor", "__version__", "estimate_errors", "fuse", "invert", "open_store", "triple_collocation"]
+__all__ = [
+    "Prior",
+    "ProfileAccessor",
+    "__version__",
+    "estimate_errors",
+    "fuse",
+    "invert",
+    "open_profile",
+    "open_store",
+    "triple_collocation",
+]
 
 __getattr__ = attach(
     __name__,
@@ -33,6 +43,7 @@ __getattr__ = attach(
         "estimate_errors": "deepprofile.core.error_model",
         "fuse": "deepprofile.core.invert",
         "invert": "deepprofile.core.invert",
+        "open_profile": "deepprofile.analysis.open",
         "open_store": "deepprofile.analysis.open",
         "triple_collocation": "deepprofile.core.collocation",
     },

@@ -9,8 +9,8 @@ from deepprofile._lazy import attach
 from deepprofile.analysis.accessor import ProfileAccessor
 
 if TYPE_CHECKING:
-    from deepprofile.analysis.open import open_store
+    from deepprofile.analysis.open import open_profile, open_store
 
-__all__ = ["ProfileAccessor", "open_store"]
+__all__ = ["ProfileAccessor", "open_profile", "open_store"]
 
-__getattr__ = attach(__name__, {"open_store": "deepprofile.analysis.open"})
+__getattr__ = attach(__name__, dict.fromkeys(("open_profile", "open_store"), "deepprofile.analysis.open"))

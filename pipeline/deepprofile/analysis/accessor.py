@@ -10,12 +10,14 @@ import xarray as xr
 from numpy.typing import NDArray
 from scipy import special
 
+from deepprofile.analysis.places import Cells
 from deepprofile.core.basis import MAX_DEPTH_M, basis_mean
 from deepprofile.core.factors import factor_projection
 from deepprofile.core.prior import remainder_variance, soil_kernel
 
 Array = NDArray[np.float64]
 Depth = float | Sequence[float] | NDArray[Any]
+Place = float | Sequence[float] | NDArray[Any]
 
 WATER_MM_PER_M: Final = 1000.0
 # CF names of what a profile is asked for, by unit.
@@ -93,6 +95,103 @@ class ProfileAccessor:
     def mean_interval(self, level: float, top: Depth, bottom: Depth) -> xr.Dataset:
         """Interval that holds the mean between two depths with the probability ``level``: ``lower`` and ``upper``."""
         return self._interval(level, self.mean(top, bottom), self.std_mean(top, bottom))
+
+    def layers(self, depths: Sequence[tuple[float, float]]) -> xr.Dataset:
+        """Means of several layers with their standard deviations: ``soil_moisture`` and ``standard_deviation``, m3 m-3.
+
+        Parameters
+        ----------
+        depths
+            Top and bottom of each layer, m, such as ``[(0.0, 0.1), (0.1, 0.4)]``; they may overlap.
+
+        Raises
+        ------
+        ValueError
+            For a depth outside [0, 1] m, or a bottom at or above its top.
+        """
+        if not len(depths) or any(np.shape(layer) != (2,) for layer in depths):
+            raise ValueError(f"layers are {depths!r}; give top and bottom of each in m, such as [(0.0, 0.1), (0.1, 0.4)]")
+        top, bottom = np.array(depths, np.float64).T
+        return xr.Dataset({"soil_moisture": self.mean(top, bottom), "standard_deviation": self.std_mean(top, bottom)})
+
+    def plant_available_water(
+        self, wilting_point: float | xr.DataArray, field_capacity: float | xr.DataArray, top: float, bottom: float
+    ) -> xr.DataArray:
+        """Water between two depths that plants can take up, mm: what is above the wilting point, up to the field capacity.
+
+        Parameters
+        ----------
+        wilting_point, field_capacity
+            Soil moisture at these points, m3 m-3: numbers, or arrays of the cells.
+        top, bottom
+            m.
+
+        Raises
+        ------
+        ValueError
+            Where the wilting point is not below the field capacity, or for depths as ``mean``.
+        """
+        if bool(np.asarray(wilting_point >= field_capacity).any()):
+            raise ValueError(f"the wilting point {wilting_point!r} is not below the field capacity {field_capacity!r}")
+        above = self.mean(top, bottom).clip(wilting_point, field_capacity) - wilting_point
+        return _in_mm(above, *_check_layer(top, bottom), "plant-available water").rename("plant_available_water")
+
+    def point(self, latitude: Place, longitude: Place) -> xr.Dataset:
+        """The profiles of the cell that a place lies in; of several places, along the dimension ``point``.
+
+        Parameters
+        ----------
+        latitude, longitude
+            Degrees north and east; numbers, or sequences of the same length.
+
+        Returns
+        -------
+        The same dataset for these cells, lazy, with the coordinate ``distance``: m from the place to the cell's centre.
+
+        Raises
+        ------
+        ValueError
+            For a place outside of the grid, or profiles that lie on none.
+        """
+        cells, (asked_lat, asked_lon) = self._cells(), (np.asarray(each, np.float64) for each in (latitude, longitude))
+        if asked_lat.shape != asked_lon.shape or asked_lat.ndim > 1:
+            raise ValueError(f"{asked_lat.size} latitudes and {asked_lon.size} longitudes: give as many of one as of the other")
+        found = []
+        for lat, lon in zip(np.atleast_1d(asked_lat).tolist(), np.atleast_1d(asked_lon).tolist(), strict=True):
+            cell = cells.holding(lat, lon) if abs(lat) <= 90.0 and np.isfinite(lon) else None
+            if cell is None:
+                raise ValueError(f"{lat:g} N, {lon:g} E lies outside of the grid: {_extent(cells)}")
+            found.append((*cell, cells.distance_m(cell, lat, lon)))
+        rows, columns, distances = (list(part) for part in zip(*found, strict=True))
+        said = {"units": "m", "long_name": "distance from the place to the centre of its cell"}
+        if not asked_lat.ndim:
+            return self._data.isel(y=rows[0], x=columns[0]).assign_coords(distance=((), distances[0], said))
+        picked = self._data.isel(y=xr.DataArray(rows, dims="point"), x=xr.DataArray(columns, dims="point"))
+        return picked.assign_coords(distance=("point", distances, said))
+
+    def box(self, west: float, south: float, east: float, north: float) -> xr.Dataset:
+        """The profiles of the cells whose centres lie in a box, degrees; one with west > east goes across the antimeridian.
+
+        Raises
+        ------
+        ValueError
+            For a box that is upside down or holds no cell, or profiles that lie on no grid.
+        """
+        cells = self._cells()
+        if south >= north:
+            raise ValueError(f"the box reaches from {south:g} to {north:g} N: south has to be less than north")
+        within = (cells.lon - west) % 360.0 <= (east - west) % 360.0 if (east - west) % 360.0 else np.ones(cells.lon.size, bool)
+        rows, columns = np.flatnonzero((cells.lat >= south) & (cells.lat <= north)), np.flatnonzero(within)
+        if not rows.size or not columns.size:
+            raise ValueError(f"the box {west:g} to {east:g} E, {south:g} to {north:g} N holds no cell: {_extent(cells)}")
+        return self._data.isel(y=rows, x=columns)
+
+    def _cells(self) -> Cells:
+        if not {"lat", "lon"} <= set(self._data.coords) or self._data["lat"].dims != ("y",) or self._data["lon"].dims != ("x",):
+            raise ValueError(
+                "these profiles lie on no grid: they have no latitude of rows (lat) and longitude of columns (lon)"
+            )
+        return Cells(self._data["lat"].values, self._data["lon"].values)
 
     def uses(self, product: str) -> xr.DataArray:
         """Whether a product went into each profile.
@@ -177,6 +276,12 @@ class ProfileAccessor:
         return xr.Dataset({"lower": lower, "upper": upper})
 
 
+def _extent(cells: Cells) -> str:
+    """Where a grid lies, for messages."""
+    lat, lon = cells.lat, cells.lon
+    return f"its cells have their centres from {lat.min():.2f} to {lat.max():.2f} N and {lon.min():.2f} to {lon.max():.2f} E"
+
+
 def unexpressed_variance(attrs: Mapping[Any, Any], top: Array, bottom: Array, order: int) -> Array:
     """Prior variance of what the polynomial cannot express in the means between depths (m; equal: at a point), m6 m-6.
 
@@ -225,7 +330,7 @@ def _with_depth(out: xr.DataArray, top: xr.DataArray, bottom: xr.DataArray, name
                 depth_top=("depth", top.values, {"units": "m"}), depth_bottom=("depth", bottom.values, {"units": "m"})
             )
     out.attrs = _attributes("m3 m-3", name)
-    return out
+    return out.rename("standard_deviation" if name.startswith("standard deviation") else "soil_moisture")
 
 
 def _attributes(unit: str, text: str) -> dict[str, str]:
@@ -238,4 +343,4 @@ def _in_mm(mean: xr.DataArray, top: xr.DataArray, bottom: xr.DataArray, name: st
     thickness = (bottom - top).astype(mean.dtype)
     out = mean * (WATER_MM_PER_M * thickness)
     out.attrs = _attributes("mm", name)
-    return out
+    return out.rename("standard_deviation" if name.startswith("standard deviation") else "water_storage")

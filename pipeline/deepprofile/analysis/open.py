@@ -58,6 +58,34 @@ def open_store(root: str, store: str = "profile", version: str = LATEST) -> xr.D
     return read_store(Root.of_reader(root, None if version == LATEST else version), store, chunks="auto")
 
 
+def open_profile(url: str, version: str = LATEST) -> xr.Dataset:
+    """Open the published profiles, with what can be asked of them under ``.deepprofile``.
+
+    Parameters
+    ----------
+    url
+        Folder or URL of a data set, or of the folder ``public`` in it; see ``open_store``.
+    version
+        ``latest``, or the tag of a release.
+
+    Returns
+    -------
+    The dataset, lazy.
+
+    Raises
+    ------
+    deepprofile.storage.stores.StoreError
+        See ``open_store``.
+
+    Examples
+    --------
+    >>> import deepprofile as dp
+    >>> profile = dp.open_profile("https://example.org/deepprofile/public")  # doctest: +SKIP
+    >>> profile.deepprofile.point(38.5, -98.0).deepprofile.at(0.4).sel(time="2024-06-01").values  # doctest: +SKIP
+    """
+    return open_store(url, PROFILE, version)
+
+
 def read_store(root: Root, store: str, chunks: Literal["auto"] | None, known: Collection[str] = ()) -> xr.Dataset:
     """As ``open_store``; ``chunks``: ``"auto"`` for dask, None for arrays that are read where they are used.
 

@@ -18,6 +18,7 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
+from deepprofile.analysis.places import Cells
 from deepprofile.config import Stations
 from deepprofile.evaluation.stations import (
     MIN_DAY_FRACTION,
@@ -89,28 +90,18 @@ class Found(NamedTuple):
 class _Placing:
     """Finds the cell of a place, and remembers it: sensors of a station share one."""
 
-    grid: Grid
-    lat: NDArray[np.float64]
-    lon: NDArray[np.float64]
+    cells: Cells
     known: dict[tuple[float, float], tuple[int, int] | None]
 
     @classmethod
     def of(cls, grid: Grid) -> _Placing:
-        return cls(grid, grid.lat, grid.lon, {})
+        return cls(Cells(grid.lat, grid.lon), {})
 
     def cell(self, latitude: float, longitude: float) -> tuple[int, int] | None:
         """Row and column; None outside of the grid."""
         if (latitude, longitude) not in self.known:
-            self.known[latitude, longitude] = self._cell(latitude, longitude)
+            self.known[latitude, longitude] = self.cells.holding(latitude, longitude)
         return self.known[latitude, longitude]
-
-    def _cell(self, latitude: float, longitude: float) -> tuple[int, int] | None:
-        off_y, off_x = np.abs(self.lat - latitude), np.abs((self.lon - longitude + 180.0) % 360.0 - 180.0)
-        row, column = int(off_y.argmin()), int(off_x.argmin())
-        # Half of a cell, and a little for the rounding of coordinates.
-        near_y = self.lat.size == 1 or off_y[row] <= 0.51 * abs(np.gradient(self.lat)[row])
-        near_x = self.lon.size == 1 or off_x[column] <= 0.51 * abs(np.gradient(self.lon)[column])
-        return (row, column) if near_y and near_x else None
 
 
 def read_records(

@@ -1,0 +1,50 @@
+"""Where places lie on grids that are rectilinear in latitude and longitude, as all grids of the data set are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+# Mean radius of the earth, m (IUGG; Moritz 2000, doi 10.1007/s001900050278).
+EARTH_RADIUS_M: Final = 6371008.8
+# Half of a cell, and a little for the rounding of coordinates.
+_REACH: Final = 0.51
+
+
+@dataclass(frozen=True)
+class Cells:
+    """The centres of the cells of a grid: latitude of each row and longitude of each column, degrees."""
+
+    lat: NDArray[np.float64]
+    lon: NDArray[np.float64]
+
+    def holding(self, latitude: float, longitude: float) -> tuple[int, int] | None:
+        """Row and column of the cell that a place lies in; None outside of the grid.
+
+        A grid of a single row or column does not tell how wide that is: it is taken to hold every place.
+        """
+        off_y, off_x = np.abs(self.lat - latitude), np.abs(eastwards(self.lon - longitude))
+        row, column = int(off_y.argmin()), int(off_x.argmin())
+        near_y = self.lat.size == 1 or off_y[row] <= _REACH * abs(np.gradient(self.lat)[row])
+        near_x = self.lon.size == 1 or off_x[column] <= _REACH * abs(np.gradient(eastwards(self.lon - longitude))[column])
+        return (row, column) if near_y and near_x else None
+
+    def distance_m(self, cell: tuple[int, int], latitude: float, longitude: float) -> float:
+        """From a place to the centre of a cell, along a great circle."""
+        return great_circle_m(latitude, longitude, float(self.lat[cell[0]]), float(self.lon[cell[1]]))
+
+
+def eastwards(degrees: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Differences of longitudes, from -180 to 180 degrees."""
+    return np.asarray((degrees + 180.0) % 360.0 - 180.0)
+
+
+def great_circle_m(lat_1: float, lon_1: float, lat_2: float, lon_2: float) -> float:
+    """Distance of two places on a sphere, m (the haversine formula; Sinnott 1984, Sky and Telescope 68, 159)."""
+    a, b = np.deg2rad([lat_1, lon_1]), np.deg2rad([lat_2, lon_2])
+    half = 0.5 * (b - a)
+    share = np.sin(half[0]) ** 2 + np.cos(a[0]) * np.cos(b[0]) * np.sin(half[1]) ** 2
+    return float(2.0 * EARTH_RADIUS_M * np.arcsin(np.sqrt(min(share, 1.0))))
