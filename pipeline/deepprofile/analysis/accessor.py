@@ -12,6 +12,7 @@ from scipy import special
 
 from deepprofile.analysis.places import Cells
 from deepprofile.core.basis import MAX_DEPTH_M, basis_mean
+from deepprofile.core.climatology import pentad_of, percentile
 from deepprofile.core.factors import factor_projection
 from deepprofile.core.prior import remainder_variance, soil_kernel
 
@@ -20,6 +21,8 @@ Depth = float | Sequence[float] | NDArray[Any]
 Place = float | Sequence[float] | NDArray[Any]
 
 WATER_MM_PER_M: Final = 1000.0
+# Percentiles at and below which a drought is of class D0, D1, and so on.
+DROUGHT_LIMITS: Final = (30.0, 20.0, 10.0, 5.0, 2.0)
 # CF names of what a profile is asked for, by unit.
 _STANDARD_NAMES: Final = {
     "m3 m-3": "volume_fraction_of_condensed_water_in_soil",
@@ -135,6 +138,95 @@ class ProfileAccessor:
             raise ValueError(f"the wilting point {wilting_point!r} is not below the field capacity {field_capacity!r}")
         above = self.mean(top, bottom).clip(wilting_point, field_capacity) - wilting_point
         return _in_mm(above, *_check_layer(top, bottom), "plant-available water").rename("plant_available_water")
+
+    def percentile(self, climatology: xr.Dataset, top: float = 0.0, bottom: float = 1.0) -> xr.DataArray:
+        """Where the mean between two depths lies among those of its time of the year, 0 to 100.
+
+        Parameters
+        ----------
+        climatology
+            ``deepprofile.open_store(url, "climatology")``, on the same grid.
+        top, bottom
+            m; of a layer that the climatology has: 0 to 0.1 and 0 to 1.
+
+        Returns
+        -------
+        Percent: linear between the quantiles of the pentad, 1 below and 99 above all of them; NaN where there are none.
+
+        Raises
+        ------
+        ValueError
+            For a layer that the climatology does not have, another grid, or profiles without days.
+        """
+        mean, known = self._beside(climatology, top, bottom)
+
+        def of(values: NDArray[Any], quantiles: NDArray[Any]) -> NDArray[np.float32]:
+            return percentile(values, np.moveaxis(np.broadcast_to(quantiles, (*values.shape, quantiles.shape[-1])), -1, 0))
+
+        found: xr.DataArray = xr.apply_ufunc(
+            of,
+            mean,
+            known,
+            input_core_dims=[[], ["quantile"]],
+            dask="parallelized",
+            output_dtypes=[np.float32],
+            dask_gufunc_kwargs={"allow_rechunk": True},
+        )
+        found.attrs = {"units": "percent", "long_name": f"percentile of the mean soil moisture from {top:g} to {bottom:g} m"}
+        return found.rename("percentile")
+
+    def drought_class(self, climatology: xr.Dataset, top: float = 0.0, bottom: float = 1.0) -> xr.DataArray:
+        """Classes of drought by percentiles of soil moisture, as the U.S. Drought Monitor has them.
+
+        Svoboda et al. (2002), doi 10.1175/1520-0477-83.8.1181: D0 at or below the 30th percentile, D1 the 20th, D2 the 10th, D3
+        the 5th and D4 the 2nd. Parameters and errors: see ``percentile``.
+
+        Returns
+        -------
+        int8: 0 no drought, 1 to 5 for D0 to D4, -1 where nothing is known.
+        """
+        share = self.percentile(climatology, top, bottom)
+        found = sum((share <= limit).astype(np.int8) for limit in DROUGHT_LIMITS)
+        assert isinstance(found, xr.DataArray)
+        found = found.where(share.notnull(), -1).astype(np.int8)
+        found.attrs = {
+            "long_name": f"class of drought from {top:g} to {bottom:g} m",
+            "standard_name": "status_flag",
+            "flag_values": [-1, 0, 1, 2, 3, 4, 5],
+            "flag_meanings": "unknown none D0 D1 D2 D3 D4",
+        }
+        return found.rename("drought_class")
+
+    def anomaly(self, climatology: xr.Dataset, top: float = 0.0, bottom: float = 1.0) -> xr.DataArray:
+        """The mean between two depths less the median of its time of the year, m3 m-3; see ``percentile``."""
+        mean, known = self._beside(climatology, top, bottom)
+        found: xr.DataArray = mean - known.sel(quantile=0.5, method="nearest")
+        found.attrs = {"units": "m3 m-3", "long_name": f"mean soil moisture from {top:g} to {bottom:g} m less its usual median"}
+        return found.reset_coords(drop=True).rename("anomaly")
+
+    def _beside(self, climatology: xr.Dataset, top: float, bottom: float) -> tuple[xr.DataArray, xr.DataArray]:
+        """The mean between two depths, and the quantiles of each day beside it."""
+        if "time" not in self._data.coords:
+            raise ValueError("these profiles have no time: a percentile is that of a time of the year")
+        bounds = climatology["depth_bnds"].values
+        (places,) = np.nonzero(np.isclose(bounds, [top, bottom]).all(axis=1))
+        if not places.size:
+            there = ", ".join(f"{a:g} to {b:g} m" for a, b in bounds.tolist())
+            raise ValueError(f"the climatology has nothing for {top:g} to {bottom:g} m; it has {there}")
+        known = climatology["soil_moisture"].isel(depth=int(places[0])).reset_coords(drop=True)
+        mean = self.mean(top, bottom)
+        for name in ("y", "x"):
+            if name in mean.coords and mean[name].ndim and name in known.coords:
+                try:
+                    known = known.sel({name: mean[name]}, method="nearest", tolerance=1e-6 * float(abs(mean[name]).max()))
+                except KeyError as error:
+                    raise ValueError(f"the climatology lies on another grid: it lacks some {name} of these profiles") from error
+            elif name in mean.coords and name in known.coords:
+                known = known.sel({name: float(mean[name])}, method="nearest")
+        days = np.atleast_1d(self._data["time"].values).astype("datetime64[D]")
+        pentads = pentad_of(days)
+        place = xr.DataArray(pentads, dims="time") if self._data["time"].ndim else int(pentads[0])
+        return mean, known.isel(pentad=place).drop_vars("pentad", errors="ignore")
 
     def point(self, latitude: Place, longitude: Place) -> xr.Dataset:
         """The profiles of the cell that a place lies in; of several places, along the dimension ``point``.
