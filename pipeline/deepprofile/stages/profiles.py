@@ -148,8 +148,14 @@ class Inverter:
 
 def prototype(profiles: Profiles) -> xr.Dataset:
     """The result of one cell and day without data: every array, attribute and coordinate that a profile has."""
-    layout, _ = profiles.model.comparison.design()
-    settings, products = profiles.settings, {}
+    return _prototype(profiles.model.comparison, profiles.settings).copy()
+
+
+@lru_cache(maxsize=4)
+def _prototype(comparison: Comparison, settings: Inversion) -> xr.Dataset:
+    """Made once: several stages ask for it."""
+    layout, _ = comparison.design()
+    products = {}
     for p, name in enumerate(layout.products):
         own = layout.product_index == p
         products[name] = xr.DataArray(
