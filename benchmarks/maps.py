@@ -106,7 +106,7 @@ def measure() -> dict[str, Measurement]:
         took = timed(lambda: plan.job.compute(block, BlockInputs()))
         for level in maps.levels_of(profiles.domain.grid):
             sizes = {
-                array: [int(entry["size"]) for entry in listing(f"{plan.url}/{level}/{array}/c")]
+                array: [int(e["size"]) for e in listing(f"{plan.url}/{level}/{array}") if "/c." in str(e["url"])]
                 for array in ("coefficients", *maps.PLANES)
             }
             own, every = sum(sizes["coefficients"]), sum(map(sum, sizes.values()))

@@ -105,6 +105,7 @@ def test_the_last_shard_may_be_short(tmp_path):
     create(url, make_template())
     write_shards(url, "theta", (4, 3), np.ones((2, 2), np.float32))
     assert list(shard_objects("theta", (4, 3), (2, 2), (4, 3))) == ["theta/c/1/1"]
+    assert list(shard_objects("theta", (4, 3), (2, 2), (4, 3), ".")) == ["theta/c.1.1"]
     assert (tmp_path / "a.zarr/theta/c/1/1").exists()
 
 

@@ -48,7 +48,7 @@ def copier(root: Root, plan_store: str, old: str, new: str, template: Template) 
                 continue
             region = [spans.get(dim, (0, size)) for dim, size in zip(variable.dims, template.shape(name), strict=True)]
             start, shape = [low for low, _ in region], [high - low for low, high in region]
-            copy_objects(source, target, list(shard_objects(name, start, shape, variable.objects)))
+            copy_objects(source, target, list(shard_objects(name, start, shape, variable.objects, variable.separator)))
 
     return copy if exists(source) else None
 

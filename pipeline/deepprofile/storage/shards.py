@@ -56,6 +56,8 @@ class ShardedArray:
         What stands for values that were never written.
     packing
         How the stored integers are decoded; None where values are stored as they are.
+    separator
+        Between the numbers in the names of objects.
     """
 
     shape: tuple[int, ...]
@@ -64,6 +66,7 @@ class ShardedArray:
     dtype: str
     fill: float | int
     packing: Packing | None = None
+    separator: str = "/"
 
     @cached_property
     def grid(self) -> tuple[int, ...]:

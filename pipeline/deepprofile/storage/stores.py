@@ -50,7 +50,8 @@ class Variable:
 
     ``dtype``: of the values as they are read. ``shards`` and ``chunks`` are sizes along ``dims``; a coordinate has neither and
     is written by the driver; without shards each chunk is an object. ``packing``: the integers by which real numbers are
-    stored, with their own fill.
+    stored, with their own fill. ``separator``: between the numbers in the names of objects; with ``"/"`` each number but the
+    last is a folder on a disk.
     """
 
     dims: tuple[str, ...]
@@ -61,6 +62,7 @@ class Variable:
     packing: Packing | None = None
     attrs: Mapping[str, Any] = field(default_factory=dict)
     values: NDArray[Any] | None = None
+    separator: str = "/"
 
     @property
     def objects(self) -> tuple[int, ...] | None:
@@ -160,6 +162,7 @@ def _create_array(url: str, group: zarr.Group, template: Template, name: str) ->
                 dimension_names=variable.dims,
                 attributes=variable.stored_attributes,
                 fill_value=variable.stored_fill,
+                chunk_key_encoding={"name": "default", "separator": variable.separator},
             )
     _check_same(url, name, group[name], shape, variable)
     if variable.values is not None:
@@ -220,7 +223,8 @@ def _described(url: str, name: str) -> ShardedArray | None:
     if array.shards is None:
         return None
     attributes, dtype = array.attrs.asdict(), np.dtype(array.dtype).name
-    return ShardedArray(array.shape, array.shards, array.chunks, dtype, array.fill_value, Packing.of(dtype, attributes))
+    packing, separator = Packing.of(dtype, attributes), _separator(array)
+    return ShardedArray(array.shape, array.shards, array.chunks, dtype, array.fill_value, packing, separator)
 
 
 @lru_cache(maxsize=512)
@@ -228,7 +232,12 @@ def _described_chunks(url: str, name: str) -> ShardedArray:
     """The same of an array whose chunks are objects of their own."""
     array = _opened(url, name)
     attributes, dtype = array.attrs.asdict(), np.dtype(array.dtype).name
-    return ShardedArray(array.shape, array.chunks, array.chunks, dtype, array.fill_value, Packing.of(dtype, attributes))
+    packing, separator = Packing.of(dtype, attributes), _separator(array)
+    return ShardedArray(array.shape, array.chunks, array.chunks, dtype, array.fill_value, packing, separator)
+
+
+def _separator(array: Any) -> str:
+    return str(array.metadata.chunk_key_encoding.separator)
 
 
 def _opened(url: str, name: str) -> Any:
@@ -260,7 +269,7 @@ def write_shards(url: str, name: str, start: Sequence[int], values: NDArray[Any]
         except PackingError as error:
             raise StoreError(f"{join(url, name)}: {error}") from error
         if not sparse or len(content) > array.index_size:
-            write_bytes(_object(url, name, index), content, durable=False)
+            write_bytes(_object(url, name, index, array.separator), content, durable=False)
     return values.size * np.dtype(array.dtype).itemsize
 
 
@@ -274,12 +283,12 @@ def write_chunks(url: str, name: str, start: Sequence[int], values: NDArray[Any]
             content = array.encode_chunk(values[part])
         except PackingError as error:
             raise StoreError(f"{join(url, name)}: {error}") from error
-        write_bytes(_object(url, name, index), content, durable=False)
+        write_bytes(_object(url, name, index, array.separator), content, durable=False)
     return int(values.size * np.dtype(array.dtype).itemsize)
 
 
-def _object(url: str, name: str, index: Sequence[int]) -> str:
-    return join(url, name, "c", *map(str, index))
+def _object(url: str, name: str, index: Sequence[int], separator: str) -> str:
+    return join(url, name, separator.join(["c", *map(str, index)]))
 
 
 def read_region(url: str, name: str, region: tuple[slice, ...], out: NDArray[Any] | None = None) -> NDArray[Any]:
@@ -314,7 +323,7 @@ def read_region(url: str, name: str, region: tuple[slice, ...], out: NDArray[Any
             low, high = max(i * s, a), min((i + 1) * s, b)
             inside.append(slice(low - i * s, high - i * s))
             target.append(slice(low - a, high - a))
-        calls.append(partial(_read_shard, array, _object(url, name, index), tuple(inside), out[tuple(target)]))
+        calls.append(partial(_read_shard, array, _object(url, name, index, array.separator), tuple(inside), out[tuple(target)]))
     if not all(at_the_same_time(calls, local=is_local(url))):
         # Nothing was ever written there; unless the whole store has been removed meanwhile.
         _opened(url, name)
@@ -383,11 +392,13 @@ class _Pieces:
         return self.parts[start][begin - start : begin - start + size]
 
 
-def shard_objects(name: str, start: Sequence[int], shape: Sequence[int], shards: Sequence[int]) -> Iterator[str]:
+def shard_objects(
+    name: str, start: Sequence[int], shape: Sequence[int], shards: Sequence[int], separator: str = "/"
+) -> Iterator[str]:
     """Names, below the store, of the objects that hold a region."""
     spans = [range(a // s, ceil((a + n) / s)) for a, n, s in zip(start, shape, shards, strict=True)]
     for index in combinations(*spans):
-        yield join(name, "c", *map(str, index))
+        yield join(name, separator.join(["c", *map(str, index)]))
 
 
 def sweep(url: str) -> None:

@@ -194,7 +194,7 @@ def test_a_map_of_a_day_is_few_objects(tmp_path):
     (version,) = maps.plan(profiles, root, versions).versions
     create(version.url, version.template)
     version.job.compute(Block((0,), ((0, 4),), "2020"), BlockInputs())
-    of_day = [entry["url"] for entry in listing(version.url) if "/coefficients/c/2/" in entry["url"]]
+    of_day = [entry["url"] for entry in listing(version.url) if "/coefficients/c.2." in entry["url"]]
     assert len(of_day) == 4
     assert layers.STORE in {name.split("/")[0] for name in version.inputs}
     assert climatology.STORE in version.inputs

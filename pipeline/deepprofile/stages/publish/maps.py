@@ -293,7 +293,7 @@ class MapBlock:
                 for day in days:
                     corner = (day, *(0,) * lead, 0, 0)
                     size = (1, *shape[1 : 1 + lead], *grid.shape)
-                    names += list(shard_objects(f"{name}/{array}", corner, size, shape))
+                    names += list(shard_objects(f"{name}/{array}", corner, size, shape, schemas.MAP_SEPARATOR))
         copy_objects(earlier, self.url, names)
 
 

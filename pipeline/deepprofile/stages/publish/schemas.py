@@ -43,6 +43,8 @@ MAP_DEVIATION: Final = Packing("uint8", 2.0**-11)
 MAP_PERCENTILE: Final = Packing("uint8", 0.5)
 # Of a global grid of EASE 2.0 these divide every level.
 MAP_CHUNK: Final = (203, 241)
+# A map of a day is sixteen small objects: on a disk they lie in one folder, not each in three of its own.
+MAP_SEPARATOR: Final = "."
 # Chunks in a shard of a map.
 MAP_SHARD: Final = (4, 8)
 # Cells of the coarsest level are so many times as wide as those of the profiles.
@@ -297,6 +299,7 @@ def maps(year: Domain, levels: Mapping[str, Grid], one: xr.Dataset, products: Se
             shards=None if whole else (1, degrees, *shard),
             chunks=(1, degrees, *chunk),
             packing=MAP_COEFFICIENTS,
+            separator=MAP_SEPARATOR,
             attrs={
                 **one["coefficients"].attrs,
                 "comment": f"{FORMULA}; in coarser cells the mean over those in it",
@@ -313,6 +316,7 @@ def maps(year: Domain, levels: Mapping[str, Grid], one: xr.Dataset, products: Se
                 chunks=(1, *chunk),
                 fill=None if plane in packings else 0,
                 packing=packings.get(plane),
+                separator=MAP_SEPARATOR,
                 attrs=attrs,
             )
         variables |= {f"{name}/{key}": variable for key, variable in on_grid(own).items()}
