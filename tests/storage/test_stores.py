@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import xarray as xr
 import zarr
+from deepprofile.storage.documents import NewerDocumentError
 from deepprofile.storage.objects import copy_objects
 from deepprofile.storage.roots import Root, check_writable, store_of
 from deepprofile.storage.stores import (
@@ -19,6 +20,7 @@ from deepprofile.storage.stores import (
     read_region,
     shard_objects,
     sweep,
+    write_chunks,
     write_shards,
 )
 
@@ -230,3 +232,95 @@ def test_stores_may_be_anywhere_that_fsspec_reaches():
     root = Root("memory://somewhere")
     publish(root, {"a": "b"})
     assert root.current() == {"a": "b"}
+
+
+def made_public(tmp_path):
+    """A root with a public and another store, published."""
+    root = Root(str(tmp_path / "root"))
+    for store in ("weights", "moments"):
+        create(root.version(store, "a"), make_template())
+    publish(root, {"weights": "a", "moments": "a"})
+    return root
+
+
+def test_what_strangers_read_lies_in_a_folder_of_its_own(tmp_path):
+    root = made_public(tmp_path)
+    assert root.version("weights", "a") == f"{root.url}/public/weights/a.zarr"
+    assert root.version("profile/2024", "a") == f"{root.url}/public/profile/2024/a.zarr"
+    assert root.version("moments", "a") == f"{root.url}/moments/a.zarr"
+    pointer = json.loads((tmp_path / "root/public/current.json").read_text())
+    assert pointer == {"format": 2, "public": True, "stores": {"weights": "a"}}
+    public = Root.of_reader(root.public_url)
+    assert public.public
+    assert public.public_url == root.public_url
+    assert public.open("weights") == root.open("weights")
+    assert not Root.of_reader(root.url).public
+    # Where nothing but the public folder is there.
+    (tmp_path / "root/current.json").unlink()
+    assert Root.of_reader(root.url) == public
+    with pytest.raises(StoreError, match="no published store 'moments'"):
+        public.open("moments")
+    with pytest.raises(StoreError, match="is what strangers see of a root: name the folder above it"):
+        Root(root.public_url).current()
+    assert not Root.of_reader(str(tmp_path / "nowhere")).public
+
+
+def test_releases_are_pointers_that_stay(tmp_path):
+    root = made_public(tmp_path)
+    folder = tmp_path / "root/public/releases"
+    folder.mkdir()
+    (folder / "2024.1.json").write_text(json.dumps(root.public_pointer()))
+    create(root.version("weights", "b"), make_template())
+    publish(root, {"weights": "b"})
+    assert root.releases() == ["2024.1"]
+    assert Root.of_reader(root.url, "2024.1").open("weights") == root.version("weights", "a")
+    assert Root.of_reader(root.public_url, "2024.1").open("weights") == root.version("weights", "a")
+    assert Root.of_reader(root.url).open("weights") == root.version("weights", "b")
+    for tag in ("2024.2", "../current"):
+        with pytest.raises(StoreError, match=r"has no release .*: there are 2024\.1"):
+            Root.of_reader(root.url, tag).current()
+
+
+def test_the_pointer_of_strangers_is_mended_but_not_that_of_a_newer_version(tmp_path):
+    root, path = made_public(tmp_path), tmp_path / "root/public/current.json"
+    right = path.read_bytes()
+    path.write_bytes(b"{")
+    root.publish_to_strangers()
+    assert path.read_bytes() == right
+    path.write_bytes(b'{"format": 99}')
+    with pytest.raises(NewerDocumentError, match="has format 99"):
+        root.publish_to_strangers()
+
+
+def test_groups_of_a_store_have_sizes_and_attributes_of_their_own(tmp_path):
+    url = str(tmp_path / "a.zarr")
+    variables = {
+        "fine/theta": Variable(("x",), "float32", shards=(4,), chunks=(2,), fill=float("nan"), separator="."),
+        "coarse/theta": Variable(("x",), "float32", chunks=(2,), fill=float("nan"), separator="."),
+    }
+    groups = {"fine": {}, "coarse": {"k": 1}}
+    template = Template({"fine/x": 6, "coarse/x": 3}, variables, {"title": "test"}, {"license": "MIT"}, groups)
+    create(url, template)
+    write_shards(url, "fine/theta", (0,), np.arange(6, dtype=np.float32))
+    write_chunks(url, "coarse/theta", (2,), np.array([7.0], np.float32))
+    assert sorted(path.name for path in (tmp_path / "a.zarr/fine/theta").glob("c*")) == ["c.0", "c.1"]
+    assert [path.name for path in (tmp_path / "a.zarr/coarse/theta").glob("c*")] == ["c.1"]
+    fine, coarse = (xr.open_zarr(url, group=group) for group in ("fine", "coarse"))
+    np.testing.assert_array_equal(fine.theta, np.arange(6))
+    np.testing.assert_array_equal(coarse.theta, [np.nan, np.nan, 7.0])
+    assert coarse.attrs == {"license": "MIT", "k": 1, "store_layout": 4}
+    # Another description is written over the one before.
+    create(url, Template(template.sizes, variables, template.attrs, {"license": "CC0"}, template.groups))
+    assert zarr.open_group(url, path="coarse", mode="r").attrs["license"] == "CC0"
+    np.testing.assert_array_equal(xr.open_zarr(url, group="fine").theta, np.arange(6))
+
+
+def test_shards_of_nothing_are_left_out_where_that_is_asked(tmp_path):
+    url = str(tmp_path / "a.zarr")
+    create(url, make_template())
+    values = np.full((6, 5), np.nan, np.float32)
+    values[0, 0] = 1.0
+    write_shards(url, "theta", (0, 0), values, sparse=True)
+    folder = tmp_path / "a.zarr/theta/c"
+    assert [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()] == ["0/0"]
+    np.testing.assert_array_equal(read_region(url, "theta", (slice(None),)), values)

@@ -147,6 +147,7 @@ def test_a_record_that_is_too_short_has_none_and_says_so(record):
 
 if os.environ.get("DEEPPROFILE_TEST_SOAK"):
 
+    @pytest.mark.timeout(3600)
     def test_percentiles_of_a_twin_of_many_years_are_as_frequent_as_they_say(tmp_path):
         """From granules to maps, with a climatology of two whole years."""
         days = int((np.datetime64("2018-01-01") - np.datetime64("2015-04-01")) / np.timedelta64(1, "D"))
