@@ -140,6 +140,10 @@ def expired_versions(root: Root, rule: Retention, now: float | None = None, *, l
     released = {file["path"] for each in kept for file in (each.get("files") or {}).values()}
     for path, since in files.superseded(root).items():
         url = join(root.public_url, path)
+        # It was there until the last of the publications before that moment.
+        before = sum(float(each["seconds"]) <= since for each in history)
+        if len(history) - before + 1 < rule.versions:
+            continue
         if path not in released and now - since >= rule.days * _DAY_SECONDS and object_exists(url):
             size = sum(int(entry["size"]) for entry in listing(url))
             found.append(ExpiredVersion(files.FOLDER, path.rsplit("/", 1)[-1], size, (url,)))
