@@ -188,6 +188,8 @@ def run_stages(
     if lease is None:
         with root.lease() as own:
             return run_stages(config, stages, pool, on_stage=on_stage, on_remark=on_remark, lease=own, request=request)
+    if "publish" in stages:
+        files.check_index(root)
     if request.redo is not None:
         products, first, last = request.redo
         schedule.redo(root, products, first, last, lease.holder.run)

@@ -154,6 +154,17 @@ def index(root: Root) -> dict[str, dict[str, Any]]:
     return dict(found["files"]) if found else {}
 
 
+def check_index(root: Root) -> None:
+    """Make sure, before anything is done, that no newer version of this software has written the index.
+
+    Raises
+    ------
+    deepprofile.storage.documents.NewerDocumentError
+        Where one has.
+    """
+    read_sound(join(root.public_url, INDEX), _INDEX)
+
+
 def superseded(root: Root) -> dict[str, float]:
     """Files in whose place there are others, by their paths below ``public``, and since when, by the clock of the storage.
 
