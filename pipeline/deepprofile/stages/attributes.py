@@ -172,15 +172,33 @@ def multiscale_attributes(levels: Mapping[str, Grid]) -> dict[str, Any]:
         level: dict[str, Any] = {"asset": name, **placed}
         if before is not None:
             finer_name, finer = before
-            shift = [(grid.first_row * grid.dy - finer.first_row * finer.dy) / finer.dy]
-            shift.append((grid.first_column * grid.dx - finer.first_column * finer.dx) / finer.dx)
             scale = [grid.dy / finer.dy, grid.dx / finer.dx]
+            first = zip(scale, (grid.first_row, grid.first_column), (finer.first_row, finer.first_column), strict=True)
+            shift = [factor * coarse - fine for factor, coarse, fine in first]
             level |= {"derived_from": finer_name, "transform": {"scale": scale, "translation": shift}}
         layout.append(level)
         before = name, grid
     return {
         "zarr_conventions": [dict(_PROJ), dict(_SPATIAL), dict(_MULTISCALES)],
         "multiscales": {"layout": layout, "resampling_method": "average"},
+    }
+
+
+def extent(lat: NDArray[np.float64], lon: NDArray[np.float64]) -> dict[str, Any]:
+    """Between which latitudes and longitudes places lie, as ACDD-1.3 says it."""
+    south, north, west, east = (float(value) for value in (lat.min(), lat.max(), lon.min(), lon.max()))
+    return {
+        "geospatial_lat_min": south,
+        "geospatial_lat_max": north,
+        "geospatial_lat_units": "degrees_north",
+        "geospatial_lon_min": west,
+        "geospatial_lon_max": east,
+        "geospatial_lon_units": "degrees_east",
+        "geospatial_bounds_crs": "EPSG:4326",
+        "geospatial_bounds": (
+            f"POLYGON (({south:.4f} {west:.4f}, {north:.4f} {west:.4f}, {north:.4f} {east:.4f}, {south:.4f} {east:.4f}, "
+            f"{south:.4f} {west:.4f}))"
+        ),
     }
 
 
@@ -199,8 +217,6 @@ def description(
     it, put after that of the data set; ``products``: names of those that it was made from.
     """
     half_y, half_x = 0.5 * abs(grid.dy), 0.5 * grid.dx
-    south, north = float(grid.lat.min()), float(grid.lat.max())
-    west, east = float(grid.lon.min()), float(grid.lon.max())
     found: dict[str, Any] = {
         "title": f"{dataset.title}: {title}",
         "summary": f"{dataset.summary} {summary}",
@@ -211,17 +227,7 @@ def description(
         "processing_level": "4",
         "cdm_data_type": "Grid",
         "references": dataset.references,
-        "geospatial_lat_min": south,
-        "geospatial_lat_max": north,
-        "geospatial_lat_units": "degrees_north",
-        "geospatial_lon_min": west,
-        "geospatial_lon_max": east,
-        "geospatial_lon_units": "degrees_east",
-        "geospatial_bounds_crs": "EPSG:4326",
-        "geospatial_bounds": (
-            f"POLYGON (({south:.4f} {west:.4f}, {north:.4f} {west:.4f}, {north:.4f} {east:.4f}, {south:.4f} {east:.4f}, "
-            f"{south:.4f} {west:.4f}))"
-        ),
+        **extent(grid.lat, grid.lon),
         "geospatial_vertical_min": 0.0,
         "geospatial_vertical_max": 1.0,
         "geospatial_vertical_units": "m",

@@ -19,12 +19,13 @@ from deepprofile.core.layers import OBSERVATION, Layout
 from deepprofile.evaluation.metrics import COMPARED, METRICS
 from deepprofile.evaluation.representativeness import INTERVALS, LEVELS, Variances
 from deepprofile.grids.grids import Grid
-from deepprofile.sources.products import Layer, Product
+from deepprofile.sources.products import PRODUCTS, Layer, Product
 from deepprofile.stages.attributes import (
     BOUNDS_OF_COORDINATES,
     GRID_MAPPING,
     MOISTURE_NAME,
     description,
+    extent,
     geozarr_attributes,
     grid_attributes,
     layer_coordinates,
@@ -61,6 +62,8 @@ FORMULA: Final = (
     "the mean between two depths is the integral of theta over them, divided by their distance"
 )
 _OF_MODEL: Final = {"coverage_content_type": "modelResult"}
+_OF_QUALITY: Final = {"coverage_content_type": "qualityInformation"}
+_OF_REFERENCE: Final = {"coverage_content_type": "referenceInformation"}
 # Arrays along observation: type, fill, unit and what they are.
 ERROR_MODEL: Final[dict[str, tuple[str, float | int, str, str]]] = {
     "error_variance": ("float32", float("nan"), "m6 m-6", "random error variance"),
@@ -128,6 +131,12 @@ def public(
     said = description(
         domain.dataset, domain.grid, domain.days if in_time else None, title=title, summary=summary, products=products
     )
+    if "sensor" in template.sizes:
+        lat, lon = (template.variables[name].values for name in ("latitude", "longitude"))
+        assert lat is not None
+        assert lon is not None
+        said |= {"cdm_data_type": "Station", **(extent(lat, lon) if lat.size else {})}
+        del said["geospatial_lat_resolution"], said["geospatial_lon_resolution"]
     return replace(template, attrs={k: v for k, v in template.attrs.items() if k not in said}, description=said)
 
 
@@ -228,7 +237,7 @@ def weights(domain: Domain, layout: Layout, algorithms: Sequence[int], settings:
             shards=(n, *shards),
             chunks=(n, *chunks),
             fill=fill,
-            attrs={"units": unit, "long_name": text}
+            attrs={"units": unit, "long_name": text, **_OF_QUALITY}
             | (
                 {"flag_values": [0, 1, 2, 3], "flag_meanings": "triple_collocation neighbours typical_ratio no_data"}
                 if name == "status"
@@ -335,7 +344,7 @@ def profile(domain: Domain, one: xr.Dataset) -> Template:
         packing=COEFFICIENTS if degrees <= HIGH_ORDER else COEFFICIENTS_OF_HIGH_ORDER,
         attrs={**one["coefficients"].attrs, "comment": FORMULA, "ancillary_variables": "flags pattern", **_OF_MODEL},
     )
-    said = {"flags": {"standard_name": "status_flag"}, "pattern": {"comment": "place in the covariance store"}}
+    said = {"flags": {"standard_name": "status_flag"}, "pattern": {"comment": "place in the covariance store", **_OF_QUALITY}}
     greatest = {"flags": sum(one["flags"].attrs["flag_masks"]), "pattern": patterns - 1}
     for name, value in greatest.items():
         variables[name] = Variable(
@@ -398,6 +407,7 @@ def covariance(domain: Domain, one: xr.Dataset, prior_deviation: float) -> Templ
             attrs={
                 "units": "m3 m-3",
                 "long_name": "entries of the lower Cholesky factors of the posterior covariances of the coefficients",
+                **_OF_QUALITY,
             },
         ),
         "prior_mean": Variable(
@@ -406,7 +416,12 @@ def covariance(domain: Domain, one: xr.Dataset, prior_deviation: float) -> Templ
             shards=cells,
             chunks=chunk,
             packing=MOISTURE,
-            attrs={"units": "m3 m-3", "long_name": "mean that is expected before any data", **one["prior_mean"].attrs},
+            attrs={
+                "units": "m3 m-3",
+                "long_name": "mean that is expected before any data",
+                **_OF_REFERENCE,
+                **one["prior_mean"].attrs,
+            },
         ),
         "entry_row": Variable(("entry",), "uint8", values=rows.astype(np.uint8), attrs={"long_name": "degree of the row"}),
         "entry_column": Variable(
@@ -414,7 +429,12 @@ def covariance(domain: Domain, one: xr.Dataset, prior_deviation: float) -> Templ
         ),
     }
     for name, word in zip(BOUNDS, ("least", "greatest"), strict=True):
-        said = {"units": "m3 m-3", "long_name": f"{word} soil moisture that a profile can have", **one[name].attrs}
+        said = {
+            "units": "m3 m-3",
+            "long_name": f"{word} soil moisture that a profile can have",
+            **_OF_REFERENCE,
+            **one[name].attrs,
+        }
         variables[name] = Variable(("y", "x"), "float32", shards=cells, chunks=chunk, fill=float("nan"), attrs=said)
     made = Template(
         sizes={
@@ -523,7 +543,7 @@ def matchups(domain: Domain, names: Sequence[str], stations: xr.Dataset) -> Temp
 def _of_sensor(dims: tuple[str, ...], sizes: tuple[int, ...], unit: str, text: str) -> Variable:
     """An array that blocks of sensors write, sensors last."""
     shape = (*sizes, SENSORS_PER_BLOCK)
-    attrs = {"units": unit, "long_name": text}
+    attrs = {"units": unit, "long_name": text, **_OF_QUALITY}
     return Variable((*dims, "sensor"), "float64", shards=shape, chunks=shape, fill=float("nan"), attrs=attrs)
 
 
@@ -556,7 +576,11 @@ def validation(domain: Domain, names: Sequence[str], stations: xr.Dataset, varia
             shards=(len(names), SENSORS_PER_BLOCK, 3),
             chunks=(len(names), SENSORS_PER_BLOCK, 3),
             fill=float("nan"),
-            attrs={"units": "1" if metric in ("n", "r") else "m3 m-3", "long_name": f"{metric}: value, and its 95 % interval"},
+            attrs={
+                "units": "1" if metric in ("n", "r") else "m3 m-3",
+                "long_name": f"{metric}: value, and its 95 % interval",
+                **_OF_QUALITY,
+            },
         )
         for metric in METRICS
     }
@@ -580,7 +604,9 @@ def validation(domain: Domain, names: Sequence[str], stations: xr.Dataset, varia
             "level": Variable(("level",), "float64", values=np.array(LEVELS), attrs={"units": "1", "long_name": "probability"}),
             **sensor_coordinates(stations),
             **{
-                name: Variable(("sensor",), "float64", values=values, attrs={"units": _SQUARE, "long_name": text})
+                name: Variable(
+                    ("sensor",), "float64", values=values, attrs={"units": _SQUARE, "long_name": text, **_OF_QUALITY}
+                )
                 for name, (values, text) in static.items()
             },
         },
@@ -592,7 +618,10 @@ def validation(domain: Domain, names: Sequence[str], stations: xr.Dataset, varia
             "block_dims": ["sensor"],
         },
     )
-    return public(made, domain, "scores at stations", "How well profiles and products agree with sensors in the soil.", names)
+    products = [name for name in names if name in PRODUCTS]
+    return public(
+        made, domain, "scores at stations", "How well profiles and products agree with sensors in the soil.", products
+    )
 
 
 def rival(domain: Domain, name: str, layers: Sequence[Layer], stations: xr.Dataset) -> Template:
@@ -642,7 +671,7 @@ def comparison(domain: Domain, names: Sequence[str], stations: xr.Dataset) -> Te
     def of_sensor(unit: str, text: str, *more: int) -> Variable:
         shape = (len(names), SENSORS_PER_BLOCK, *more)
         dims = ("rival", "sensor", *(("bound",) if more else ()))
-        attrs = {"units": unit, "long_name": text}
+        attrs = {"units": unit, "long_name": text, **_OF_QUALITY}
         return Variable(dims, "float64", shards=shape, chunks=shape, fill=float("nan"), attrs=attrs)
 
     variables = {

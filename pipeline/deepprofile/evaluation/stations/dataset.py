@@ -36,6 +36,14 @@ _RECORDS_OF_A_STEP: Final = 12
 _SHARE_OF_A_STEP: Final = 0.75
 # Days, of which half lie before, whose steps are usual at the time of a day.
 _TIME_OF_A_STEP: Final = 31
+# What CF says of the numbers of each sensor.
+_NUMBERS_OF_SENSORS: Final[dict[str, dict[str, str]]] = {
+    "depth_top": {"units": "m", "long_name": "depth of the upper end of what the sensor measures", "positive": "down"},
+    "depth_bottom": {"units": "m", "long_name": "depth of the lower end of what the sensor measures", "positive": "down"},
+    "latitude": {"units": "degrees_north", "standard_name": "latitude", "long_name": "latitude"},
+    "longitude": {"units": "degrees_east", "standard_name": "longitude", "long_name": "longitude"},
+    "day_offset_hours": {"units": "h", "long_name": "start of the record's days after those of UTC"},
+}
 
 
 class SensorKey(NamedTuple):
@@ -160,15 +168,10 @@ def to_dataset(records: Sequence[SensorRecord]) -> xr.Dataset:
             "instrument": ("sensor", np.array(_told_apart(records), str), {"long_name": "name of the sensor"}),
             "climate": ("sensor", np.array([r.climate for r in records], str), {"long_name": "climate class (Koeppen-Geiger)"}),
             "land_cover": ("sensor", np.array([r.land_cover for r in records], str), {"long_name": "land cover class"}),
-            "depth_top": ("sensor", np.array([r.depth_top for r in records], float), {"units": "m"}),
-            "depth_bottom": ("sensor", np.array([r.depth_bottom for r in records], float), {"units": "m"}),
-            "latitude": ("sensor", np.array([r.latitude for r in records], float), {"units": "degrees_north"}),
-            "longitude": ("sensor", np.array([r.longitude for r in records], float), {"units": "degrees_east"}),
-            "day_offset_hours": (
-                "sensor",
-                np.array([r.day_offset_hours for r in records], float),
-                {"units": "h", "long_name": "start of the record's days after those of UTC"},
-            ),
+            **{
+                name: ("sensor", np.array([getattr(r, name) for r in records], float), attrs)
+                for name, attrs in _NUMBERS_OF_SENSORS.items()
+            },
         },
     )
 
