@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 from deepprofile import config as configuration
+from deepprofile.config import Config
 from deepprofile.execution.pools import ThreadPool
 from deepprofile.stages.pipeline import STAGES, run_stages
 from deepprofile.stages.publish.files import index
@@ -39,8 +40,13 @@ GRIDDED = ("profile", "covariance", "weights", "layers", "inputs", *(f"map/{widt
 class Published:
     """What is published of a run."""
 
-    root: str
+    config: Config
     folder: Path
+
+    @property
+    def root(self) -> str:
+        """What the library is given."""
+        return self.config.root
 
     def url(self, store: str) -> tuple[str, str | None]:
         """Path of a store, and the group in it."""
@@ -61,4 +67,4 @@ def published(world, granules, finished, tmp_path_factory):
     path.write_text(yaml.safe_dump(document(world, granules, folder / "root", dataset=DESCRIPTION), sort_keys=False))
     config = configuration.load(path)
     run_stages(config, STAGES, ThreadPool(2))
-    return Published(config.root, Path(config.root) / "public")
+    return Published(config, Path(config.root) / "public")
