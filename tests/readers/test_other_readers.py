@@ -1,6 +1,7 @@
 """Readers of other makers agree with zarr-python to the bit."""
 
 import base64
+import hashlib
 import json
 import os
 import shutil
@@ -31,6 +32,13 @@ ARRAYS = [
     # One object a chunk.
     ("map", "72km/coefficients"),
     ("map", "72km/source"),
+    # Numbers of floating point, and not a number among them.
+    ("weights", "error_variance"),
+    ("covariance", "lower_bound"),
+    ("validation", "rmse"),
+    # Small arrays that are not compressed by the shard.
+    ("profile", "lat"),
+    ("layers", "time_bnds"),
 ]
 
 
@@ -51,7 +59,7 @@ def test_tensorstore_agrees(published, store, name):
 ZARRS = """
 import hashlib, sys
 import numpy as np, zarr, zarrs
-zarr.config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"})
+zarr.config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline", "codec_pipeline.strict": True})
 for path in sys.argv[1:]:
     values = np.ascontiguousarray(zarr.open_array(path, mode="r")[...])
     print(values.dtype, hashlib.sha256(values.tobytes()).hexdigest())
@@ -59,8 +67,6 @@ for path in sys.argv[1:]:
 
 
 def test_zarrs_agrees(published):
-    import hashlib
-
     paths = [str(Path(published.url(store)[0]) / name) for store, name in ARRAYS]
     run = subprocess.run([sys.executable, "-c", ZARRS, *paths], capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stderr
@@ -121,6 +127,10 @@ def test_rioxarray_finds_where_it_lies(published, store):
         dx, _, left, _, dy, top = opened.rio.transform()[:6]
         assert left + 0.5 * dx == pytest.approx(float(opened.x[0]))
         assert top + 0.5 * dy == pytest.approx(float(opened.y[0]))
+        if store != "file":
+            assert [dx, 0.0, left, 0.0, dy, top] == pytest.approx(opened.attrs["spatial:transform"])
+            (name, *_) = (name for name, array in opened.data_vars.items() if {"y", "x"} <= set(array.dims))
+            assert opened[name].rio.crs.to_epsg() == 6933
 
 
 def test_r_reads_the_file_of_a_month(published):
@@ -147,6 +157,11 @@ def test_r_reads_the_file_of_a_month(published):
         assert float(said["root_zone"][0]) == pytest.approx(
             float(file.root_zone_soil_moisture.values[day, row, column]), abs=1e-8
         )
+        whole = file.soil_moisture.values[day]
+        mean, missing, *shape = said["day"]
+        assert float(mean) == pytest.approx(float(np.nanmean(whole)), abs=1e-8)
+        assert 0 < int(missing) == np.isnan(whole).sum()
+        assert [int(size) for size in shape] == list(whole.shape)[::-1]
         days = int((file.time.values[day] - np.datetime64("1970-01-01")) / np.timedelta64(1, "D"))
         assert said["time"] == [str(days), "days", "since", "1970-01-01"]
         assert said["licence"] == ["CC-BY-4.0"]

@@ -165,6 +165,16 @@ def test_maps_are_means_of_the_profiles_by_area(published, level, factor):
     np.testing.assert_array_equal(found.time, profile.time)
 
 
+def test_scores_say_where_their_sensors_are(published):
+    scores = plain(published, "validation")
+    assert scores.attrs["cdm_data_type"] == "Station"
+    assert scores.attrs["geospatial_lat_min"] == scores.latitude.min()
+    assert scores.attrs["geospatial_lon_max"] == scores.longitude.max()
+    assert scores.attrs["source"] == "SMAP L4 (SPL4SMGP), GLDAS-2.1 Noah, ERA5-Land"
+    assert len(scores.attrs["stations"]) == scores.sizes["sensor"]
+    assert scores.attrs["estimates"][0] == "fused"
+
+
 def test_times_are_days_with_bounds(published):
     opened = plain(published, "profile")
     assert opened.time.encoding["dtype"] == np.int32
