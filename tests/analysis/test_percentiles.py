@@ -91,5 +91,7 @@ def test_wrong_use_is_said(profile, climatology):
     moved = climatology.assign_coords(y=climatology.y + 4000.0)
     with pytest.raises(ValueError, match="the climatology lies on another grid: it lacks some y of these profiles"):
         profile.deepprofile.percentile(moved)
+    with pytest.raises(ValueError, match="lies on another grid"):
+        profile.isel(y=0, x=0).deepprofile.percentile(moved)
     with pytest.raises(ValueError, match="have no time"):
         profile.isel(time=0, drop=True).deepprofile.percentile(climatology)

@@ -216,17 +216,17 @@ class ProfileAccessor:
         known = climatology["soil_moisture"].isel(depth=int(places[0])).reset_coords(drop=True)
         mean = self.mean(top, bottom)
         for name in ("y", "x"):
-            if name in mean.coords and mean[name].ndim and name in known.coords:
-                try:
-                    known = known.sel({name: mean[name]}, method="nearest", tolerance=1e-6 * float(abs(mean[name]).max()))
-                except KeyError as error:
-                    raise ValueError(f"the climatology lies on another grid: it lacks some {name} of these profiles") from error
-            elif name in mean.coords and name in known.coords:
-                known = known.sel({name: float(mean[name])}, method="nearest")
+            if name not in mean.coords or name not in known.coords:
+                continue
+            place = mean[name] if mean[name].ndim else float(mean[name])
+            try:
+                known = known.sel({name: place}, method="nearest", tolerance=1e-6 * float(abs(mean[name]).max()))
+            except KeyError as error:
+                raise ValueError(f"the climatology lies on another grid: it lacks some {name} of these profiles") from error
         days = np.atleast_1d(self._data["time"].values).astype("datetime64[D]")
         pentads = pentad_of(days)
-        place = xr.DataArray(pentads, dims="time") if self._data["time"].ndim else int(pentads[0])
-        return mean, known.isel(pentad=place).drop_vars("pentad", errors="ignore")
+        day = xr.DataArray(pentads, dims="time") if self._data["time"].ndim else int(pentads[0])
+        return mean, known.isel(pentad=day).drop_vars("pentad", errors="ignore")
 
     def point(self, latitude: Place, longitude: Place) -> xr.Dataset:
         """The profiles of the cell that a place lies in; of several places, along the dimension ``point``.

@@ -216,7 +216,6 @@ def description(
     No time of making is among them: the same inputs give the same bytes. ``title``: of the store; ``summary``: of what is in
     it, put after that of the data set; ``products``: names of those that it was made from.
     """
-    half_y, half_x = 0.5 * abs(grid.dy), 0.5 * grid.dx
     found: dict[str, Any] = {
         "title": f"{dataset.title}: {title}",
         "summary": f"{dataset.summary} {summary}",
@@ -238,9 +237,8 @@ def description(
         "acknowledgement": dataset.acknowledgement,
         **dataset.people(),
     }
-    resolution = f"{2 * half_x:g} {'m' if grid.crs == EQUAL_AREA else 'degrees'}"
-    found["geospatial_lat_resolution"] = f"{2 * half_y:g} {'m' if grid.crs == EQUAL_AREA else 'degrees'}"
-    found["geospatial_lon_resolution"] = resolution
+    unit = "m" if grid.crs == EQUAL_AREA else "degrees"
+    found["geospatial_lat_resolution"], found["geospatial_lon_resolution"] = f"{abs(grid.dy):g} {unit}", f"{grid.dx:g} {unit}"
     if days is not None:
         # Dates, not moments: the last day is part of it.
         found |= {

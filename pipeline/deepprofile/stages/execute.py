@@ -30,7 +30,7 @@ from deepprofile.storage.fingerprints import fingerprint
 from deepprofile.storage.lease import CLOCK, Holder
 from deepprofile.storage.objects import as_json, copy_objects
 from deepprofile.storage.roots import Root, check_writable
-from deepprofile.storage.stores import Template, create, exists, read_region, shard_objects, sweep
+from deepprofile.storage.stores import Template, create, exists, object_sizes, read_region, shard_objects, sweep
 
 
 def copier(root: Root, plan_store: str, old: str, new: str, template: Template) -> Callable[[Block], None] | None:
@@ -272,14 +272,9 @@ def _lies_alike(url: str, template: Template) -> bool:
     for name, variable in template.variables.items():
         if variable.objects is not None:
             array = group.get(name)
-            if array is None or _objects_of(array) != variable.objects:
+            if array is None or object_sizes(array) != variable.objects:
                 return False
     return True
-
-
-def _objects_of(array: Any) -> tuple[int, ...]:
-    """Sizes of what an array is written in."""
-    return tuple(getattr(array, "shards", None) or getattr(array, "chunks", None) or ())
 
 
 def totals(records: Mapping[str, Record], seconds: float) -> dict[str, Any]:

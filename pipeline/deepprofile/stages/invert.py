@@ -36,6 +36,7 @@ from deepprofile.storage.stores import Template, read_region, write_shards
 # The version of what turns daily means and the error model into profiles.
 ALGORITHM: Final = 4
 STORE: Final = PROFILE
+STAGE: Final = "invert"
 
 
 def template(profiles: Profiles, year: Domain) -> Template:

@@ -103,7 +103,8 @@ class Template:
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of an array."""
         group = name.rpartition("/")[0]
-        return tuple(self.sizes.get(f"{group}/{dim}", self.sizes.get(dim, 0)) for dim in self.variables[name].dims)
+        own = (f"{group}/{dim}" for dim in self.variables[name].dims)
+        return tuple(self.sizes[key if key in self.sizes else key.rpartition("/")[2]] for key in own)
 
     def shard_shape(self, name: str) -> tuple[int, ...]:
         """Shape of the array's shards, those at the end included: a shard may be larger than what is left of the array."""
@@ -143,6 +144,7 @@ def create(url: str, template: Template) -> None:
         zarr.consolidate_metadata(store)
     _described.cache_clear()
     _described_chunks.cache_clear()
+    _written.cache_clear()
 
 
 def _create_array(url: str, group: zarr.Group, template: Template, name: str) -> None:
@@ -399,6 +401,27 @@ def shard_objects(
     spans = [range(a // s, ceil((a + n) / s)) for a, n, s in zip(start, shape, shards, strict=True)]
     for index in combinations(*spans):
         yield join(name, separator.join(["c", *map(str, index)]))
+
+
+def object_sizes(array: Any) -> tuple[int, ...]:
+    """Sizes of what an array of zarr is written in: its shards, or chunks that are objects of their own."""
+    return tuple(getattr(array, "shards", None) or getattr(array, "chunks", None) or ())
+
+
+@lru_cache(maxsize=512)
+def _written(url: str, name: str) -> tuple[tuple[int, ...], str]:
+    array = _opened(url, name)
+    return object_sizes(array), _separator(array)
+
+
+def object_shape(url: str, name: str) -> tuple[int, ...]:
+    """Sizes of what an array is written in. A version never changes: it is looked at once."""
+    return _written(url, name)[0]
+
+
+def objects_in(url: str, name: str, start: Sequence[int], shape: Sequence[int]) -> list[str]:
+    """Names, below the store, of the objects that hold a region of an array."""
+    return list(shard_objects(name, start, shape, *_written(url, name)))
 
 
 def sweep(url: str) -> None:

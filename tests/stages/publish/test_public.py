@@ -146,19 +146,11 @@ def test_files_are_those_of_months_that_are_final(configure, published):
 
 def test_a_provisional_month_has_no_file_until_it_is_final(configure, published, monkeypatch):
     root = Root(str(published))
-    monkeypatch.setattr(files.ProfileYear, "of", provisional_in_may(files.ProfileYear.of))
+    known = files.provisional_days
+    monkeypatch.setattr(files, "provisional_days", lambda *asked: known(*asked) | (np.arange(72) == 40))
     config = configure()
     found = files.months(files.Profiles.of(config), root, root.current())
     assert [month.label for month in found] == ["2015-04"]
-
-
-def provisional_in_may(of):
-    def changed(year, products, root, versions):
-        known = of(year, products, root, versions)
-        known.provisional[40] = True
-        return known
-
-    return changed
 
 
 def test_a_file_that_has_been_replaced_goes_after_a_while(configure, published):
@@ -174,6 +166,14 @@ def test_a_file_that_has_been_replaced_goes_after_a_while(configure, published):
     assert len(expired) == 2
     remove(expired[0])
     assert not (published / "public" / old).exists()
+
+
+def test_changes_say_whether_settings_or_granules_are_others(configure, published):
+    first = released(published, "2015.1")
+    assert releases.changes(Root(str(published)), first, Root(str(published)).current()) == ["No profile has changed."]
+    run(configure(inversion={"prior": {"std": 0.07}}, gate={"jump": 1.0}))
+    said = released(published, "2015.2")["changes"]
+    assert said == ["Profiles of 2015 have changed: the settings of the inversion are others."]
 
 
 def test_a_release_stays_as_it_is(configure, published, tmp_path, granules):

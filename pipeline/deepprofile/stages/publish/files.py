@@ -27,7 +27,7 @@ from deepprofile.stages.plan import StagePlan, StageResult, VersionPlan
 from deepprofile.stages.profiles import Profiles
 from deepprofile.stages.publish import layers, schemas
 from deepprofile.stages.publish.netcdf import Band, write_netcdf
-from deepprofile.stages.publish.profiles import ProfileYear, stretch_days
+from deepprofile.stages.publish.years import StoreYear, provisional_days, stretch_days
 from deepprofile.storage.conditional_writes import StorageClock
 from deepprofile.storage.documents import Kinds, read_document, read_sound, write_document
 from deepprofile.storage.filesystems import join
@@ -75,20 +75,19 @@ def months(profiles: Profiles, root: Root, versions: Mapping[str, str]) -> list[
     found = []
     products = profiles.model.comparison.products
     for year in profiles.domain.years:
-        version = versions.get(part_name(layers.STORE, year.year))
-        if version is None:
+        if part_name(layers.STORE, year.year) not in versions:
             continue
-        url = root.version(part_name(layers.STORE, year.year), version)
-        known = ProfileYear.of(year, products, root, versions)
-        settled = fingerprint(ALGORITHM, layers.ALGORITHM, dict(year.dataset.model_dump(mode="json")), known.blocks)
+        known = StoreYear.of(year, layers.STORE, layers.STAGE, root, versions)
+        provisional = provisional_days(year, products, root, versions)
+        settled = fingerprint(ALGORITHM, year.dataset.model_dump(mode="json"), known.blocks)
         labels = year.days.astype("datetime64[M]")
         for label in np.unique(labels):
             places = np.flatnonzero(labels == label)
             whole = int(((label + 1).astype("datetime64[D]") - label.astype("datetime64[D]")).astype(int))
-            if places.size < whole or known.provisional[places].any():
+            if places.size < whole or provisional[places].any():
                 continue
             own = replace(year, first_day=year.days[places[0]], length=whole)
-            found.append(Month(own, int(places[0]), url, fingerprint(settled, [known.marks[place] for place in places])))
+            found.append(Month(own, int(places[0]), known.url, fingerprint(settled, [known.marks[place] for place in places])))
     return found
 
 

@@ -18,7 +18,7 @@ from deepprofile.stages.plan import Expected, StagePlan, Step, VersionPlan
 from deepprofile.stages.profiles import Profiles
 from deepprofile.stages.publish import schemas
 from deepprofile.stages.publish.layers import changed_stretches
-from deepprofile.stages.publish.profiles import provisional_days, stretch_days
+from deepprofile.stages.publish.years import provisional_days, stretch_days
 from deepprofile.storage.fingerprints import extended, fingerprint
 from deepprofile.storage.roots import Root, part_name
 from deepprofile.storage.stores import write_shards

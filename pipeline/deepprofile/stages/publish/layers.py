@@ -8,7 +8,6 @@ from functools import lru_cache, partial
 from typing import Any, Final
 
 import numpy as np
-import zarr
 from numba import njit
 from numpy.typing import NDArray
 
@@ -23,13 +22,12 @@ from deepprofile.stages.increments import BlockInputs
 from deepprofile.stages.plan import Expected, StagePlan, Step, VersionPlan
 from deepprofile.stages.profiles import Profiles, prototype
 from deepprofile.stages.publish import schemas
-from deepprofile.stages.publish.profiles import ProfileYear, stretch_days
 from deepprofile.stages.publish.schemas import LAYERS, ROOT_ZONE
-from deepprofile.storage.filesystems import join, zarr_store
+from deepprofile.stages.publish.years import StoreYear, provisional_days, stretch_days
 from deepprofile.storage.fingerprints import fingerprint
 from deepprofile.storage.objects import copy_objects
 from deepprofile.storage.roots import Root, part_name
-from deepprofile.storage.stores import read_region, shard_objects, write_shards
+from deepprofile.storage.stores import objects_in, read_region, write_shards
 
 # The version of what turns profiles into layers.
 ALGORITHM: Final = 1
@@ -180,16 +178,9 @@ def changed_stretches(
         for array, (before, between) in arrays.items():
             corner = (*(0 for _ in before), first, *(0 for _ in between), rows[0], columns[0])
             size = (*before, stop - first, *between, rows[1] - rows[0], columns[1] - columns[0])
-            names += shard_objects(array, corner, size, objects_of(url, array))
+            names += objects_in(url, array, corner, size)
         if given.earlier.url != url:
             copy_objects(given.earlier.url, url, names)
-
-
-@lru_cache(maxsize=64)
-def objects_of(url: str, name: str) -> tuple[int, ...]:
-    """Sizes of what an array is written in."""
-    array = zarr.open_array(zarr_store(join(url, name)), mode="r")
-    return tuple(array.shards or array.chunks)
 
 
 def workload(profiles: Profiles) -> Workload:
@@ -220,12 +211,13 @@ def plan(profiles: Profiles, root: Root, versions: Mapping[str, str]) -> StagePl
 
 def _plan_year(profiles: Profiles, year: Domain, root: Root, versions: Mapping[str, str]) -> VersionPlan:
     products = profiles.model.comparison.products
-    known, stretch = ProfileYear.of(year, products, root, versions), stretch_days(year)
-    made = schemas.layers(year, known.provisional, stretch, products)
+    known, stretch = StoreYear.of(year, invert.STORE, invert.STAGE, root, versions), stretch_days(year)
+    provisional = provisional_days(year, products, root, versions)
+    made = schemas.layers(year, provisional, stretch, products)
     covariance, store = versions[covariances.STORE], part_name(STORE, year.year)
     layout = {name: (v.shards, v.chunks, v.stored_dtype) for name, v in made.variables.items()}
     settled = fingerprint("layers", ALGORITHM, dict(made.attrs), layout, covariance, str(year.first_day))
-    version = fingerprint(settled, known.version, known.provisional.tolist())
+    version = fingerprint(settled, known.version, provisional.tolist())
     url = root.version(store, version)
     task = LayersBlock(profiles, known.url, root.version(covariances.STORE, covariance), stretch, url)
     by_day = known.day_fingerprints(settled)

@@ -29,14 +29,14 @@ from deepprofile.stages.increments import BlockInputs, DayFingerprints
 from deepprofile.stages.plan import Expected, StagePlan, Step, VersionPlan
 from deepprofile.stages.profiles import Profiles, prototype
 from deepprofile.stages.publish import climatology, layers, schemas
-from deepprofile.stages.publish.layers import layer_means, objects_of
-from deepprofile.stages.publish.profiles import ProfileYear
+from deepprofile.stages.publish.layers import layer_means
 from deepprofile.stages.publish.schemas import MAP_CHUNK, MAP_COARSEST, MAP_COEFFICIENTS, MAP_SHARD, ROOT_ZONE, USUAL_LAYERS
+from deepprofile.stages.publish.years import StoreYear
 from deepprofile.storage.fingerprints import fingerprint
 from deepprofile.storage.objects import copy_objects
 from deepprofile.storage.packing import Packing
 from deepprofile.storage.roots import Root, part_name
-from deepprofile.storage.stores import Template, read_region, shard_objects, write_chunks, write_shards
+from deepprofile.storage.stores import Template, object_shape, objects_in, read_region, write_chunks, write_shards
 
 # The version of what turns profiles into maps.
 ALGORITHM: Final = 1
@@ -158,7 +158,7 @@ class MapBlock:
         ((start, stop),) = block.region
         fresh = [start + k for k in given.fresh(stop - start)]
         if given.earlier is not None and given.earlier.url != self.url:
-            self._take_over(given.earlier.url, [day for day in range(start, stop) if day not in set(fresh)])
+            self._take_over(given.earlier.url, [start + k for k in given.earlier.unchanged])
         if not fresh:
             return Outcome()
         read = written = 0
@@ -269,7 +269,7 @@ class MapBlock:
             lead = (degrees,) if array == "coefficients" else ()
             packing = fills.get(array)
             fill, kind = (packing.fill, packing.dtype) if packing else (0, "uint8")
-            rows, columns = objects_of(self.url, f"{name}/{array}")[-2:]
+            rows, columns = object_shape(self.url, f"{name}/{array}")[-2:]
             # Object after object: of the globe no array is put together as a whole.
             for first, start in combinations(range(0, grid.rows, rows), range(0, grid.columns, columns)):
                 size = min(rows, grid.rows - first), min(columns, grid.columns - start)
@@ -289,11 +289,11 @@ class MapBlock:
         names = []
         for name, grid in self.levels.items():
             for array in ("coefficients", *PLANES):
-                shape, lead = objects_of(self.url, f"{name}/{array}"), 1 if array == "coefficients" else 0
+                # All degrees lie in one object.
+                lead = (1,) if array == "coefficients" else ()
                 for day in days:
-                    corner = (day, *(0,) * lead, 0, 0)
-                    size = (1, *shape[1 : 1 + lead], *grid.shape)
-                    names += list(shard_objects(f"{name}/{array}", corner, size, shape, schemas.MAP_SEPARATOR))
+                    corner, size = (day, *(0 for _ in lead), 0, 0), (1, *lead, *grid.shape)
+                    names += objects_in(self.url, f"{name}/{array}", corner, size)
         copy_objects(earlier, self.url, names)
 
 
@@ -334,24 +334,24 @@ def plan(profiles: Profiles, root: Root, versions: Mapping[str, str], remark: st
 
 def _plan_year(profiles: Profiles, year: Domain, root: Root, versions: Mapping[str, str]) -> VersionPlan:
     products, made = profiles.model.comparison.products, template(profiles, year)
-    known, store = ProfileYear.of(year, products, root, versions), part_name(STORE, year.year)
-    of_layers, usual = part_name(layers.STORE, year.year), versions.get(climatology.STORE)
+    # Layers depend on all that profiles do, and on the covariances besides.
+    known = StoreYear.of(year, layers.STORE, layers.STAGE, root, versions)
+    store, of_profiles, of_layers = (part_name(name, year.year) for name in (STORE, invert.STORE, layers.STORE))
+    usual = versions.get(climatology.STORE)
     flags = prototype(profiles)["flags"].attrs
     masks = dict(zip(str(flags["flag_meanings"]).split(), flags["flag_masks"], strict=True))
     packing = invert.template(profiles, year).variables["coefficients"].packing
     assert packing is not None
     layout = {name: (v.shards, v.chunks, v.stored_dtype) for name, v in made.variables.items()}
-    # Of all blocks of profiles, what they depend on besides the days: a map is made of all of them.
-    settled = fingerprint(
-        "map", ALGORITHM, dict(made.attrs), layout, usual, layers.ALGORITHM, dict(sorted(known.blocks.items()))
-    )
+    # A map is made of all blocks.
+    settled = fingerprint("map", ALGORITHM, dict(made.attrs), layout, usual, known.blocks)
     version = fingerprint(settled, known.version)
     url = root.version(store, version)
     task = MapBlock(
         year.grid,
         levels_of(year.grid),
+        root.version(of_profiles, versions[of_profiles]),
         known.url,
-        root.version(of_layers, versions[of_layers]),
         root.version(climatology.STORE, usual) if usual is not None else None,
         packing,
         tuple(masks[f"uses_{name}"] for name in products),
@@ -364,7 +364,7 @@ def _plan_year(profiles: Profiles, year: Domain, root: Root, versions: Mapping[s
 
     by_day = DayFingerprints(known.marks, static_fingerprint)
     job = Job(_workload_of_year(profiles, year), task, by_day.fingerprint, static_fingerprint, lambda _: BlockInputs())
-    inputs = {part_name(invert.STORE, year.year): known.version, of_layers: versions[of_layers]}
+    inputs = {name: versions[name] for name in (of_profiles, of_layers)}
     inputs |= {} if usual is None else {climatology.STORE: usual}
     return VersionPlan(store, version, made, job, url, inputs, marks=by_day, part=year.year)
 

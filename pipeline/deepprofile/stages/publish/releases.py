@@ -113,7 +113,10 @@ def changes(root: Root, predecessor: Mapping[str, Any] | None, versions: Mapping
     changed = [year for year, name in parts_of(invert.STORE, versions).items() if before.get(name) != versions[name]]
     kept = [year for year in changed if f"{invert.STORE}/{year}" in before]
     if kept and not model:
-        said.append(f"Profiles of {', '.join(kept)} have changed, since granules of the products were added or replaced.")
+        old, new = (_manifest(root, invert.STORE, each).get("configuration") or {} for each in (before, versions))
+        settings = old.get("inversion") != new.get("inversion")
+        why = "the settings of the inversion are others" if settings else "granules of the products were added or replaced"
+        said.append(f"Profiles of {', '.join(kept)} have changed: {why}.")
     elif not changed:
         said.append("No profile has changed.")
     for store in sorted({store_of(name) for name in versions}):

@@ -1,4 +1,4 @@
-"""The profiles of a year, as what is derived from them day by day begins."""
+"""Stores along time, as what is made from them day by day begins."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from deepprofile.execution.blocks import Block
 from deepprofile.execution.ledger import Ledger
-from deepprofile.stages import ingest, invert
+from deepprofile.stages import ingest
 from deepprofile.stages.domain import Domain
 from deepprofile.stages.increments import DayFingerprints, day_fingerprints_of
 from deepprofile.stages.manifest import days_document, ledger_url
@@ -40,48 +40,40 @@ def provisional_days(year: Domain, products: tuple[str, ...], root: Root, versio
 
 
 @dataclass(frozen=True)
-class ProfileYear:
-    """The profiles of a calendar year.
+class StoreYear:
+    """A calendar year of a store along time, as what is made from it day by day begins.
 
     Attributes
     ----------
-    domain
-        The year.
     version, url
         Of the store.
     marks
         Of each day; where they are not known, the version stands for them.
     blocks
         Of each block by name, what its values depend on besides the days.
-    provisional
-        Whether the provider of any product will replace its values, of each day.
     """
 
-    domain: Domain
     version: str
     url: str
     marks: tuple[str, ...]
     blocks: Mapping[str, str]
-    provisional: NDArray[np.bool_]
 
     @classmethod
-    def of(cls, year: Domain, products: tuple[str, ...], root: Root, versions: Mapping[str, str]) -> ProfileYear:
-        """As the versions say; ``products``: their names."""
-        name = part_name(invert.STORE, year.year)
+    def of(cls, year: Domain, store: str, stage: str, root: Root, versions: Mapping[str, str]) -> StoreYear:
+        """As the versions say; ``stage``: that makes the store, as its manifests have it."""
+        name = part_name(store, year.year)
         version = versions[name]
-        marks = day_fingerprints_of(root, "invert", version)
-        records = Ledger(ledger_url(root, "invert", version)).read()
+        marks = day_fingerprints_of(root, stage, version)
+        records = Ledger(ledger_url(root, stage, version)).read()
         return cls(
-            year,
             version,
             root.version(name, version),
             marks if len(marks) == year.length else (version,) * year.length,
-            {key: record.static_fingerprint or record.fingerprint for key, record in records.items()},
-            provisional_days(year, products, root, versions),
+            {key: record.static_fingerprint or record.fingerprint for key, record in sorted(records.items())},
         )
 
     def day_fingerprints(self, settled: str) -> DayFingerprints:
-        """What a store depends on that is derived from these profiles block by block; ``settled``: what else it depends on."""
+        """What a store depends on that is made from this one block by block; ``settled``: what else it depends on."""
 
         def static_fingerprint(block: Block) -> str:
             return extended(settled, self.blocks.get(block.name, self.version))
