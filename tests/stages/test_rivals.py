@@ -271,7 +271,7 @@ def test_the_report_has_a_table_of_paired_differences(compared, tmp_path, monkey
 
 def test_a_plan_has_rivals_and_the_profiles_do_not_wait_for_one_that_is_not_there(rooted, tmp_path):
     config = rooted(rivals={"twin": {"path": str(tmp_path / "nowhere"), "variables": VARIABLES}})
-    listed = [job.name for job in workloads(config)]
+    listed = [job.name for job in workloads(config) if job.name.startswith("validate")]
     assert listed[-2:] == ["validate: rival twin, for every 512 sensors", "validate: comparison, for every 128 sensors"]
     result = run(config)["validate/rivals/twin"]
     assert result.problems == (f"there is nothing at {tmp_path / 'nowhere'} for the rival twin",)

@@ -38,8 +38,11 @@ def record_publication(root: Root, run: str, made: Mapping[str, str], accepted_b
     if accepted_by is not None:
         said["accepted_by"] = accepted_by
     write_document(join(root.url, PUBLISHED), said)
-    moment = dt.datetime.fromtimestamp(now, dt.UTC).strftime("%Y%m%dT%H%M%S.%fZ")
-    write_document(join(root.url, PUBLICATIONS, f"{moment}.json"), said | {STORES: by_store(root.current())})
+    # A run that changes nothing is no publication: it would push those that did out of the ones whose versions stay.
+    current, last = root.current(), _publications(root, last=1)
+    if not last or last[0][STORES] != current:
+        moment = dt.datetime.fromtimestamp(now, dt.UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+        write_document(join(root.url, PUBLICATIONS, f"{moment}.json"), said | {STORES: by_store(current)})
 
 
 def publications(root: Root) -> list[dict[str, Any]]:
@@ -50,8 +53,13 @@ def publications(root: Root) -> list[dict[str, Any]]:
     deepprofile.storage.documents.DocumentError
         Where one cannot be read: what readers saw then is not known.
     """
+    return _publications(root)
+
+
+def _publications(root: Root, last: int = 0) -> list[dict[str, Any]]:
+    """The ``last`` publications, or all."""
     folder = join(root.url, PUBLICATIONS)
-    urls = [join(folder, name) for name in sorted(list_children(folder)) if name.endswith(".json")]
+    urls = [join(folder, name) for name in sorted(list_children(folder))[-last:] if name.endswith(".json")]
     contents = zip(urls, read_all(urls), strict=True)
     found = [(url, parse(url, content, _PUBLICATION)) for url, content in contents if content is not None]
     return [{**each, STORES: by_name(each[STORES], url)} for url, each in found]

@@ -239,6 +239,14 @@ def test_what_a_page_has_opened_stays_for_the_stated_time(configure, published):
     assert old in {each.version for each in expired_versions(root, rule, later + 8 * DAY)}
 
 
+def test_a_run_that_changes_nothing_is_no_publication(configure, published):
+    """It would push those that changed something out of the ones whose versions stay."""
+    before, said = [*(published / "publications").iterdir()], json.loads((published / "published.json").read_text())
+    run(configure())
+    assert [*(published / "publications").iterdir()] == before
+    assert json.loads((published / "published.json").read_text())["seconds"] > said["seconds"]
+
+
 def test_an_earlier_publication_is_seen_again(configure, published):
     (first,) = (path.stem for path in (published / "publications").iterdir())
     before, root = pointer(published), Root(str(published))
