@@ -1,17 +1,11 @@
 """The example on SMAP L4 in Arizona: series, cells and scores derived by hand from the files."""
 
-import sys
-from pathlib import Path
-
+import arizona
 import numpy as np
 import pandas as pd
+import point_series
 import pytest
 from deepprofile.evaluation.metrics import score_all
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "examples"))
-
-import arizona
-import point_series
 
 
 @pytest.fixture(scope="module")

@@ -1,18 +1,13 @@
 """The example on the real series of Hawaii: flags and counts derived by hand from the files, and the scores."""
 
 import gzip
-import sys
-from pathlib import Path
-
-import numpy as np
-import pandas as pd
-import pytest
-import xarray as xr
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "examples"))
 
 import hawaii
+import numpy as np
+import pandas as pd
 import point_series
+import pytest
+import xarray as xr
 
 
 @pytest.fixture(scope="module")

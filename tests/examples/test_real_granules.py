@@ -3,9 +3,8 @@
 import h5py
 import numpy as np
 import pytest
-
-from examples import real_granules
-from examples.real_granules import DAYS, against_uscrn, configure, given_errors, ingest
+import real_granules
+from real_granules import DAYS, against_uscrn, configure, given_errors, ingest
 
 GLDAS, SMAP, ERA5 = DAYS
 
