@@ -45,7 +45,7 @@ cluster: $(INSTALLED)  ## tests on the Kubernetes that DEEPPROFILE_TEST_CONTEXT 
 
 # Of the folders whose lines neither compiled kernels nor the processes of Dask run, which cannot be counted. It costs two thirds more
 # time: their own tests alone are run.
-coverage: $(INSTALLED)  ## how many lines of the engine, the storage and the grids their tests run, and a floor for it
+coverage: $(KERNELS)  ## how many lines of the engine, the storage and the grids their tests run, and a floor for it
 	$(BIN)/python -m pytest -q -p no:cacheprovider --cov=pipeline/deepprofile/execution --cov=pipeline/deepprofile/storage --cov=pipeline/deepprofile/grids \
 		--cov-report=term:skip-covered tests/execution tests/storage tests/grids
 

@@ -11,7 +11,8 @@ import deepprofile as dp
 import numpy as np
 import pandas as pd
 import xarray as xr
-from deepprofile.app.figures import FUSED, OTHERS, profiles_figure, section_figure, series_figure
+from deepprofile.analysis.plots import FUSED, OTHERS
+from deepprofile.app.figures import profiles_figure, section_figure, series_figure
 from deepprofile.evaluation.comparison import plain_average, step_function_mean
 from deepprofile.evaluation.metrics import COMPARED, MIN_SAMPLES, score_all, score_differences, summarise
 from deepprofile.evaluation.stations import reaches_profile, sensor_estimate

@@ -14,6 +14,7 @@ from deepprofile.analysis.accessor import ProfileAccessor
 
 if TYPE_CHECKING:
     from deepprofile.analysis.open import open_profile, open_store
+    from deepprofile.analysis.pytesmo import PytesmoReader
     from deepprofile.core.collocation import triple_collocation
     from deepprofile.core.error_model import estimate_errors
     from deepprofile.core.invert import fuse, invert
@@ -27,6 +28,7 @@ except PackageNotFoundError:  # a source tree that is not installed
 __all__ = [
     "Prior",
     "ProfileAccessor",
+    "PytesmoReader",
     "__version__",
     "estimate_errors",
     "fuse",
@@ -40,6 +42,7 @@ __getattr__ = attach(
     __name__,
     {
         "Prior": "deepprofile.core.prior",
+        "PytesmoReader": "deepprofile.analysis.pytesmo",
         "estimate_errors": "deepprofile.core.error_model",
         "fuse": "deepprofile.core.invert",
         "invert": "deepprofile.core.invert",

@@ -1,40 +1,21 @@
 """How unusual soil moisture is: percentiles, anomalies and classes of drought beside a climatology."""
 
-import deepprofile as dp
 import numpy as np
 import pytest
 import xarray as xr
-from deepprofile.core.climatology import PENTADS, QUANTILES, pentad_of
+from deepprofile.core.climatology import QUANTILES, pentad_of
 
-LAYERS = ((0.0, 0.1), (0.0, 1.0))
+from tests.analysis.conftest import LAYERS, climatology_of
 
 
 @pytest.fixture(scope="module")
-def profile(finished):
-    return dp.open_profile(finished.root).isel(y=slice(2, 6), x=slice(0, 5), time=slice(0, 30)).load()
+def profile(opened):
+    return opened.isel(y=slice(2, 6), x=slice(0, 5), time=slice(0, 30)).load()
 
 
 @pytest.fixture(scope="module")
 def climatology(profile):
-    """Quantiles that rise from pentad to pentad, with a cell of which nothing is known."""
-    shape = (PENTADS, len(QUANTILES), len(LAYERS), profile.sizes["y"], profile.sizes["x"])
-    values = (
-        np.linspace(0.17, 0.3, len(QUANTILES))[None, :, None, None, None]
-        + np.linspace(0.0, 0.08, PENTADS)[:, None, None, None, None]
-    )
-    values = np.broadcast_to(values, shape).astype(np.float32).copy()
-    values[..., 0, 0] = np.nan
-    return xr.Dataset(
-        {"soil_moisture": (("pentad", "quantile", "depth", "y", "x"), values)},
-        coords={
-            "pentad": np.arange(PENTADS),
-            "quantile": list(QUANTILES),
-            "depth": [0.05, 0.5],
-            "depth_bnds": (("depth", "bnds"), np.array(LAYERS)),
-            "y": profile.y,
-            "x": profile.x,
-        },
-    )
+    return climatology_of(profile)
 
 
 @pytest.mark.parametrize("layer", LAYERS)

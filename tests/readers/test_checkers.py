@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import deepprofile as dp
 import numpy as np
 import pytest
 import xarray as xr
@@ -130,6 +131,26 @@ def test_stores_are_clean_by_their_templates(templates, tmp_path, store):
     said = findings(path, tmp_path)
     assert [each for each in said if not any(re.fullmatch(known, each) for known in KNOWN | OF_STORES)] == []
     assert bool([each for each in said if "time_coverage" in each]) == ("time" not in templates[store].sizes)
+
+
+@pytest.mark.parametrize("of", ["cells", "places", "mean"])
+def test_what_users_write_is_clean(published, tmp_path, of):
+    profile = dp.open_profile(str(published.folder)).isel(time=slice(0, 5))
+    lat, lon = float(profile.lat[2]), float(profile.lon[3])
+    asked = {
+        "cells": lambda view: view.box(lon - 0.3, lat - 0.3, lon + 0.3, lat + 0.3),
+        "places": lambda view: view.point([lat, lat], [lon, lon + 0.2]),
+        "mean": lambda view: view.area_mean(),
+    }[of](profile.deepprofile)
+    path = tmp_path / "of.nc"
+    asked.deepprofile.to_netcdf(path, [(0.0, 0.1), (0.0, 1.0)], [0.4])
+    # A selection does not say of the area of the whole what is no more true of it.
+    let_pass = KNOWN | {
+        r"Global Attributes: (geospatial_bounds|geospatial_bounds_crs|time_coverage_(duration|resolution)) not present",
+        # The mean of an area lies nowhere.
+        r"geospatial_(lat|lon)_extents_match: Could not find .*" if of == "mean" else "",
+    }
+    assert [said for said in findings(path, tmp_path) if not any(re.fullmatch(known, said) for known in let_pass)] == []
 
 
 def test_the_checker_finds_what_is_wrong(templates, tmp_path):

@@ -10,7 +10,15 @@ from deepprofile.analysis.accessor import ProfileAccessor
 
 if TYPE_CHECKING:
     from deepprofile.analysis.open import open_profile, open_store
+    from deepprofile.analysis.pytesmo import PytesmoReader
 
-__all__ = ["ProfileAccessor", "open_profile", "open_store"]
+__all__ = ["ProfileAccessor", "PytesmoReader", "open_profile", "open_store"]
 
-__getattr__ = attach(__name__, dict.fromkeys(("open_profile", "open_store"), "deepprofile.analysis.open"))
+__getattr__ = attach(
+    __name__,
+    {
+        "PytesmoReader": "deepprofile.analysis.pytesmo",
+        "open_profile": "deepprofile.analysis.open",
+        "open_store": "deepprofile.analysis.open",
+    },
+)

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 from scipy import special
 
+from deepprofile.analysis import export, means
 from deepprofile.analysis.places import Cells
 from deepprofile.core.basis import MAX_DEPTH_M, basis_mean
 from deepprofile.core.climatology import pentad_of, percentile
 from deepprofile.core.factors import factor_projection
 from deepprofile.core.prior import remainder_variance, soil_kernel
+
+if TYPE_CHECKING:
+    from deepprofile.analysis.plots import Plots
 
 Array = NDArray[np.float64]
 Depth = float | Sequence[float] | NDArray[Any]
@@ -41,6 +47,11 @@ class ProfileAccessor:
         missing = [name for name in ("coefficients", "pattern") if name not in dataset]
         if missing:
             raise ValueError(f"this Dataset is no profile of deepprofile.fuse: it has no {', '.join(missing)}")
+        if dataset["pattern"].dtype.kind not in "iu":
+            raise ValueError(
+                "these profiles were averaged or interpolated by xarray, which knows nothing of their uncertainty: use "
+                ".deepprofile.area_mean and .deepprofile.time_mean, or ask for soil moisture first and average that"
+            )
         self._data = dataset
 
     def at(self, depth: Depth) -> xr.DataArray:
@@ -202,10 +213,28 @@ class ProfileAccessor:
         mean, known = self._beside(climatology, top, bottom)
         found: xr.DataArray = mean - known.sel(quantile=0.5, method="nearest")
         found.attrs = {"units": "m3 m-3", "long_name": f"mean soil moisture from {top:g} to {bottom:g} m less its usual median"}
-        return found.reset_coords(drop=True).rename("anomaly")
+        return found.drop_vars("quantile").rename("anomaly")
+
+    def usual(self, climatology: xr.Dataset, top: float, bottom: float, quantiles: Sequence[float]) -> xr.DataArray:
+        """What the mean between two depths usually is at the times of the year of these profiles, m3 m-3.
+
+        ``quantiles``: of the climatology, 0 to 1; the nearest ones are taken. Parameters and errors else: see ``percentile``.
+        """
+        _, known = self._beside(climatology, top, bottom)
+        found: xr.DataArray = known.sel(quantile=list(quantiles), method="nearest")
+        found.attrs = {"units": "m3 m-3", "long_name": f"usual soil moisture from {top:g} to {bottom:g} m"}
+        if self._data["time"].ndim:
+            found = found.assign_coords(time=self._data["time"])
+        return found
 
     def _beside(self, climatology: xr.Dataset, top: float, bottom: float) -> tuple[xr.DataArray, xr.DataArray]:
         """The mean between two depths, and the quantiles of each day beside it."""
+        if means.AVERAGED in self._data.attrs:
+            over = self._data.attrs[means.AVERAGED]
+            raise ValueError(
+                f"these are means ({over}), and the climatology is that of cells and days: ask for percentiles first, and "
+                "average them"
+            )
         if "time" not in self._data.coords:
             raise ValueError("these profiles have no time: a percentile is that of a time of the year")
         bounds = climatology["depth_bnds"].values
@@ -285,6 +314,200 @@ class ProfileAccessor:
             )
         return Cells(self._data["lat"].values, self._data["lon"].values)
 
+    def polygon(self, polygon: Any) -> xr.Dataset:
+        """The profiles of the cells that lie within polygons, wholly or in part.
+
+        Parameters
+        ----------
+        polygon
+            A geopandas object of any reference system, a shapely geometry, GeoJSON as a mapping, or the path of a file of
+            it; degrees east and north where it says nothing else. Several polygons are taken together.
+
+        Returns
+        -------
+        The same dataset for these cells, lazy, with the coordinate ``area`` (y, x): m2 of each cell that lie within. What is
+        asked of it is NaN outside; ``area_mean`` weighs by it.
+
+        Raises
+        ------
+        ValueError
+            For what is no polygon, or one that holds no part of the grid; or profiles that lie on none.
+        """
+        from deepprofile.analysis.areas import covered_areas, geometry_of
+
+        self._cells()
+        geometry = geometry_of(polygon)
+        areas, rows, columns = covered_areas(geometry, *self._edges_m())
+        if not rows.size:
+            west, south, east, north = geometry.bounds
+            reach = f"{west:.2f} to {east:.2f} E, {south:.2f} to {north:.2f} N"
+            raise ValueError(f"the polygon ({reach}) holds no part of the grid: {_extent(self._cells())}")
+        said = {"units": "m2", "long_name": "area of the cell that lies within the polygon"}
+        return self._data.isel(y=rows, x=columns).assign_coords(area=(("y", "x"), areas, said))
+
+    def centres(self) -> tuple[Array, Array]:
+        """Latitude of each row and longitude of each column, degrees.
+
+        Raises
+        ------
+        ValueError
+            For profiles that lie on no grid.
+        """
+        cells = self._cells()
+        return cells.lat, cells.lon
+
+    def areas(self) -> xr.DataArray:
+        """Area of each cell, or of what of it lies within the polygon, m2; (y, x)."""
+        self._cells()
+        if "area" in self._data.coords:
+            return self._data["area"].reset_coords(drop=True)
+        height, width = (np.abs(np.diff(edges)) for edges in self._edges_m())
+        said = {"units": "m2", "long_name": "area of the cell"}
+        return xr.DataArray(height[:, None] * width, dims=("y", "x"), attrs=said, name="area")
+
+    def area_mean(self, *, correlation_length: float | None = None, min_share: float = 0.5) -> xr.Dataset:
+        """The mean profile of all cells, each weighted by its area, of each day.
+
+        Parameters
+        ----------
+        correlation_length
+            m: errors of two cells have the correlation exp(-distance / ``correlation_length``). None: they are one and the same
+            error everywhere, so that the standard deviation is an upper bound. Measured on simulated regions: 110 km for the
+            root zone, 75 km for 0 to 10 cm (``docs/uncertainty.md``).
+        min_share
+            Of the area that has soil: days with profiles on less of it are NaN.
+
+        Returns
+        -------
+        A dataset without y and x, of which everything can be asked that a profile can be asked for: ``storage``, ``interval``,
+        ``time_mean``. ``valid_share`` (time): of the area; ``area``: m2. The attribute ``correlation_of_errors`` says what was
+        taken for granted.
+
+        Raises
+        ------
+        ValueError
+            For profiles that lie on no grid, a correlation length below the width of a cell, or no soil.
+        """
+        return means.area_mean(self._data, self.areas(), self._soil(), correlation_length, min_share)
+
+    def time_mean(
+        self, period: str | None = None, *, correlation_time: float | None = None, min_share: float = 0.5
+    ) -> xr.Dataset:
+        """The mean profile of each period.
+
+        Parameters
+        ----------
+        period
+            Of pandas: ``"MS"`` for months, ``"QS-DEC"`` for seasons, ``"YS"`` for years, ``"10D"``; None for all days together.
+        correlation_time
+            Days: of the variance of errors 45 % persist, and the rest has the correlation exp(-days / ``correlation_time``).
+            None: they are one and the same error every day, so that the standard deviation is an upper bound. Measured on
+            simulated regions: 60 days for the root zone, 10 for 0 to 10 cm (``docs/uncertainty.md``).
+        min_share
+            Of the days of a period: where fewer have a profile, its mean is NaN.
+
+        Returns
+        -------
+        A dataset whose times are the first days of the periods, with ``time_bnds``, of which everything can be asked that a
+        profile can be asked for. ``days``: how many went in.
+
+        Raises
+        ------
+        ValueError
+            For profiles without days, or days that are not in their order; a period that pandas does not know.
+        """
+        return means.time_mean(self._data, period, correlation_time, min_share)
+
+    def _soil(self) -> xr.DataArray | None:
+        """Where there can be a profile (y, x); None where the dataset does not say."""
+        prior = self._data.get("prior_mean")
+        return prior.notnull() if prior is not None and set(prior.dims) == {"y", "x"} else None
+
+    def _edges_m(self) -> tuple[Array, Array]:
+        """Edges of the rows and columns in EPSG:6933, m."""
+        from deepprofile.analysis.areas import edges_m
+
+        return edges_m(self._data)
+
+    def values(
+        self,
+        layers: Sequence[tuple[float, float]] | None = None,
+        depths: Sequence[float] | None = None,
+        *,
+        level: float = 0.9,
+        climatology: xr.Dataset | None = None,
+    ) -> xr.Dataset:
+        """Soil moisture of layers and at depths with its uncertainty, along the dimension ``layer``.
+
+        Parameters
+        ----------
+        layers
+            Top and bottom of each, m; where neither these nor depths are given, 0 to 0.1 and 0 to 1.
+        depths
+            m; they come after the layers.
+        level
+            Probability of the intervals.
+        climatology
+            ``deepprofile.open_store(url, "climatology")``, for percentiles of the layers that it has.
+
+        Returns
+        -------
+        Lazy: ``soil_moisture``, ``standard_deviation``, ``lower`` and ``upper``, m3 m-3; of layers ``water_storage`` and
+        ``water_storage_standard_deviation``, mm; ``percentile``. Coordinates ``depth`` and ``depth_bnds``, m.
+
+        Raises
+        ------
+        ValueError
+            For depths outside [0, 1] m, a level outside (0, 1), or as ``percentile``.
+        """
+        return export.values(self, layers, depths, level, climatology)
+
+    def to_dataframe(
+        self,
+        layers: Sequence[tuple[float, float]] | None = None,
+        depths: Sequence[float] | None = None,
+        *,
+        level: float = 0.9,
+        climatology: xr.Dataset | None = None,
+    ) -> pd.DataFrame:
+        """The same as a table: a line for each day, place, and layer or depth that has a value; columns say their units."""
+        return export.table(self.values(layers, depths, level=level, climatology=climatology))
+
+    def to_csv(
+        self,
+        path: str | Path,
+        layers: Sequence[tuple[float, float]] | None = None,
+        depths: Sequence[float] | None = None,
+        *,
+        level: float = 0.9,
+        climatology: xr.Dataset | None = None,
+    ) -> None:
+        """Write that table as CSV; nothing is left where it fails."""
+        frame = self.to_dataframe(layers, depths, level=level, climatology=climatology)
+        with export.new_file(Path(path)) as part:
+            frame.to_csv(part, index=False, float_format="%.6g")
+
+    def to_netcdf(
+        self,
+        path: str | Path,
+        layers: Sequence[tuple[float, float]] | None = None,
+        depths: Sequence[float] | None = None,
+        *,
+        level: float = 0.9,
+        climatology: xr.Dataset | None = None,
+    ) -> None:
+        """Write the values as netCDF-4 with the attributes of CF and ACDD; nothing is left where it fails."""
+        found = export.for_netcdf(self.values(layers, depths, level=level, climatology=climatology), self._data)
+        with export.new_file(Path(path)) as part:
+            found.to_netcdf(part, engine="h5netcdf")
+
+    @property
+    def plot(self) -> Plots:
+        """Figures: ``profile``, ``map``, ``section`` and ``series``. They need the extra ``analysis``."""
+        from deepprofile.analysis.plots import Plots
+
+        return Plots(self)
+
     def uses(self, product: str) -> xr.DataArray:
         """Whether a product went into each profile.
 
@@ -297,6 +520,8 @@ class ProfileAccessor:
 
     def flag(self, meaning: str) -> xr.DataArray:
         """Whether a flag is set, by its name in ``flags.attrs["flag_meanings"]``."""
+        if "flags" not in self._data:
+            raise KeyError("these profiles have no flags: means have none")
         attributes = self._data["flags"].attrs
         names = str(attributes["flag_meanings"]).split()
         if meaning.replace(" ", "_") not in names:
@@ -310,7 +535,12 @@ class ProfileAccessor:
         coefficients = self._data["coefficients"]
         basis = self._basis(top, bottom).astype(coefficients.dtype)
         out = xr.dot(coefficients, basis, dim="degree")
-        return _with_depth(out, top, bottom, name)
+        return _with_depth(self._within(out), top, bottom, name)
+
+    def _within(self, found: xr.DataArray) -> xr.DataArray:
+        """NaN in cells of which no part lies within the polygon."""
+        areas = self._data.coords.get("area")
+        return found.where(areas > 0.0) if areas is not None and areas.ndim else found
 
     def _basis(self, top: xr.DataArray, bottom: xr.DataArray) -> xr.DataArray:
         order = self._data.sizes["degree"] - 1
@@ -319,7 +549,8 @@ class ProfileAccessor:
 
     def _deviation(self, top: xr.DataArray, bottom: xr.DataArray) -> xr.DataArray:
         variance = self._expressed_variance(self._basis(top, bottom))
-        variance = variance + self._remainder(top, bottom).astype(variance.dtype)
+        remainder = self._remainder(top, bottom).astype(variance.dtype)
+        variance = variance + remainder * self._data.get(means.REMAINDER, 1.0)
         pattern = self._data["pattern"]
         picked = xr.apply_ufunc(
             _pick,
@@ -332,7 +563,7 @@ class ProfileAccessor:
         )
         out = np.sqrt(picked)
         target = [dim for dim in pattern.dims if dim in out.dims]
-        return _with_depth(out.transpose(*target, ...), top, bottom, "standard deviation of soil moisture")
+        return _with_depth(self._within(out.transpose(*target, ...)), top, bottom, "standard deviation of soil moisture")
 
     def _expressed_variance(self, basis: xr.DataArray) -> xr.DataArray:
         """Variance of what the polynomial expresses (..., availability), from the covariances or from the stored factors."""
@@ -398,7 +629,11 @@ def _as_depth(values: Depth, what: str) -> xr.DataArray:
     if array.ndim > 1:
         raise ValueError(f"{what} has {array.ndim} dimensions; give a number or a sequence of numbers")
     if not np.isfinite(array).all() or (array < 0.0).any() or (array > MAX_DEPTH_M).any():
-        raise ValueError(f"{what} is {values!r}; profiles reach from 0 to {MAX_DEPTH_M:g} m")
+        largest = float(array.max())
+        hint = (
+            f" (depths are in m: {largest:g} cm is {largest / 100.0:g})" if MAX_DEPTH_M < largest <= 100.0 * MAX_DEPTH_M else ""
+        )
+        raise ValueError(f"{what} is {values!r}; profiles reach from 0 to {MAX_DEPTH_M:g} m{hint}")
     return xr.DataArray(array, dims=("depth",) if array.ndim else ())
 
 

@@ -43,8 +43,15 @@ def eastwards(degrees: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def great_circle_m(lat_1: float, lon_1: float, lat_2: float, lon_2: float) -> float:
-    """Distance of two places on a sphere, m (the haversine formula; Sinnott 1984, Sky and Telescope 68, 159)."""
-    a, b = np.deg2rad([lat_1, lon_1]), np.deg2rad([lat_2, lon_2])
-    half = 0.5 * (b - a)
-    share = np.sin(half[0]) ** 2 + np.cos(a[0]) * np.cos(b[0]) * np.sin(half[1]) ** 2
-    return float(2.0 * EARTH_RADIUS_M * np.arcsin(np.sqrt(min(share, 1.0))))
+    """Distance of two places on a sphere, m."""
+    return float(great_circles_m(*(np.asarray(each) for each in (lat_1, lon_1, lat_2, lon_2))))
+
+
+def great_circles_m(
+    lat_1: NDArray[np.float64], lon_1: NDArray[np.float64], lat_2: NDArray[np.float64], lon_2: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Distances of places on a sphere, m (the haversine formula; Sinnott 1984, Sky and Telescope 68, 159)."""
+    a, b = np.deg2rad(lat_1), np.deg2rad(lat_2)
+    half_y, half_x = 0.5 * (b - a), 0.5 * np.deg2rad(lon_2 - lon_1)
+    share = np.sin(half_y) ** 2 + np.cos(a) * np.cos(b) * np.sin(half_x) ** 2
+    return np.asarray(2.0 * EARTH_RADIUS_M * np.arcsin(np.sqrt(np.minimum(share, 1.0))))

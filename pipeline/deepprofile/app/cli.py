@@ -32,6 +32,7 @@ from deepprofile.app.display import (
     plan_table,
     size_text,
     sizes_table,
+    steps,
     summary_table,
     time_text,
 )
@@ -550,6 +551,92 @@ def prune(
         out.print(f"{len(found)} versions {'would be' if dry_run else 'are'} removed, {total / 2**20:.1f} MiB.")
     else:
         out.print("Nothing is old enough to be removed.")
+
+
+@app.command()
+def extract(
+    url: Annotated[str, typer.Argument(help="Folder or URL of a data set, or of its folder 'public'.", metavar="URL")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="A table (.csv) or a netCDF file (.nc).", metavar="FILE")],
+    point: Annotated[list[str], typer.Option(help="A place: its cell. May be repeated.", metavar="LATITUDE,LONGITUDE")] = [],  # noqa: B006
+    box: Annotated[str | None, typer.Option(help="The cells in a box.", metavar="WEST,SOUTH,EAST,NORTH")] = None,
+    polygon: Annotated[
+        Path | None, typer.Option(help="The cells in the polygons of a GeoJSON file, partly covered ones too.", metavar="FILE")
+    ] = None,
+    first: Annotated[str | None, typer.Option("--from", help="The first day.", metavar="DAY")] = None,
+    last: Annotated[str | None, typer.Option("--to", help="The last day.", metavar="DAY")] = None,
+    layer: Annotated[
+        list[str],
+        typer.Option(
+            help="A layer, m: its mean and its water. May be repeated; by default 0-0.1 and 0-1.", metavar="TOP-BOTTOM"
+        ),
+    ] = [],  # noqa: B006
+    depth: Annotated[list[float], typer.Option(help="A depth, m. May be repeated.", metavar="DEPTH")] = [],  # noqa: B006
+    level: Annotated[float, typer.Option(help="Probability of the intervals.")] = 0.9,
+    mean: Annotated[
+        bool | None,
+        typer.Option(
+            "--mean/--cells", help="The mean of the area (by default in tables), or its cells (in netCDF).", show_default=False
+        ),
+    ] = None,
+    period: Annotated[
+        str | None,
+        typer.Option(help="Means of periods: MS for months, QS-DEC for seasons, YS for years, 10D.", metavar="PERIOD"),
+    ] = None,
+    correlation_length: Annotated[
+        float | None,
+        typer.Option(
+            help="Errors of cells so many m apart have the correlation 1/e; else they are fully correlated.", metavar="M"
+        ),
+    ] = None,
+    correlation_time: Annotated[
+        float | None,
+        typer.Option(help="The same for days, of that part of the errors that does not persist.", metavar="DAYS"),
+    ] = None,
+    percentile: Annotated[bool, typer.Option("--percentile", help="Percentiles of the time of the year as well.")] = False,
+    version: Annotated[str, typer.Option(help="The tag of a release.", metavar="TAG")] = "latest",
+) -> None:
+    """Take soil moisture with its uncertainty out of a published data set: of places, of a box, of a polygon.
+
+    Nothing is written where that fails. The same in Python: deepprofile.open_profile(URL).deepprofile.
+    """
+    with _explained():
+        from deepprofile.app.extract import Asked
+        from deepprofile.app.extract import extract as write
+
+        asked = Asked(
+            url,
+            output,
+            version,
+            points=[_numbers("--point", text, ("latitude", "longitude")) for text in point],
+            box=None if box is None else _numbers("--box", box, ("west", "south", "east", "north")),
+            polygon=polygon,
+            days=(None if first is None else _day("--from", first), None if last is None else _day("--to", last)),
+            layers=[_numbers("--layer", text, ("top", "bottom"), "-", "m") for text in layer],
+            depths=depth,
+            level=level,
+            mean=mean,
+            period=period,
+            correlation_length=correlation_length,
+            correlation_time=correlation_time,
+            percentile=percentile,
+        )
+        with steps(err) as on_progress:
+            try:
+                written = write(asked, on_progress)
+            except ValueError as error:
+                raise ConfigError(str(error)) from error
+    print_status(f"{output}: {written}")
+
+
+def _numbers(option: str, text: str, names: tuple[str, ...], separator: str = ",", unit: str = "degrees") -> tuple[Any, ...]:
+    """Numbers of an option, one for each name."""
+    try:
+        found = tuple(float(part) for part in text.split(separator))
+    except ValueError:
+        found = ()
+    if len(found) != len(names):
+        raise ConfigError(f"{option} {text}: write {separator.join(name.upper() for name in names)}, in {unit}")
+    return found
 
 
 @app.command()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Final
 
@@ -113,6 +114,18 @@ class Display:
         running = "" if progress.seconds_left is None else f"{time_text(progress.seconds_left)} left"
         left = describe_rest(progress) if over else running
         self._bars.update(task, completed=progress.finished, rate=rate, left=left)
+
+
+@contextmanager
+def steps(console: Console) -> Iterator[Callable[[int, int], None]]:
+    """Shows how many of some steps are done, where there is a terminal; yields what is to be told."""
+    if not console.is_terminal:
+        yield lambda _done, _of: None
+        return
+    bars = Bars(BarColumn(bar_width=30), MofNCompleteColumn(), console=console, transient=True)
+    with bars:
+        task = bars.add_task("", total=None)
+        yield lambda done, of: bars.update(task, completed=done, total=of)
 
 
 class LogDisplay:

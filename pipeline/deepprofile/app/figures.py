@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import matplotlib.dates as mdates
 import numpy as np
@@ -12,15 +12,10 @@ import xarray as xr
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from deepprofile.analysis.plots import BAND, FUSED, MOISTURE, OTHERS, SENSOR, UNIT
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-FUSED: Final = "#0b4f6c"
-BAND: Final = "#8fc1d9"
-SENSOR: Final = "#1a1a1a"
-# Colours that stay apart in the common forms of colour blindness.
-OTHERS: Final = ("#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#7f7f7f")
-UNIT: Final = "soil moisture (m³ m⁻³)"
 
 
 def profiles_figure(
@@ -80,7 +75,7 @@ def _draw_steps(axis: Axes, series: xr.DataArray, day: pd.Timestamp, colour: str
 
 
 def maps_figure(
-    panels: Sequence[tuple[str, xr.DataArray]], *, label: str, title: str, colours: str = "YlGnBu", columns: int = 3
+    panels: Sequence[tuple[str, xr.DataArray]], *, label: str, title: str, colours: str = MOISTURE, columns: int = 3
 ) -> Figure:
     """Maps (y, x) with coordinates ``lat`` and ``lon`` on one scale of colours."""
     rows = -(-len(panels) // columns)
@@ -192,7 +187,7 @@ def section_figure(profile: xr.Dataset, title: str) -> Figure:
     upper, lower = figure.subplots(2, 1, sharex=True)
     time = profile.get_index("time")
     for axis, field, colours, name in (
-        (upper, theta, "YlGnBu", UNIT),
+        (upper, theta, MOISTURE, UNIT),
         (lower, deviation, "magma_r", "standard deviation (m³ m⁻³)"),
     ):
         mesh = axis.pcolormesh(time, depth, field, cmap=colours, shading="nearest", rasterized=True)

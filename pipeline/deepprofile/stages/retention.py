@@ -12,7 +12,7 @@ from deepprofile.config import Retention
 from deepprofile.stages.manifest import MANIFEST, manifest_of
 from deepprofile.stages.publish import files, releases
 from deepprofile.storage.conditional_writes import storage_time
-from deepprofile.storage.documents import Kinds, parse, write_document
+from deepprofile.storage.documents import DocumentError, Kinds, parse, write_document
 from deepprofile.storage.filesystems import join
 from deepprofile.storage.lease import CLOCK, Lease, live_holder
 from deepprofile.storage.objects import exists as object_exists
@@ -39,10 +39,20 @@ def record_publication(root: Root, run: str, made: Mapping[str, str], accepted_b
         said["accepted_by"] = accepted_by
     write_document(join(root.url, PUBLISHED), said)
     # A run that changes nothing is no publication: it would push those that did out of the ones whose versions stay.
-    current, last = root.current(), _publications(root, last=1)
-    if not last or last[0][STORES] != current:
+    current = root.current()
+    if _last_seen(root) != current:
         moment = dt.datetime.fromtimestamp(now, dt.UTC).strftime("%Y%m%dT%H%M%S.%fZ")
         write_document(join(root.url, PUBLICATIONS, f"{moment}.json"), said | {STORES: by_store(current)})
+
+
+def _last_seen(root: Root) -> dict[str, str] | None:
+    """What readers saw after the last publication; None where there is none, or it cannot be read."""
+    try:
+        last = _publications(root, last=1)
+    except DocumentError:
+        # It stays as it is: whoever needs it says what is wrong with it.
+        return None
+    return last[0][STORES] if last else None
 
 
 def publications(root: Root) -> list[dict[str, Any]]:
