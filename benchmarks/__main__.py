@@ -1,6 +1,6 @@
 """Speed and memory, each beside what it is measured against, in one run (``make bench``).
 
-    python -m benchmarks [--only numerics stages ingest remote readers plan maps day schedule memory]
+    python -m benchmarks [--only numerics stages ingest remote readers analysis plan maps day schedule memory]
 
 Prints every table and keeps it in ``benchmarks/results.json`` with the commit. Processor time stands beside time on the clock.
 """
@@ -11,7 +11,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from benchmarks import day, ingest, maps, memory, numerics, plan, readers, remote, results, schedule, stages
+from benchmarks import analysis, day, ingest, maps, memory, numerics, plan, readers, remote, results, schedule, stages
 from benchmarks.results import Measurement
 
 SUITES: dict[str, Callable[[], dict[str, Measurement]]] = {
@@ -20,6 +20,7 @@ SUITES: dict[str, Callable[[], dict[str, Measurement]]] = {
     "ingest": ingest.measure,
     "remote": remote.measure,
     "readers": readers.measure,
+    "analysis": analysis.measure,
     "plan": plan.measure,
     "maps": maps.measure,
     "day": day.measure,

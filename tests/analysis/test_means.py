@@ -81,11 +81,10 @@ def test_large_areas_are_compared_by_their_parts():
     window = EASE2_M09.window(400, 880, 70, 50)
     lat, lon = window.lat, window.lon
     for length in (3e4, 2e5):
-        found = means.correlation_of_parts(lat, lon, 3, 2, length)
-        share = np.full(found.shape[0], 1.0)
-        share = (
-            np.add.reduceat(np.add.reduceat(np.ones((70, 50)), range(0, 70, 3), axis=0), range(0, 50, 2), axis=1).ravel() / 3500
-        )
+        parts = [{"y": slice(y, min(y + 3, 70)), "x": slice(x, x + 2)} for y in range(0, 70, 3) for x in range(0, 50, 2)]
+        found = means.correlation_of_parts(lat, lon, parts, length)
+        cells = np.array([(part["y"].stop - part["y"].start) * 2 for part in parts])
+        share = cells / cells.sum()
         y, x = (each.ravel() for each in np.meshgrid(lat, lon, indexing="ij"))
         exact = np.exp(-great_circles_m(y[:, None], x[:, None], y, x) / length).mean()
         assert share @ found @ share == pytest.approx(exact, rel=0.01)
@@ -197,3 +196,28 @@ def test_xarray_does_not_average_uncertainties(basin):
 def test_wrong_use_is_said(basin, asked, said):
     with pytest.raises((ValueError, KeyError), match=said):
         asked(basin)
+
+
+def test_periods_go_on_from_one_block_to_the_next(opened):
+    """Months and seasons that dask divides anywhere: pairs of days across blocks count as well."""
+    own = opened.isel(y=slice(2, 4), x=slice(3, 6)).load()
+    own["coefficients"] = own.coefficients.where(own.time.dt.day % 4 != 0)
+    for period in ("MS", "QS-DEC", "10D", None):
+        expected = own.deepprofile.time_mean(period, correlation_time=15.0, min_share=0.0)
+        for days in (1, 7, 50):
+            found = own.chunk(time=days).deepprofile.time_mean(period, correlation_time=15.0, min_share=0.0).compute()
+            xr.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_a_store_is_read_once_for_all_months(opened, monkeypatch):
+    read = []
+    own = opened.isel(y=slice(0, 4), x=slice(0, 4)).load().chunk(time=36)
+    for name in ("coefficients", "pattern"):
+        data = own[name].data.map_blocks(lambda block, name=name: read.append(name) or block, meta=own[name].data._meta)
+        own[name] = own[name].copy(data=data)
+    months = own.deepprofile.time_mean("MS", correlation_time=15.0)
+    months.deepprofile.area_mean(correlation_length=5e4).deepprofile.std_mean(0.0, 1.0).compute(scheduler="synchronous")
+    assert sorted(read) == ["coefficients"] * 2 + ["pattern"] * 2
+    read.clear()
+    own.deepprofile.area_mean(correlation_length=5e4).deepprofile.std_mean(0.0, 1.0).compute(scheduler="synchronous")
+    assert sorted(read) == ["coefficients"] * 2 + ["pattern"] * 2

@@ -44,10 +44,9 @@ class ProfileAccessor:
     """
 
     def __init__(self, dataset: xr.Dataset) -> None:
-        missing = [name for name in ("coefficients", "pattern") if name not in dataset]
-        if missing:
-            raise ValueError(f"this Dataset is no profile of deepprofile.fuse: it has no {', '.join(missing)}")
-        if dataset["pattern"].dtype.kind not in "iu":
+        if "coefficients" not in dataset:
+            raise ValueError("this Dataset is no profile of deepprofile.fuse: it has no coefficients")
+        if "pattern" in dataset and dataset["pattern"].dtype.kind not in "iu":
             raise ValueError(
                 "these profiles were averaged or interpolated by xarray, which knows nothing of their uncertainty: use "
                 ".deepprofile.area_mean and .deepprofile.time_mean, or ask for soil moisture first and average that"
@@ -372,8 +371,8 @@ class ProfileAccessor:
         ----------
         correlation_length
             m: errors of two cells have the correlation exp(-distance / ``correlation_length``). None: they are one and the same
-            error everywhere, so that the standard deviation is an upper bound. Measured on simulated regions: 110 km for the
-            root zone, 75 km for 0 to 10 cm (``docs/uncertainty.md``).
+            error everywhere, so that the standard deviation is an upper bound. Measured on simulated regions: 100 km for the
+            root zone, 75 km for 0 to 10 cm (``docs/analysis.md``).
         min_share
             Of the area that has soil: days with profiles on less of it are NaN.
 
@@ -402,7 +401,7 @@ class ProfileAccessor:
         correlation_time
             Days: of the variance of errors 45 % persist, and the rest has the correlation exp(-days / ``correlation_time``).
             None: they are one and the same error every day, so that the standard deviation is an upper bound. Measured on
-            simulated regions: 60 days for the root zone, 10 for 0 to 10 cm (``docs/uncertainty.md``).
+            simulated regions: 60 days for the root zone, 5 for 0 to 10 cm (``docs/analysis.md``).
         min_share
             Of the days of a period: where fewer have a profile, its mean is NaN.
 
@@ -421,7 +420,7 @@ class ProfileAccessor:
     def _soil(self) -> xr.DataArray | None:
         """Where there can be a profile (y, x); None where the dataset does not say."""
         prior = self._data.get("prior_mean")
-        return prior.notnull() if prior is not None and set(prior.dims) == {"y", "x"} else None
+        return prior.notnull().reset_coords(drop=True) if prior is not None and set(prior.dims) == {"y", "x"} else None
 
     def _edges_m(self) -> tuple[Array, Array]:
         """Edges of the rows and columns in EPSG:6933, m."""
@@ -548,6 +547,11 @@ class ProfileAccessor:
         return xr.DataArray(values, dims=(*top.dims, "degree"))
 
     def _deviation(self, top: xr.DataArray, bottom: xr.DataArray) -> xr.DataArray:
+        if "pattern" not in self._data:
+            raise ValueError(
+                "these profiles do not say what each was made from (pattern), and so have no uncertainty: "
+                "deepprofile.open_profile opens those that do"
+            )
         variance = self._expressed_variance(self._basis(top, bottom))
         remainder = self._remainder(top, bottom).astype(variance.dtype)
         variance = variance + remainder * self._data.get(means.REMAINDER, 1.0)

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import itertools
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import reduce
 from typing import Any, Final
 
@@ -38,6 +39,10 @@ AVERAGED: Final = "averaged_over"
 CORRELATION: Final = "correlation_of_errors"
 # On top of the covariances, which count it already: of the variance that the polynomial cannot express.
 REMAINDER: Final = "remainder_factor"
+# What does not depend on time.
+_STILL: Final = ("lower_bound", "upper_bound", "prior_mean")
+# Of shares that should be met exactly.
+_ROUNDING: Final = 1e-9
 # What holds for the grid of the profiles and for each of their days, and not for means.
 _OF_GRID: Final = (
     "proj:",
@@ -61,37 +66,42 @@ def area_mean(
     """
     if "time" not in profile.dims:
         alone = profile.drop_vars([name for name in ("time", "time_bnds") if name in profile.coords])
-        one_day = alone.assign({name: alone[name].expand_dims("time") for name in ("coefficients", "pattern")})
+        by_day = [name for name in ("coefficients", "pattern", REMAINDER) if name in alone]
+        one_day = alone.assign({name: alone[name].expand_dims("time") for name in by_day})
         found = area_mean(one_day, areas, soil, length, min_share).isel(time=0)
         return found.assign_coords({name: profile[name] for name in ("time", "time_bnds") if name in profile.coords})
-    weights = areas.fillna(0.0)
+    space = [str(dim) for dim in profile["pattern"].dims if dim != "time"]
+    if set(space) != {"y", "x"}:
+        raise ValueError(f"the profiles have the dimensions {', '.join(space)}, not y and x: they are of no area")
+    weights = areas.fillna(0.0).transpose("y", "x")
     if soil is not None:
         weights = weights.where(soil.compute(), 0.0)
     whole = float(weights.sum())
     if whole == 0.0:
         raise ValueError("no cell of the area has soil")
-    factor: xr.DataArray | float = 1.0
-    said = "area: fully correlated"
+    lat, lon = profile["lat"].values, profile["lon"].values
     if length is not None:
-        spacing = _spacing_m(profile)
+        spacing = _spacing_m(lat, lon)
         if not length >= spacing:
             raise ValueError(
                 f"correlation_length is {length:g} m, less than the {spacing:.0f} m from one cell to the next: it is in m"
             )
-        factor = _factor_of_area(profile, weights, length)
+    totals, by_part, parts = _over_area(profile, weights.values, compared=length is not None)
+    factor: xr.DataArray | float = 1.0
+    said = "area: fully correlated"
+    if length is not None:
+        factor = _of_parts(by_part, correlation_of_parts(lat, lon, parts, length))
         said = f"area: exp(-distance / {length:g} m)"
-    totals = _totals(profile, ("y", "x"), weights)
     share = (totals["weight"] / whole).rename("valid_share")
     share.attrs = {"units": "1", "long_name": "share of the area that has a profile on that day"}
-    found = _of_totals(profile, totals, factor, share >= min_share - 1e-9, "area", said)
+    found = _of_totals(profile, totals, factor, share >= min_share - _ROUNDING, "area", said)
     shares = weights / whole
-    for name in ("lower_bound", "upper_bound", "prior_mean"):
-        bound = profile.get(name)
-        if bound is not None:
-            found[name] = (
-                bound if not {"y", "x"} <= set(bound.dims) else xr.dot(bound.fillna(0.0), shares.astype(bound.dtype))
-            ).assign_attrs(bound.attrs)
-    for name, axis in (("lat", profile["lat"].values), ("lon", profile["lon"].values)):
+    for name in _STILL:
+        if name in profile:
+            still = profile[name]
+            mean = xr.dot(still.fillna(0.0), shares.astype(still.dtype)) if {"y", "x"} <= set(still.dims) else still
+            found[name] = mean.assign_attrs(still.attrs)
+    for name, axis in (("lat", lat), ("lon", lon)):
         found.attrs |= {f"geospatial_{name}_min": float(axis.min()), f"geospatial_{name}_max": float(axis.max())}
     if "time_bnds" in profile.coords:
         found = found.assign_coords(time_bnds=profile["time_bnds"])
@@ -109,25 +119,32 @@ def time_mean(profile: xr.Dataset, period: str | None, correlation_time: float |
         raise ValueError("the days of these profiles are not in their order: sort them with .sortby('time')")
     if correlation_time is not None and not correlation_time > 0.0:
         raise ValueError(f"correlation_time is {correlation_time!r}; give a number of days above 0")
-    kept = {name: profile[name] for name in ("lower_bound", "upper_bound", "prior_mean") if name in profile}
-    spans = _periods(times, period)
-    found = [_mean_of_days(profile.isel(time=days), length, correlation_time, min_share) for days, _, length in spans]
+    periods = _periods(times, period)
+    persistent = (
+        f"{PERSISTENT_SHARE:g} + {1.0 - PERSISTENT_SHARE:g} exp(-days / {correlation_time:g})" if correlation_time else ""
+    )
+    said = f"period: {persistent or 'fully correlated'}"
+    found = []
+    for (_, _, days), (totals, pairs) in zip(periods, _over_periods(profile, periods, correlation_time or np.inf), strict=True):
+        count = totals["weight"]
+        factor = PERSISTENT_SHARE + (1.0 - PERSISTENT_SHARE) * pairs / count**2 if correlation_time else 1.0
+        mean = _of_totals(profile, totals, factor, count >= (min_share - _ROUNDING) * days, "period", said)
+        number = count.astype(np.int32).assign_attrs(units="1", long_name="number of days with a profile")
+        found.append(mean.assign(days=number))
+    kept = {name: profile[name] for name in _STILL if name in profile}
     if period is None:
         (only,) = found
         first, last = times[[0, -1]].astype("datetime64[D]")
         return only.assign(kept).assign_attrs(period=f"{first} to {last}")
-    starts = np.array([start for _, start, _ in spans])
-    ends = np.array([start + np.timedelta64(length, "D") for _, start, length in spans])
+    starts = np.array([start for _, start, _ in periods])
+    ends = np.array([start + np.timedelta64(length, "D") for _, start, length in periods])
     joined = xr.concat(
         found, "time", data_vars="all", coords="minimal", compat="override", join="override", combine_attrs="override"
     )
-    said = {"standard_name": "time", "long_name": "first day of the period", "axis": "T", "bounds": "time_bnds"}
+    label = {"standard_name": "time", "long_name": "first day of the period", "axis": "T", "bounds": "time_bnds"}
     bounds = ("time", "bnds"), np.stack([starts, ends], axis=1)
-    return (
-        joined.assign(kept)
-        .assign_coords(time=("time", starts, said), time_bnds=bounds)
-        .transpose("degree", "degree_2", "availability", "time", ...)
-    )
+    dated = joined.assign(kept).assign_coords(time=("time", starts, label), time_bnds=bounds)
+    return dated.transpose("degree", "degree_2", "availability", "time", ...)
 
 
 def _periods(times: NDArray[np.datetime64], period: str | None) -> list[tuple[slice, np.datetime64, int]]:
@@ -156,27 +173,6 @@ def _periods(times: NDArray[np.datetime64], period: str | None) -> list[tuple[sl
     return found
 
 
-def _mean_of_days(profile: xr.Dataset, days: int, correlation_time: float | None, min_share: float) -> xr.Dataset:
-    """The mean of all days of a profile, of which its period has so many."""
-    totals = _totals(profile, ("time",), None)
-    factor: xr.DataArray | float = 1.0
-    said = "period: fully correlated"
-    if correlation_time is not None:
-        gaps = np.diff(profile["time"].values) / np.timedelta64(1, "D")
-        factor = xr.apply_ufunc(
-            lambda there: correlated_share_of_days(np.moveaxis(there, -1, 0), gaps, correlation_time),
-            _there(profile),
-            input_core_dims=[["time"]],
-            dask="parallelized",
-            output_dtypes=[np.float64],
-            dask_gufunc_kwargs={"allow_rechunk": True},
-        )
-        said = f"period: {PERSISTENT_SHARE:g} + {1.0 - PERSISTENT_SHARE:g} exp(-days / {correlation_time:g})"
-    found = _of_totals(profile, totals, factor, totals["weight"] >= (min_share - 1e-9) * days, "period", said)
-    number = totals["weight"].astype(np.int32).assign_attrs(units="1", long_name="number of days with a profile")
-    return found.assign(days=number)
-
-
 def _of_totals(
     profile: xr.Dataset, totals: xr.Dataset, factor: xr.DataArray | float, enough: xr.DataArray, over: str, said: str
 ) -> xr.Dataset:
@@ -202,162 +198,332 @@ def _of_totals(
     ).assign_coords(degree=profile["degree"] if "degree" in profile.coords else np.arange(profile.sizes["degree"]))
 
 
-def _there(profile: xr.Dataset) -> xr.DataArray:
-    """Where there is a profile."""
-    there: xr.DataArray = profile["coefficients"].isel(degree=0, drop=True).notnull()
-    return there
+@dataclass(frozen=True)
+class _Terms:
+    """What sums are made of.
 
-
-def _totals(profile: xr.Dataset, over: tuple[str, ...], weights: xr.DataArray | None) -> xr.Dataset:
-    """Weighted sums over dimensions: of the coefficients, of the covariances by their entries, of the weights.
-
-    Blocks are added up one by one, each read once; those without a weight are not read.
+    Attributes
+    ----------
+    coefficients
+        (..., degree, time).
+    pattern
+        Of each cell and day: which covariance it has.
+    entries
+        Lower entries of the covariances, or of their Cholesky factors (..., availability, entry).
+    of_factors
+        Which of the two.
+    remainder
+        Of each cell and day; 1 but for means.
     """
-    entries, of_factors = _packed(profile)
-    sums = []
-    for block in _blocks(profile, over):
-        here = profile.isel(block)
-        weight = None if weights is None else weights.isel(block)
-        if weight is not None and not bool((weight > 0.0).any()):
-            continue
-        of_block = entries.isel({dim: part for dim, part in block.items() if dim in entries.dims})
-        sums.append(_totals_of_block(here, of_block, of_factors, over, weight))
-    return reduce(operator.add, sums)
 
+    coefficients: xr.DataArray
+    pattern: xr.DataArray
+    entries: xr.DataArray
+    of_factors: bool
+    remainder: xr.DataArray
 
-def _totals_of_block(
-    profile: xr.Dataset, entries: xr.DataArray, of_factors: bool, over: tuple[str, ...], weight: xr.DataArray | None
-) -> xr.Dataset:
-    coefficients, pattern = profile["coefficients"].drop_vars("degree", errors="ignore"), profile["pattern"]
-    known = coefficients.isel(degree=0).notnull()
-    weighted = known.astype(np.float64) if weight is None else known * weight
-    if REMAINDER in profile:
-        # Means of means: every one has a covariance of its own.
-        covariances = entries.isel(availability=0)
-        before = profile[REMAINDER]
+    @classmethod
+    def of(cls, profile: xr.Dataset) -> _Terms:
+        coefficients, pattern = profile["coefficients"].drop_vars("degree", errors="ignore"), profile["pattern"]
+        if "covariance_factor" in profile:
+            return cls(coefficients, pattern, profile["covariance_factor"], True, xr.ones_like(pattern, dtype=np.float32))
+        if "posterior_covariance" not in profile:
+            raise ValueError(
+                "these profiles are without their covariances, which are a store of their own: dp.open_profile opens both"
+            )
+        rows, columns = (xr.DataArray(each, dims="entry") for each in entry_places(profile.sizes["degree"]))
+        whole = profile["posterior_covariance"].drop_vars(["degree", "degree_2"], errors="ignore")
+        entries = whole.isel(degree=rows, degree_2=columns)
+        if REMAINDER not in profile:
+            return cls(coefficients, pattern, entries, False, xr.ones_like(pattern, dtype=np.float32))
+        if "time" in entries.dims:
+            # Means of means: each day has a covariance of its own.
+            entries = entries.isel(availability=0).rename(time="availability").drop_vars("availability", errors="ignore")
+            number = xr.DataArray(np.arange(profile.sizes["time"]), dims="time")
+            pattern = number.broadcast_like(pattern).transpose(*pattern.dims).drop_vars("time", errors="ignore")
+        return cls(coefficients, pattern, entries, False, profile[REMAINDER])
+
+    @property
+    def columns(self) -> int:
+        """Of a sum: those of the coefficients and entries, and of the weight and the remainder."""
+        return self.coefficients.sizes["degree"] + self.entries.sizes["entry"] + 2
+
+    def isel(self, place: Mapping[str, slice]) -> _Terms:
+        """Some cells or days."""
+        parts = (self.coefficients, self.pattern, self.entries, self.remainder)
+        c, p, e, r = (part.isel({dim: some for dim, some in place.items() if dim in part.dims}) for part in parts)
+        return _Terms(c, p, e, self.of_factors, r)
+
+    def named(self, sums: xr.DataArray) -> xr.Dataset:
+        """Sums (..., column) by what they are of."""
+        d = self.coefficients.sizes["degree"]
         return xr.Dataset(
             {
-                "coefficients": xr.dot(coefficients.fillna(0.0), weighted, dim=over),
-                "entries": xr.dot(covariances.fillna(0.0), weighted, dim=over),
-                "weight": weighted.sum(over),
-                "remainder": xr.dot(before.fillna(0.0), weighted, dim=over),
+                "coefficients": sums.isel(column=slice(0, d)).rename(column="degree"),
+                "entries": sums.isel(column=slice(d, self.columns - 2)).rename(column="entry"),
+                "weight": sums.isel(column=self.columns - 2),
+                "remainder": sums.isel(column=self.columns - 1),
             }
         )
-    d, count = coefficients.sizes["degree"], entries.sizes["entry"]
-    space = [str(dim) for dim in pattern.dims if dim != "time"]
-    by_day = over != ("time",)
-    if by_day and set(space) != set(over):
-        raise ValueError(f"the profiles have the dimensions {', '.join(space)}, not y and x: they are of no area")
-    if weight is None:
-        weight = xr.DataArray(1.0)
 
-    def add(c: NDArray[Any], which: NDArray[Any], known: NDArray[Any], w: NDArray[Any]) -> NDArray[np.float64]:
-        # The dimensions of cells come first, whether they are those of the area or any.
-        cells, days = which.shape[:-1], which.shape[-1]
-        number = int(np.prod(cells))
-        known = np.broadcast_to(known, (*cells, *known.shape[-2:]))
-        out = np.zeros((days if by_day else number, d + count + 1))
-        _add_up(
-            np.ascontiguousarray(c).reshape(number, d, days),
-            np.ascontiguousarray(which).reshape(number, days),
-            np.ascontiguousarray(known).reshape(number, *known.shape[-2:]),
-            of_factors,
-            np.array(np.broadcast_to(w, cells), np.float64).reshape(number),
-            by_day,
-            out,
+    def blocks(self, dims: Sequence[str]) -> Iterator[dict[str, slice]]:
+        """Parts of some dimensions as the coefficients are divided; all of it where they are not."""
+        chunks = self.coefficients.chunksizes
+        edges = [np.cumsum([0, *chunks.get(dim, (self.coefficients.sizes[dim],))]).tolist() for dim in dims]
+        for part in itertools.product(*(itertools.pairwise(each) for each in edges)):
+            yield {dim: slice(*ends) for dim, ends in zip(dims, part, strict=True)}
+
+
+def _over_area(
+    profile: xr.Dataset, weights: NDArray[np.float64], *, compared: bool
+) -> tuple[xr.Dataset, xr.DataArray, list[dict[str, slice]]]:
+    """Sums over all cells, of each day; with the weights of parts of the area (time, part), and the rows and columns of these.
+
+    Blocks are read one by one, each once, and those without a weight not at all. ``weights`` (y, x).
+    """
+    terms, d = _Terms.of(profile), profile.sizes["degree"]
+    size = {dim: -(-profile.sizes[dim] // _PARTS) if compared else profile.sizes[dim] for dim in ("y", "x")}
+    sums, by_part, parts = [], [], []
+    for block in terms.blocks(("y", "x")):
+        own = weights[block["y"], block["x"]]
+        if not (own > 0.0).any():
+            continue
+        inside = [
+            {"y": slice(y, min(y + size["y"], block["y"].stop)), "x": slice(x, min(x + size["x"], block["x"].stop))}
+            for y in range(block["y"].start, block["y"].stop, size["y"])
+            for x in range(block["x"].start, block["x"].stop, size["x"])
+        ]
+        part_of = np.empty(own.shape, np.int64)
+        for k, part in enumerate(inside):
+            rows, columns = (slice(part[dim].start - block[dim].start, part[dim].stop - block[dim].start) for dim in ("y", "x"))
+            part_of[rows, columns] = k
+        here = terms.isel(block)
+
+        def add(
+            c: NDArray[Any],
+            pattern: NDArray[Any],
+            entries: NDArray[Any],
+            remainder: NDArray[Any],
+            own: NDArray[np.float64] = own,
+            part_of: NDArray[np.int64] = part_of,
+            count: int = len(inside),
+        ) -> NDArray[np.float64]:
+            days = c.shape[0]
+            out = np.zeros((days, terms.columns + count))
+            _add_cells(
+                np.ascontiguousarray(c).reshape(days, d, -1),
+                np.ascontiguousarray(pattern).reshape(days, -1),
+                np.ascontiguousarray(entries).reshape(own.size, *entries.shape[-2:]),
+                terms.of_factors,
+                np.ascontiguousarray(remainder).reshape(days, -1),
+                own.reshape(-1),
+                part_of.reshape(-1),
+                out,
+            )
+            return out
+
+        found = xr.apply_ufunc(
+            add,
+            here.coefficients,
+            here.pattern,
+            here.entries,
+            here.remainder,
+            input_core_dims=[["degree", "y", "x"], ["y", "x"], ["y", "x", "availability", "entry"], ["y", "x"]],
+            output_core_dims=[["column"]],
+            dask="parallelized",
+            output_dtypes=[np.float64],
+            dask_gufunc_kwargs={"allow_rechunk": True, "output_sizes": {"column": terms.columns + len(inside)}},
         )
-        return out if by_day else out.reshape(*cells, -1)
+        sums.append(found.isel(column=slice(0, terms.columns)))
+        by_part.append(found.isel(column=slice(terms.columns, None)).rename(column="part"))
+        parts += inside
+    joined = xr.concat(by_part, "part", coords="minimal", compat="override", join="override")
+    return terms.named(reduce(operator.add, sums)), joined, parts
 
-    own = list(over) if by_day else []
-    found = xr.apply_ufunc(
-        add,
-        coefficients,
-        pattern,
-        entries,
-        weight,
-        input_core_dims=[[*own, "degree", "time"], [*own, "time"], [*own, "availability", "entry"], own],
-        output_core_dims=[[*(["time"] if by_day else []), "column"]],
-        dask="parallelized",
-        output_dtypes=[np.float64],
-        dask_gufunc_kwargs={"allow_rechunk": True, "output_sizes": {"column": d + count + 1}},
+
+def _over_periods(
+    profile: xr.Dataset, periods: Sequence[tuple[slice, np.datetime64, int]], correlation_time: float
+) -> Iterator[tuple[xr.Dataset, xr.DataArray]]:
+    """Sums over the days of each period, and of the correlations exp(-days / ``correlation_time``) of all pairs of its days.
+
+    Blocks are read one by one, each once.
+    """
+    terms, d = _Terms.of(profile), profile.sizes["degree"]
+    gaps = np.diff(profile["time"].values, prepend=profile["time"].values[:1]) / np.timedelta64(1, "D")
+    decay = np.exp(-gaps / correlation_time)
+    period_of = np.empty(profile.sizes["time"], np.int64)
+    for k, (days, _, _) in enumerate(periods):
+        period_of[days] = k
+    parts: list[list[tuple[xr.DataArray, slice]]] = [[] for _ in periods]
+    for block in terms.blocks(("time",)):
+        here, own = terms.isel(block), period_of[block["time"]]
+        first, last = int(own[0]), int(own[-1])
+
+        def add(
+            c: NDArray[Any],
+            pattern: NDArray[Any],
+            entries: NDArray[Any],
+            remainder: NDArray[Any],
+            own: NDArray[np.int64] = own - first,
+            decay: NDArray[np.float64] = decay[block["time"]],
+        ) -> NDArray[np.float64]:
+            # The dimensions of cells come first.
+            cells, days = pattern.shape[:-1], pattern.shape[-1]
+            number = int(np.prod(cells))
+            out = np.zeros((number, int(own[-1]) + 1, terms.columns + 3))
+            _add_days(
+                np.ascontiguousarray(c).reshape(number, d, days),
+                np.ascontiguousarray(pattern).reshape(number, days),
+                np.ascontiguousarray(np.broadcast_to(entries, (*cells, *entries.shape[-2:]))).reshape(
+                    number, *entries.shape[-2:]
+                ),
+                terms.of_factors,
+                np.ascontiguousarray(remainder).reshape(number, days),
+                own,
+                decay,
+                out,
+            )
+            return out.reshape(*cells, *out.shape[1:])
+
+        found = xr.apply_ufunc(
+            add,
+            here.coefficients,
+            here.pattern,
+            here.entries,
+            here.remainder,
+            input_core_dims=[["degree", "time"], ["time"], ["availability", "entry"], ["time"]],
+            output_core_dims=[["period", "column"]],
+            dask="parallelized",
+            output_dtypes=[np.float64],
+            dask_gufunc_kwargs={
+                "allow_rechunk": True,
+                "output_sizes": {"period": last - first + 1, "column": terms.columns + 3},
+            },
+        )
+        for k in range(first, last + 1):
+            start, stop = max(periods[k][0].start, block["time"].start), min(periods[k][0].stop, block["time"].stop)
+            parts[k].append((found.isel(period=k - first), slice(start, stop)))
+    for of_period in parts:
+        (whole, days), *rest = of_period
+        for part, its_days in rest:
+            whole, days = (
+                _joined(whole, days, part, its_days, np.cumsum(gaps), correlation_time),
+                slice(days.start, its_days.stop),
+            )
+        yield terms.named(whole.isel(column=slice(0, terms.columns))), whole.isel(column=terms.columns)
+
+
+def _joined(a: xr.DataArray, of_a: slice, b: xr.DataArray, of_b: slice, day: NDArray[np.float64], time: float) -> xr.DataArray:
+    """Sums of a stretch of days and of the next one, in the columns that ``_add_days`` makes."""
+    pairs, at_end, from_start = (slice(a.sizes["column"] - k, a.sizes["column"] - k + 1) for k in (3, 2, 1))
+    between = np.exp(-(day[of_b.start] - day[of_a.stop - 1]) / time)
+    # From the last day of one stretch, and from its first day.
+    to_end = np.exp(-(day[of_b.stop - 1] - day[of_a.stop - 1]) / time)
+    to_start = np.exp(-(day[of_b.start] - day[of_a.start]) / time)
+    crossing = 2.0 * a.isel(column=at_end) * b.isel(column=from_start) * between
+    joined: xr.DataArray = xr.concat(
+        [
+            a.isel(column=slice(0, pairs.start)) + b.isel(column=slice(0, pairs.start)),
+            a.isel(column=pairs) + b.isel(column=pairs) + crossing,
+            a.isel(column=at_end) * to_end + b.isel(column=at_end),
+            a.isel(column=from_start) + b.isel(column=from_start) * to_start,
+        ],
+        "column",
     )
-    if by_day:
-        found = found.assign_coords(time=profile["time"])
-    total = found.isel(column=-1)
-    return xr.Dataset(
-        {
-            "coefficients": found.isel(column=slice(0, d)).rename(column="degree"),
-            "entries": found.isel(column=slice(d, d + count)).rename(column="entry"),
-            "weight": total,
-            "remainder": total,
-        }
-    )
+    return joined
 
 
 @njit(cache=True, nogil=True)
-def _add_up(
+def _covariances(entries: NDArray[Any], of_factors: bool, degrees: int, out: NDArray[np.float64]) -> None:  # pragma: no cover
+    """Lower entries of the covariances of a cell (availability, entry), of those of their factors where they are of factors."""
+    for which in range(len(entries)):
+        if not of_factors:
+            out[which] = entries[which]
+            continue
+        factor = entries[which].astype(np.float64)
+        for i in range(degrees):
+            for j in range(i + 1):
+                total = 0.0
+                for k in range(j + 1):
+                    total += factor[i * (i + 1) // 2 + k] * factor[j * (j + 1) // 2 + k]
+                out[which, i * (i + 1) // 2 + j] = total
+
+
+@njit(cache=True, nogil=True)
+def _add_cells(
     coefficients: NDArray[Any],
     pattern: NDArray[Any],
     entries: NDArray[Any],
     of_factors: bool,
+    remainder: NDArray[Any],
     weights: NDArray[np.float64],
-    by_day: bool,
+    part_of: NDArray[np.int64],
     out: NDArray[np.float64],
 ) -> None:  # pragma: no cover
-    """Add weighted coefficients, entries of covariances and weights to ``out`` (day or cell, degree + entry + 1).
+    """Add weighted coefficients, entries, weights, remainders, and the weights of parts, to ``out`` (day, column).
 
-    ``coefficients`` (cell, degree, day), ``pattern`` (cell, day), ``entries`` (cell, availability, entry), ``weights`` (cell,).
+    ``coefficients`` (day, degree, cell), ``pattern`` and ``remainder`` (day, cell), ``entries`` (cell, availability, entry).
     """
-    cells, d, days = coefficients.shape
-    patterns, count = entries.shape[1], entries.shape[2]
-    known = np.empty((patterns, count))
+    days, d, cells = coefficients.shape
+    count = entries.shape[2]
+    known = np.empty(entries.shape[1:])
     for cell in range(cells):
         weight = weights[cell]
         if not weight > 0.0:
             continue
-        for which in range(patterns):
-            if of_factors:
-                factor = entries[cell, which]
-                for i in range(d):
-                    for j in range(i + 1):
-                        total = 0.0
-                        for k in range(j + 1):
-                            total += np.float64(factor[i * (i + 1) // 2 + k]) * np.float64(factor[j * (j + 1) // 2 + k])
-                        known[which, i * (i + 1) // 2 + j] = total
-            else:
-                for place in range(count):
-                    known[which, place] = entries[cell, which, place]
+        _covariances(entries[cell], of_factors, d, known)
         for day in range(days):
-            if np.isnan(coefficients[cell, 0, day]):
+            if np.isnan(coefficients[day, 0, cell]):
                 continue
-            target = day if by_day else cell
-            which = pattern[cell, day]
+            which = pattern[day, cell]
             for degree in range(d):
-                out[target, degree] += weight * coefficients[cell, degree, day]
+                out[day, degree] += weight * coefficients[day, degree, cell]
             for place in range(count):
-                out[target, d + place] += weight * known[which, place]
-            out[target, d + count] += weight
+                out[day, d + place] += weight * known[which, place]
+            out[day, d + count] += weight
+            out[day, d + count + 1] += weight * remainder[day, cell]
+            out[day, d + count + 2 + part_of[cell]] += weight
 
 
-def _blocks(profile: xr.Dataset, over: Sequence[str]) -> Iterator[dict[str, slice]]:
-    """Parts of some dimensions as the coefficients are divided; all of it where they are not."""
-    chunks = profile["coefficients"].chunksizes
-    edges = [np.cumsum([0, *chunks.get(dim, (profile.sizes[dim],))]).tolist() for dim in over]
-    for part in itertools.product(*(itertools.pairwise(each) for each in edges)):
-        yield {dim: slice(*ends) for dim, ends in zip(over, part, strict=True)}
+@njit(cache=True, nogil=True)
+def _add_days(
+    coefficients: NDArray[Any],
+    pattern: NDArray[Any],
+    entries: NDArray[Any],
+    of_factors: bool,
+    remainder: NDArray[Any],
+    period_of: NDArray[np.int64],
+    decay: NDArray[np.float64],
+    out: NDArray[np.float64],
+) -> None:  # pragma: no cover
+    """Add the same of days, with ``coefficients`` (cell, degree, day), to ``out`` (cell, period, column), and pairs of days.
 
-
-def _packed(profile: xr.Dataset) -> tuple[xr.DataArray, bool]:
-    """Lower entries (..., availability, entry) of the covariances, or of their factors, and whether they are of factors."""
-    if "covariance_factor" in profile:
-        return profile["covariance_factor"], True
-    if "posterior_covariance" not in profile:
-        raise ValueError(
-            "these profiles are without their covariances, which are a store of their own: dp.open_profile opens both"
-        )
-    rows, columns = (xr.DataArray(each, dims="entry") for each in entry_places(profile.sizes["degree"]))
-    whole = profile["posterior_covariance"].drop_vars(["degree", "degree_2"], errors="ignore")
-    return whole.isel(degree=rows, degree_2=columns), False
+    Of pairs there are the sum of their correlations; the sums of the correlations with the last and with the first day of the
+    period here, from which ``_joined`` has the pairs across two stretches. ``decay``: correlation of each day with the one
+    before; what earlier days add to each day falls by it, so that one pass makes all pairs.
+    """
+    cells, d, days = coefficients.shape
+    count = entries.shape[2]
+    known = np.empty(entries.shape[1:])
+    for cell in range(cells):
+        _covariances(entries[cell], of_factors, d, known)
+        before, since, last = 0.0, 1.0, -1
+        for day in range(days):
+            period = period_of[day]
+            before, since = (before * decay[day], since * decay[day]) if period == last else (0.0, 1.0)
+            last = period
+            if not np.isnan(coefficients[cell, 0, day]):
+                which = pattern[cell, day]
+                for degree in range(d):
+                    out[cell, period, degree] += coefficients[cell, degree, day]
+                for place in range(count):
+                    out[cell, period, d + place] += known[which, place]
+                out[cell, period, d + count] += 1.0
+                out[cell, period, d + count + 1] += remainder[cell, day]
+                out[cell, period, d + count + 2] += 1.0 + 2.0 * before
+                out[cell, period, d + count + 4] += since
+                before += 1.0
+            out[cell, period, d + count + 3] = before
 
 
 def _unpacked(entries: xr.DataArray, degrees: int) -> xr.DataArray:
@@ -369,33 +535,25 @@ def _unpacked(entries: xr.DataArray, degrees: int) -> xr.DataArray:
     return found.chunk(degree=-1, degree_2=-1) if found.chunks is not None else found
 
 
-def _spacing_m(profile: xr.Dataset) -> float:
+def _spacing_m(lat: NDArray[np.float64], lon: NDArray[np.float64]) -> float:
     """Distance between neighbours, m."""
-    lat, lon = profile["lat"].values, profile["lon"].values
-    along = [
-        great_circles_m(a[:-1], b[:-1], a[1:], b[1:])
-        for a, b in ((lat, np.zeros(lat.size)), (np.full(lon.size, lat.mean()), lon))
-    ]
+    down, across = np.zeros(lat.size - 1), np.full(lon.size - 1, lat.mean())
+    along = (great_circles_m(lat[:-1], down, lat[1:], down), great_circles_m(across, lon[:-1], across, lon[1:]))
     return float(min((each.min() for each in along if each.size), default=0.0))
 
 
-def _factor_of_area(profile: xr.Dataset, weights: xr.DataArray, length: float) -> xr.DataArray:
-    """What the variance of the mean of an area is of the mean of its variances, of each day."""
-    size = {dim: -(-profile.sizes[dim] // _PARTS) for dim in ("y", "x")}
-    correlation = correlation_of_parts(profile["lat"].values, profile["lon"].values, size["y"], size["x"], length)
-    weighted = (_there(profile) * weights.astype(np.float32)).drop_vars(["lat", "lon", "y", "x"], errors="ignore")
-    parts = weighted.coarsen(size, boundary="pad").sum() if max(size.values()) > 1 else weighted
+def _of_parts(by_part: xr.DataArray, correlation: NDArray[np.float64]) -> xr.DataArray:
+    """sum_ij w_i w_j rho_ij for the weights of parts (time, part), which need not sum to one; NaN where they are all 0."""
 
-    def share(summed: NDArray[Any]) -> NDArray[np.float64]:
-        flat = summed.reshape(*summed.shape[:-2], -1).astype(np.float64)
+    def share(weights: NDArray[Any]) -> NDArray[np.float64]:
         with np.errstate(invalid="ignore"):
-            shares = flat / flat.sum(axis=-1, keepdims=True)
+            shares = weights / weights.sum(axis=-1, keepdims=True)
         return np.asarray(((shares @ correlation) * shares).sum(axis=-1))
 
     found: xr.DataArray = xr.apply_ufunc(
         share,
-        parts,
-        input_core_dims=[["y", "x"]],
+        by_part,
+        input_core_dims=[["part"]],
         dask="parallelized",
         output_dtypes=[np.float64],
         dask_gufunc_kwargs={"allow_rechunk": True},
@@ -404,45 +562,34 @@ def _factor_of_area(profile: xr.Dataset, weights: xr.DataArray, length: float) -
 
 
 def correlation_of_parts(
-    lat: NDArray[np.float64], lon: NDArray[np.float64], rows: int, columns: int, length: float
+    lat: NDArray[np.float64], lon: NDArray[np.float64], parts: Sequence[Mapping[str, slice]], length: float
 ) -> NDArray[np.float64]:
-    """Mean correlation exp(-distance / length) between rectangles of so many rows and columns, and within each (the diagonal).
+    """Mean correlation exp(-distance / length) between rectangles of cells, and within each (the diagonal).
 
-    ``lat``, ``lon``: centres of all rows and columns, degrees; ``length``: m. Shape (parts, parts), parts in the order of rows.
+    Parameters
+    ----------
+    lat, lon
+        Centres of all rows and columns, degrees.
+    parts
+        Rows (``y``) and columns (``x``) of each rectangle.
+    length
+        m.
+
+    Returns
+    -------
+    Shape (parts, parts): between the middles of two rectangles; within one, of its cells, some of them where they are many.
     """
-    whole = [(lat[k : k + rows], k) for k in range(0, lat.size, rows)]
     east = np.unwrap(lon, period=360.0)
-    middles_y = np.array([each.mean() for each, _ in whole])
-    middles_x = np.array([east[k : k + columns].mean() for k in range(0, lon.size, columns)])
-    y, x = (each.ravel() for each in np.meshgrid(middles_y, middles_x, indexing="ij"))
+    y, x = (np.array([axis[part[dim]].mean() for part in parts]) for axis, dim in ((lat, "y"), (east, "x")))
     found = np.exp(-great_circles_m(y[:, None], x[:, None], y, x) / length)
-    if rows * columns > 1:
-        within = np.empty((middles_y.size, middles_x.size))
-        for k, (own, _) in enumerate(whole):
-            for j in range(middles_x.size):
-                # All columns are as wide: but for the last, which may be cut short, parts of a row are alike.
-                if 0 < j < middles_x.size - 1:
-                    within[k, j] = within[k, 0]
-                    continue
-                some_y, some_x = own[:: max(rows // 12, 1)], east[j * columns : (j + 1) * columns][:: max(columns // 12, 1)]
-                a, b = (each.ravel() for each in np.meshgrid(some_y, some_x, indexing="ij"))
-                within[k, j] = np.exp(-great_circles_m(a[:, None], b[:, None], a, b) / length).mean()
-        np.fill_diagonal(found, within.ravel())
+    within: dict[tuple[int, int, int], float] = {}
+    for k, part in enumerate(parts):
+        rows, columns = lat[part["y"]], east[part["x"]]
+        # Columns are as wide as each other: parts of the same rows are alike.
+        like = (part["y"].start, rows.size, columns.size)
+        if like not in within:
+            some_y, some_x = rows[:: max(rows.size // 12, 1)], columns[:: max(columns.size // 12, 1)]
+            a, b = (each.ravel() for each in np.meshgrid(some_y, some_x, indexing="ij"))
+            within[like] = float(np.exp(-great_circles_m(a[:, None], b[:, None], a, b) / length).mean())
+        found[k, k] = within[like]
     return found
-
-
-def correlated_share_of_days(there: NDArray[np.bool_], gaps: NDArray[np.float64], time: float) -> NDArray[np.float64]:
-    """What the variance of the mean of some days is of the mean of their variances; NaN where no day is there.
-
-    Errors of two days d days apart have the correlation p + (1 - p) exp(-d / time), p being the share that persists.
-    ``there`` (day, ...); ``gaps``: days since the one before, of each but the first.
-    """
-    # What earlier days add to each day falls by the same factor with each gap: one pass instead of all pairs.
-    before, total = np.zeros(there.shape[1:]), np.zeros(there.shape[1:])
-    for day, gap in enumerate([np.inf, *gaps.tolist()]):
-        before = before * np.exp(-gap / time)
-        total += there[day] * (1.0 + 2.0 * before)
-        before = before + there[day]
-    count = there.sum(axis=0).astype(np.float64)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray(PERSISTENT_SHARE + (1.0 - PERSISTENT_SHARE) * total / count**2)
