@@ -17,6 +17,7 @@ from typing import Any
 
 import deepprofile as dp
 import numpy as np
+import xarray as xr
 import zarr
 from deepprofile.config import Config
 from deepprofile.stages import covariances, invert
@@ -103,9 +104,9 @@ def measure() -> dict[str, Measurement]:
         profile = dp.open_profile(config.root)
         month = profile.isel(time=MONTH)
 
-        def mean(ask: str) -> object:
+        def mean(*asked: str) -> object:
             view = month.deepprofile.area_mean().deepprofile.time_mean("MS", min_share=0.1).deepprofile
-            return getattr(view, ask)(0.0, 1.0).compute()
+            return xr.Dataset({each: getattr(view, each)(0.0, 1.0) for each in asked}).compute()
 
         one = slice(DAY, DAY + 1)
         asked: dict[str, tuple[Callable[[], object], Callable[[], None]]] = {
@@ -122,7 +123,7 @@ def measure() -> dict[str, Measurement]:
                 _reading(config, MONTH, ("coefficients", "pattern", "covariance_factor")),
             ),
             "the same with its standard deviation": (
-                lambda: (mean("storage"), mean("std_storage")),
+                lambda: mean("storage", "std_storage"),
                 _reading(config, MONTH, ("coefficients", "pattern", "covariance_factor")),
             ),
         }

@@ -281,7 +281,7 @@ def _over_area(
 
     Blocks are read one by one, each once, and those without a weight not at all. ``weights`` (y, x).
     """
-    terms, d = _Terms.of(profile), profile.sizes["degree"]
+    terms = _Terms.of(profile)
     size = {dim: -(-profile.sizes[dim] // _PARTS) if compared else profile.sizes[dim] for dim in ("y", "x")}
     sums, by_part, parts = [], [], []
     for block in terms.blocks(("y", "x")):
@@ -295,39 +295,16 @@ def _over_area(
         ]
         part_of = np.empty(own.shape, np.int64)
         for k, part in enumerate(inside):
-            rows, columns = (slice(part[dim].start - block[dim].start, part[dim].stop - block[dim].start) for dim in ("y", "x"))
-            part_of[rows, columns] = k
+            rows, across = (slice(part[dim].start - block[dim].start, part[dim].stop - block[dim].start) for dim in ("y", "x"))
+            part_of[rows, across] = k
         here = terms.isel(block)
-
-        def add(
-            c: NDArray[Any],
-            pattern: NDArray[Any],
-            entries: NDArray[Any],
-            remainder: NDArray[Any],
-            own: NDArray[np.float64] = own,
-            part_of: NDArray[np.int64] = part_of,
-            count: int = len(inside),
-        ) -> NDArray[np.float64]:
-            days = c.shape[0]
-            out = np.zeros((days, terms.columns + count))
-            _add_cells(
-                np.ascontiguousarray(c).reshape(days, d, -1),
-                np.ascontiguousarray(pattern).reshape(days, -1),
-                np.ascontiguousarray(entries).reshape(own.size, *entries.shape[-2:]),
-                terms.of_factors,
-                np.ascontiguousarray(remainder).reshape(days, -1),
-                own.reshape(-1),
-                part_of.reshape(-1),
-                out,
-            )
-            return out
-
         found = xr.apply_ufunc(
-            add,
+            _sums_of_cells,
             here.coefficients,
             here.pattern,
             here.entries,
             here.remainder,
+            kwargs={"weights": own, "part_of": part_of, "of_factors": terms.of_factors},
             input_core_dims=[["degree", "y", "x"], ["y", "x"], ["y", "x", "availability", "entry"], ["y", "x"]],
             output_core_dims=[["column"]],
             dask="parallelized",
@@ -348,7 +325,7 @@ def _over_periods(
 
     Blocks are read one by one, each once.
     """
-    terms, d = _Terms.of(profile), profile.sizes["degree"]
+    terms = _Terms.of(profile)
     gaps = np.diff(profile["time"].values, prepend=profile["time"].values[:1]) / np.timedelta64(1, "D")
     decay = np.exp(-gaps / correlation_time)
     period_of = np.empty(profile.sizes["time"], np.int64)
@@ -358,39 +335,13 @@ def _over_periods(
     for block in terms.blocks(("time",)):
         here, own = terms.isel(block), period_of[block["time"]]
         first, last = int(own[0]), int(own[-1])
-
-        def add(
-            c: NDArray[Any],
-            pattern: NDArray[Any],
-            entries: NDArray[Any],
-            remainder: NDArray[Any],
-            own: NDArray[np.int64] = own - first,
-            decay: NDArray[np.float64] = decay[block["time"]],
-        ) -> NDArray[np.float64]:
-            # The dimensions of cells come first.
-            cells, days = pattern.shape[:-1], pattern.shape[-1]
-            number = int(np.prod(cells))
-            out = np.zeros((number, int(own[-1]) + 1, terms.columns + 3))
-            _add_days(
-                np.ascontiguousarray(c).reshape(number, d, days),
-                np.ascontiguousarray(pattern).reshape(number, days),
-                np.ascontiguousarray(np.broadcast_to(entries, (*cells, *entries.shape[-2:]))).reshape(
-                    number, *entries.shape[-2:]
-                ),
-                terms.of_factors,
-                np.ascontiguousarray(remainder).reshape(number, days),
-                own,
-                decay,
-                out,
-            )
-            return out.reshape(*cells, *out.shape[1:])
-
         found = xr.apply_ufunc(
-            add,
+            _sums_of_days,
             here.coefficients,
             here.pattern,
             here.entries,
             here.remainder,
+            kwargs={"period_of": own - first, "decay": decay[block["time"]], "of_factors": terms.of_factors},
             input_core_dims=[["degree", "time"], ["time"], ["availability", "entry"], ["time"]],
             output_core_dims=[["period", "column"]],
             dask="parallelized",
@@ -411,6 +362,59 @@ def _over_periods(
                 slice(days.start, its_days.stop),
             )
         yield terms.named(whole.isel(column=slice(0, terms.columns))), whole.isel(column=terms.columns)
+
+
+def _sums_of_cells(
+    coefficients: NDArray[Any],
+    pattern: NDArray[Any],
+    entries: NDArray[Any],
+    remainder: NDArray[Any],
+    *,
+    weights: NDArray[np.float64],
+    part_of: NDArray[np.int64],
+    of_factors: bool,
+) -> NDArray[np.float64]:
+    """``_add_cells`` for cells on a grid: (time, degree, y, x), (time, y, x), (y, x, availability, entry), (time, y, x)."""
+    days, d = coefficients.shape[:2]
+    out = np.zeros((days, d + entries.shape[-1] + 2 + int(part_of.max()) + 1))
+    _add_cells(
+        np.ascontiguousarray(coefficients).reshape(days, d, -1),
+        np.ascontiguousarray(pattern).reshape(days, -1),
+        np.ascontiguousarray(entries).reshape(weights.size, *entries.shape[-2:]),
+        of_factors,
+        np.ascontiguousarray(remainder).reshape(days, -1),
+        weights.reshape(-1),
+        part_of.reshape(-1),
+        out,
+    )
+    return out
+
+
+def _sums_of_days(
+    coefficients: NDArray[Any],
+    pattern: NDArray[Any],
+    entries: NDArray[Any],
+    remainder: NDArray[Any],
+    *,
+    period_of: NDArray[np.int64],
+    decay: NDArray[np.float64],
+    of_factors: bool,
+) -> NDArray[np.float64]:
+    """``_add_days`` for cells of any dimensions, which come first: (..., degree, time), (..., time), and so on."""
+    cells, days = pattern.shape[:-1], pattern.shape[-1]
+    number, d, (patterns, count) = int(np.prod(cells)), coefficients.shape[-2], entries.shape[-2:]
+    out = np.zeros((number, int(period_of[-1]) + 1, d + count + 5))
+    _add_days(
+        np.ascontiguousarray(coefficients).reshape(number, d, days),
+        np.ascontiguousarray(pattern).reshape(number, days),
+        np.ascontiguousarray(np.broadcast_to(entries, (*cells, patterns, count))).reshape(number, patterns, count),
+        of_factors,
+        np.ascontiguousarray(remainder).reshape(number, days),
+        period_of,
+        decay,
+        out,
+    )
+    return out.reshape(*cells, *out.shape[1:])
 
 
 def _joined(a: xr.DataArray, of_a: slice, b: xr.DataArray, of_b: slice, day: NDArray[np.float64], time: float) -> xr.DataArray:
@@ -434,19 +438,17 @@ def _joined(a: xr.DataArray, of_a: slice, b: xr.DataArray, of_b: slice, day: NDA
 
 
 @njit(cache=True, nogil=True)
-def _covariances(entries: NDArray[Any], of_factors: bool, degrees: int, out: NDArray[np.float64]) -> None:  # pragma: no cover
-    """Lower entries of the covariances of a cell (availability, entry), of those of their factors where they are of factors."""
-    for which in range(len(entries)):
-        if not of_factors:
-            out[which] = entries[which]
-            continue
-        factor = entries[which].astype(np.float64)
-        for i in range(degrees):
-            for j in range(i + 1):
-                total = 0.0
-                for k in range(j + 1):
-                    total += factor[i * (i + 1) // 2 + k] * factor[j * (j + 1) // 2 + k]
-                out[which, i * (i + 1) // 2 + j] = total
+def _covariance(entries: NDArray[Any], of_factors: bool, degrees: int, out: NDArray[np.float64]) -> None:  # pragma: no cover
+    """Lower entries of a covariance, from themselves or from those of its Cholesky factor."""
+    if not of_factors:
+        out[:] = entries
+        return
+    for i in range(degrees):
+        for j in range(i + 1):
+            total = 0.0
+            for k in range(j + 1):
+                total += np.float64(entries[i * (i + 1) // 2 + k]) * np.float64(entries[j * (j + 1) // 2 + k])
+            out[i * (i + 1) // 2 + j] = total
 
 
 @njit(cache=True, nogil=True)
@@ -466,16 +468,20 @@ def _add_cells(
     """
     days, d, cells = coefficients.shape
     count = entries.shape[2]
-    known = np.empty(entries.shape[1:])
+    # Of the patterns of a cell few occur.
+    known, there = np.empty(entries.shape[1:]), np.zeros(entries.shape[1], np.bool_)
     for cell in range(cells):
         weight = weights[cell]
         if not weight > 0.0:
             continue
-        _covariances(entries[cell], of_factors, d, known)
+        there[:] = False
         for day in range(days):
             if np.isnan(coefficients[day, 0, cell]):
                 continue
             which = pattern[day, cell]
+            if not there[which]:
+                _covariance(entries[cell, which], of_factors, d, known[which])
+                there[which] = True
             for degree in range(d):
                 out[day, degree] += weight * coefficients[day, degree, cell]
             for place in range(count):
@@ -504,9 +510,10 @@ def _add_days(
     """
     cells, d, days = coefficients.shape
     count = entries.shape[2]
-    known = np.empty(entries.shape[1:])
+    # Of the patterns of a cell few occur.
+    known, there = np.empty(entries.shape[1:]), np.zeros(entries.shape[1], np.bool_)
     for cell in range(cells):
-        _covariances(entries[cell], of_factors, d, known)
+        there[:] = False
         before, since, last = 0.0, 1.0, -1
         for day in range(days):
             period = period_of[day]
@@ -514,6 +521,9 @@ def _add_days(
             last = period
             if not np.isnan(coefficients[cell, 0, day]):
                 which = pattern[cell, day]
+                if not there[which]:
+                    _covariance(entries[cell, which], of_factors, d, known[which])
+                    there[which] = True
                 for degree in range(d):
                     out[cell, period, degree] += coefficients[cell, degree, day]
                 for place in range(count):
