@@ -98,7 +98,7 @@ format: $(INSTALLED)  ## rewrite the sources in the project's format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(INSTALLED)  ## speed and memory beside their floors and peers, in one run; the README has its tables
+bench: $(INSTALLED)  ## speed and memory beside their floors and peers, in one run; docs/speed.md has its tables
 	$(BIN)/python -m benchmarks
 	$(BIN)/python -m benchmarks.results
 

@@ -1,1 +1,1 @@
-"""Measurements that the README quotes: speed and memory (``make bench``), accuracy on twins (``make twin``)."""
+"""Measurements that the documents quote: speed and memory (``make bench``), accuracy on twins (``make twin``)."""

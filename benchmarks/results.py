@@ -1,6 +1,6 @@
 """Tables of measurements: printed, kept with the commit in ``results.json``, and put into documents from there.
 
-python -m benchmarks.results        # writes the tables of README.md and docs/scale.md anew
+python -m benchmarks.results        # writes the tables of docs/speed.md and docs/scale.md anew
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from rich.table import Table
 ROOT = Path(__file__).resolve().parents[1]
 FILE = Path(__file__).with_name("results.json")
 # Documents that have tables.
-DOCUMENTS = (ROOT / "README.md", ROOT / "docs/scale.md")
+DOCUMENTS = (ROOT / "docs/speed.md", ROOT / "docs/scale.md")
 
 
 class Seconds(NamedTuple):

@@ -86,7 +86,7 @@ def test_scores_at_the_stations(cases, fused, sample_data):
     one = scores.sel(estimate="gldas_noah").isel(sensor=2)
     assert float(one.bias) == pytest.approx(error.mean(), abs=2e-5)
     assert float(one.rmse) == pytest.approx(np.sqrt((error**2).mean()), abs=2e-5)
-    # The table of the README, medians over the three stations.
+    # The table of docs/accuracy.md, medians over the three stations.
     for name, rmse in EXPECTED_RMSE.items():
         by_depth = scores.rmse.sel(estimate=name).values.reshape(3, 4)
         np.testing.assert_allclose(np.median(by_depth, axis=0), rmse, atol=0.003)
