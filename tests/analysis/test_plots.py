@@ -90,7 +90,7 @@ def test_maps_are_coloured_by_what_they_show(opened):
         (mesh,) = axes.collections
         expected = (view.storage(0.0, 1.0) if field is None else field).transpose("y", "x")
         np.testing.assert_allclose(np.ma.filled(mesh.get_array(), np.nan).reshape(expected.shape), expected, rtol=1e-6)
-        assert axes.figure.axes[-1].get_ylabel() == label
+        assert axes.figure.axes[-1].get_ylabel().replace("\n", " ") == label
         assert mesh.get_cmap().name == colours
         assert axes.get_title() == "2015-05-01"
     drought = view.plot.map(view.drought_class(climatology))

@@ -5,6 +5,7 @@ Colours are those of Okabe and Ito (2008), and scales whose lightness runs one w
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
@@ -28,6 +29,7 @@ MOISTURE: Final = "YlGnBu"
 _UNITS: Final = {"m3 m-3": "m³ m⁻³", "percent": "%"}
 # Of no drought, D0 to D4: darker where it is worse.
 _CLASSES: Final = ("#f2f2f2", "#ffee99", "#fbc15e", "#e8853a", "#b5452c", "#5c1a1b")
+_LABEL_WIDTH: Final = 44
 _DEPTHS: Final = np.linspace(0.0, 1.0, 101)
 
 
@@ -228,9 +230,11 @@ def _moment(data: xr.Dataset | xr.DataArray) -> str:
 
 
 def _label(field: xr.DataArray) -> str:
+    """What a field is and its unit, in lines that a scale of colours has room for."""
     unit = field.attrs.get("units")
-    name = field.attrs.get("long_name", field.name or "")
-    return f"{name} ({_UNITS.get(unit, unit)})" if unit not in (None, "1") else str(name)
+    name = str(field.attrs.get("long_name", field.name or ""))
+    text = f"{name} ({_UNITS.get(unit, unit)})" if unit not in (None, "1") else name
+    return textwrap.fill(text, _LABEL_WIDTH)
 
 
 def _colours(field: xr.DataArray, values: Any) -> dict[str, Any]:
