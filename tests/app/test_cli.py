@@ -46,7 +46,20 @@ def settings(world, granules, tmp_path):
 def test_help_names_every_command_and_the_exit_codes(call):
     code, printed, _ = call("--help")
     assert code == 0
-    for command in ("demo", "plan", "ingest", "collocate", "invert", "validate", "run", "status", "prune", "report", "config"):
+    for command in (
+        "demo",
+        "plan",
+        "ingest",
+        "collocate",
+        "invert",
+        "validate",
+        "run",
+        "status",
+        "prune",
+        "report",
+        "config",
+        "extract",
+    ):
         assert re.search(rf"^\s+{command}\s", printed, re.MULTILINE)
     assert "3 done, but inputs were" in printed
 

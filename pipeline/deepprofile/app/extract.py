@@ -78,20 +78,20 @@ def extract(asked: Asked, on_progress: Callable[[int, int], None] | None = None)
         Where there is no data set.
     """
     cells = _days(_places(open_profile(asked.url, asked.version), asked), asked)
-    found = _means(cells, asked).deepprofile.values(asked.layers or None, asked.depths or None, level=asked.level)
+    averaged = _means(cells, asked)
+    found = averaged.deepprofile.values(asked.layers or None, asked.depths or None, level=asked.level)
     if asked.percentile:
         try:
             climatology = open_store(asked.url, CLIMATOLOGY, asked.version)
         except StoreError as error:
             raise ValueError(f"there are no percentiles without a climatology, which needs ten whole years: {error}") from error
         found = found.assign(percentile=_percentiles(cells, found, climatology, asked))
-    source = _means(cells, asked)
     with _told(on_progress), export.new_file(asked.output) as part:
         if asked.output.suffix == TABLE:
             frame = export.table(found)
             frame.to_csv(part, index=False, float_format="%.6g")
             return f"{len(frame):,} lines"
-        export.for_netcdf(found, source).to_netcdf(part, engine="h5netcdf")
+        export.for_netcdf(found, averaged).to_netcdf(part, engine="h5netcdf")
     return " x ".join(f"{size} {name}" for name, size in found.sizes.items() if name != "bnds")
 
 
