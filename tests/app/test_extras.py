@@ -94,10 +94,10 @@ def test_the_command_line_says_what_it_lacks(environment, arguments):
     assert re.fullmatch(r"deepprofile: the package \w+ is missing: install deepprofile\[io\]\n", done.stderr)
 
 
-def test_io_brings_all_but_the_report_and_the_recipes(environment):
+def test_io_brings_all_but_the_report_polygons_and_the_recipes(environment):
     done = run_python(environment("io"), "-c", IMPORT_ALL)
     assert done.returncode == 0, done.stderr
-    assert set(done.stdout.splitlines()) == {"deepprofile[report]", "deepprofile[recipes]"}
+    assert set(done.stdout.splitlines()) == {"deepprofile[report]", "deepprofile[analysis]", "deepprofile[recipes]"}
 
 
 def test_the_command_line_says_what_the_report_lacks(environment, tmp_path):
@@ -122,6 +122,7 @@ def test_the_command_line_says_what_the_report_lacks(environment, tmp_path):
         ("earthaccess", "download"),
         ("ecmwf", "download"),
         ("matplotlib", "report"),
+        ("shapely", "analysis"),
         ("apache_beam", "recipes"),
         ("pangeo_forge_recipes", "recipes"),
     ],
