@@ -8,7 +8,7 @@ import pytest
 import shapely
 import xarray as xr
 from deepprofile.analysis.areas import covered_areas, geometry_of
-from deepprofile.grids import EASE2_M36, regular
+from deepprofile.grids import EASE2_M36, by_name, regular
 from pyproj import Geod, Transformer
 
 TRIANGLE = shapely.Polygon([(-97.6, 29.8), (-96.9, 29.9), (-97.2, 30.3)])
@@ -17,6 +17,11 @@ GEOD = Geod(ellps="WGS84")
 
 def area_of(geometry):
     return abs(GEOD.geometry_area_perimeter(geometry)[0])
+
+
+def bounds_of(grid):
+    """Lower and upper ends of rows and columns, m."""
+    return [np.sort(np.stack([edges[:-1], edges[1:]], axis=1), axis=1) for edges in grid.edges_m()]
 
 
 def edges_of(profile, row, column):
@@ -60,13 +65,13 @@ def test_areas_are_those_on_the_ground(opened):
 def test_polygons_reach_across_the_antimeridian_and_round_the_earth(grid):
     east = shapely.box(178.3, -20.0, 180.0, -10.0)
     west = shapely.box(-180.0, -20.0, -178.6, -10.0)
-    both, rows, columns = covered_areas(shapely.union_all([east, west]), *grid.edges_m())
-    one, same_rows, same_columns = covered_areas(shapely.box(178.3, -20.0, 181.4, -10.0), *grid.edges_m())
+    both, rows, columns = covered_areas(shapely.union_all([east, west]), *bounds_of(grid))
+    one, same_rows, same_columns = covered_areas(shapely.box(178.3, -20.0, 181.4, -10.0), *bounds_of(grid))
     np.testing.assert_array_equal(rows, same_rows)
     np.testing.assert_array_equal(columns, same_columns)
     np.testing.assert_allclose(both, one, rtol=1e-9)
     assert one.sum() == pytest.approx(area_of(shapely.box(178.3, -20.0, 181.4, -10.0).segmentize(0.1)), rel=2e-3)
-    band, rows, columns = covered_areas(shapely.box(0.0, 10.0, 360.0, 20.0), *grid.edges_m())
+    band, rows, columns = covered_areas(shapely.box(0.0, 10.0, 360.0, 20.0), *bounds_of(grid))
     assert columns.size == grid.columns
     np.testing.assert_allclose(band, band[:, :1] * np.ones(grid.columns), rtol=1e-9)
 
@@ -83,6 +88,30 @@ def test_a_grid_of_degrees_without_a_name_has_its_edges_halfway():
     np.testing.assert_allclose(found["area"], profile.deepprofile.areas()[1:, :1], rtol=1e-6)
     with pytest.raises(ValueError, match="one column of cells alone does not tell how wide it is"):
         profile.isel(x=slice(0, 1)).deepprofile.polygon(TRIANGLE)
+
+
+@pytest.mark.parametrize("name", ["ease2_m36", "latlon_1", None])
+def test_cells_beside_a_gap_are_as_wide_as_the_others(name):
+    """As in a box across the antimeridian, whose columns come in two parts."""
+    grid = regular(1.0) if name is None else by_name(name)
+    rows, columns = np.arange(150, 156), np.concatenate([np.arange(3), np.arange(grid.columns - 4, grid.columns)])
+    profile = xr.Dataset(
+        {"coefficients": (("degree", "y", "x"), np.ones((3, 6, 7))), "pattern": (("y", "x"), np.zeros((6, 7), np.uint8))},
+        coords={
+            "y": grid.y[rows], "x": grid.x[columns], "lat": ("y", grid.lat[rows]), "lon": ("x", grid.lon[columns])
+        },
+        attrs={} if name is None else {"grid": name},
+    )  # fmt: skip
+    areas = profile.deepprofile.areas()
+    edges_y, edges_x = grid.edges_m()
+    expected = np.abs(np.diff(edges_y))[rows][:, None] * np.diff(edges_x)[columns]
+    np.testing.assert_allclose(areas, expected, rtol=1e-6)
+    south, north = sorted((grid.lat[rows[0]], grid.lat[rows[-1]]))
+    found = profile.deepprofile.polygon(shapely.box(178.0, south, 182.5, north))
+    both = shapely.union(shapely.box(178.0, south, 180.0, north), shapely.box(-180.0, south, -177.5, north))
+    within = shapely.box(*shapely.box(178.0, south, 182.5, north).bounds)
+    assert float(found["area"].sum()) <= area_of(within.segmentize(0.1)) * 1.005
+    np.testing.assert_allclose(found["area"], profile.deepprofile.polygon(both)["area"], rtol=1e-9)
 
 
 def test_polygons_come_in_many_forms(opened, tmp_path):

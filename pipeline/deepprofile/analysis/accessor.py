@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy import special
 
 from deepprofile.analysis import export, means
-from deepprofile.analysis.places import Cells
+from deepprofile.analysis.places import Cells, bounds_m
 from deepprofile.core.basis import MAX_DEPTH_M, basis_mean
 from deepprofile.core.climatology import pentad_of, percentile
 from deepprofile.core.factors import factor_projection
@@ -336,7 +336,7 @@ class ProfileAccessor:
 
         self._cells()
         geometry = geometry_of(polygon)
-        areas, rows, columns = covered_areas(geometry, *self._edges_m())
+        areas, rows, columns = covered_areas(geometry, *bounds_m(self._data))
         if not rows.size:
             west, south, east, north = geometry.bounds
             reach = f"{west:.2f} to {east:.2f} E, {south:.2f} to {north:.2f} N"
@@ -360,9 +360,9 @@ class ProfileAccessor:
         self._cells()
         if "area" in self._data.coords:
             return self._data["area"].reset_coords(drop=True)
-        height, width = (np.abs(np.diff(edges)) for edges in self._edges_m())
+        height, width = (np.diff(ends) for ends in bounds_m(self._data))
         said = {"units": "m2", "long_name": "area of the cell"}
-        return xr.DataArray(height[:, None] * width, dims=("y", "x"), attrs=said, name="area")
+        return xr.DataArray(height * width[:, 0], dims=("y", "x"), attrs=said, name="area")
 
     def area_mean(self, *, correlation_length: float | None = None, min_share: float = 0.5) -> xr.Dataset:
         """The mean profile of all cells, each weighted by its area, of each day.
@@ -421,12 +421,6 @@ class ProfileAccessor:
         """Where there can be a profile (y, x); None where the dataset does not say."""
         prior = self._data.get("prior_mean")
         return prior.notnull().reset_coords(drop=True) if prior is not None and set(prior.dims) == {"y", "x"} else None
-
-    def _edges_m(self) -> tuple[Array, Array]:
-        """Edges of the rows and columns in EPSG:6933, m."""
-        from deepprofile.analysis.areas import edges_m
-
-        return edges_m(self._data)
 
     def values(
         self,

@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import shapely
-import xarray as xr
 from numpy.typing import NDArray
-from pyproj import Transformer
 from shapely.geometry import shape
 from shapely.geometry.base import BaseGeometry
 
-from deepprofile.grids import EQUAL_AREA, GEOGRAPHIC, WORLD_M, by_name
+from deepprofile.analysis.places import to_metres
+from deepprofile.grids import WORLD_M
 
 Array = NDArray[np.float64]
 Places = NDArray[np.int64]
@@ -92,59 +90,22 @@ def _geometries(said: Any) -> list[Mapping[str, Any]]:
     return [said]
 
 
-def edges_m(profile: xr.Dataset) -> tuple[Array, Array]:
-    """Edges of the rows and of the columns of profiles in EPSG:6933, m; shapes (rows + 1,) and (columns + 1,).
-
-    From the coordinates x and y of a grid in that projection; else from latitudes and longitudes, between whose centres edges
-    lie halfway. A single row or column is as wide as those of its grid.
-
-    Raises
-    ------
-    ValueError
-        For a single row or column of a grid that is not known.
-    """
-    named = str(profile.attrs.get("grid", ""))
-    try:
-        grid = by_name(named)
-    except ValueError:
-        grid = None
-    metres = grid is not None and grid.crs == EQUAL_AREA
-    y, x = (profile[name].values.astype(np.float64) for name in (("y", "x") if metres else ("lat", "lon")))
-    if not metres:
-        x = np.unwrap(x, period=360.0)
-    steps = (abs(grid.dy), grid.dx) if grid is not None else (None, None)
-    edges_y, edges_x = _edges("row", y, steps[0]), _edges("column", x, steps[1])
-    if metres:
-        return edges_y, edges_x
-    north = _to_metres().transform(np.zeros(edges_y.size), np.clip(edges_y, -90.0, 90.0))[1]
-    return np.asarray(north), edges_x * (WORLD_M / 360.0)
-
-
-def _edges(what: str, centres: Array, step: float | None) -> Array:
-    if centres.size == 1:
-        if step is None:
-            raise ValueError(f"one {what} of cells alone does not tell how wide it is: ask the whole data set for the polygon")
-        return np.array([centres[0] - 0.5 * step, centres[0] + 0.5 * step])
-    middles = 0.5 * (centres[1:] + centres[:-1])
-    return np.concatenate([[2.0 * centres[0] - middles[0]], middles, [2.0 * centres[-1] - middles[-1]]])
-
-
-def covered_areas(geometry: BaseGeometry, edges_y: Array, edges_x: Array) -> tuple[Array, Places, Places]:
+def covered_areas(geometry: BaseGeometry, of_rows: Array, of_columns: Array) -> tuple[Array, Places, Places]:
     """Area of each cell that lies within a geometry (degrees), m2, with the rows and columns that are met.
 
     Parameters
     ----------
-    edges_y, edges_x
-        Of the cells in EPSG:6933, m, shapes (rows + 1,) and (columns + 1,). Columns may lie anywhere round the earth.
+    of_rows, of_columns
+        Lower and upper ends in EPSG:6933, m, shapes (rows, 2) and (columns, 2). Columns may lie anywhere round the earth.
 
     Returns
     -------
     Areas (met rows, met columns), rows and columns; all empty where nothing is met.
     """
     in_metres = _in_metres(geometry)
-    out = np.zeros((edges_y.size - 1, edges_x.size - 1))
+    out = np.zeros((len(of_rows), len(of_columns)))
     for turn in (-WORLD_M, 0.0, WORLD_M):
-        _add_covered(in_metres, edges_y, edges_x + turn, out)
+        _add_covered(in_metres, of_rows, of_columns + turn, out)
     (rows,), (columns,) = np.nonzero(out.any(axis=1)), np.nonzero(out.any(axis=0))
     return out[np.ix_(rows, columns)], rows, columns
 
@@ -152,22 +113,16 @@ def covered_areas(geometry: BaseGeometry, edges_y: Array, edges_x: Array) -> tup
 def _in_metres(geometry: BaseGeometry) -> BaseGeometry:
     def project(places: Array) -> Array:
         # In x the projection is linear, which holds beyond the antimeridian as well.
-        north = _to_metres().transform(np.zeros(len(places)), places[:, 1])[1]
+        north = to_metres().transform(np.zeros(len(places)), places[:, 1])[1]
         return np.stack([places[:, 0] * (WORLD_M / 360.0), north], axis=1)
 
     moved: BaseGeometry = shapely.transform(shapely.segmentize(geometry, _STEP_DEGREES), project)
     return moved
 
 
-@cache
-def _to_metres() -> Transformer:
-    return Transformer.from_crs(GEOGRAPHIC, EQUAL_AREA, always_xy=True)
-
-
-def _add_covered(geometry: BaseGeometry, edges_y: Array, edges_x: Array, out: Array) -> None:
+def _add_covered(geometry: BaseGeometry, of_rows: Array, of_columns: Array, out: Array) -> None:
     """Add areas of a geometry in m: halves of the grid in turn, so that few cells are cut with few lines."""
-    low_y, high_y = np.minimum(edges_y[1:], edges_y[:-1]), np.maximum(edges_y[1:], edges_y[:-1])
-    low_x, high_x = np.minimum(edges_x[1:], edges_x[:-1]), np.maximum(edges_x[1:], edges_x[:-1])
+    (low_y, high_y), (low_x, high_x) = of_rows.T, of_columns.T
     todo = [(geometry, slice(0, low_y.size), slice(0, low_x.size))]
     while todo:
         part, rows, columns = todo.pop()
