@@ -80,8 +80,7 @@ def published(folder: Path, config: Config) -> Iterator[tuple[str, Proxy]]:
     with bucket(folder) as (there, proxy):
         url = f"{there}/stores"
         fs, path = filesystem(url)
-        for store in ("profile", "covariance"):
-            fs.put(f"{config.root}/{store}", f"{path}/{store}", recursive=True)
+        fs.put(f"{config.root}/public", f"{path}/public", recursive=True)
         fs.put_file(f"{config.root}/current.json", f"{path}/current.json")
         yield url, proxy
 
@@ -109,6 +108,7 @@ def measure() -> dict[str, Measurement]:
                 "a pixel's year at one depth": lambda: point().sel(year).deepprofile.at(DEPTH_M).compute(),
                 "the same with its standard deviation": lambda: point().sel(year).deepprofile.std(DEPTH_M).compute(),
                 "a pixel's decade at one depth": lambda: point().deepprofile.at(DEPTH_M).compute(),
+                "the same with its standard deviation, of the decade": lambda: point().deepprofile.std(DEPTH_M).compute(),
                 "a day's storage on a shard of cells": lambda: opened[0].isel(time=400).deepprofile.storage(0.0, 1.0).compute(),
             }
             for what, call in asked.items():

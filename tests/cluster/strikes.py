@@ -9,7 +9,7 @@ from deepprofile.storage.lease import live_holder
 from deepprofile.storage.objects import list_children
 
 from tests.cluster.kube import manifests, until
-from tests.support.granules import tree
+from tests.support.granules import difference, tree
 
 ROOT = "gs://deepprofile"
 
@@ -58,7 +58,8 @@ def struck(place, name, stage, after, strike, *settings, seconds=300):
 
 def check_same(place, root, expected):
     with place.storage():
-        assert tree(f"{ROOT}/{root}") == expected
+        found = tree(f"{ROOT}/{root}")
+        assert found == expected, difference(found, expected)
         assert live_holder(f"{ROOT}/{root}") is None
         found = manifests(f"{ROOT}/{root}")
     place.nothing_left()

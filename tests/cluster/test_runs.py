@@ -14,7 +14,7 @@ from deepprofile.storage.objects import read_json
 from deepprofile.storage.roots import Root, by_store
 
 from tests.cluster.kube import POLICIES, manifests, namespace, until
-from tests.support.granules import tree
+from tests.support.granules import difference, tree
 
 pytestmark = pytest.mark.cluster
 ROOT = "gs://deepprofile"
@@ -162,7 +162,8 @@ def watched(place, folder, stranger=None):
 
 def test_a_scheduled_run_equals_one_on_a_single_machine(place, undisturbed, expected):
     with place.storage():
-        assert tree(f"{ROOT}/stores") == expected
+        found = tree(f"{ROOT}/stores")
+        assert found == expected, difference(found, expected)
         assert live_holder(f"{ROOT}/stores") is None
         blocks = manifests(f"{ROOT}/stores")["invert"]["blocks"]
     assert blocks["done"] == blocks["total"] == 18

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
+import h5py
+import numpy as np
 import pytest
 import yaml
 from deepprofile import config as configuration
@@ -117,3 +120,31 @@ def tree(root: str | Path) -> dict[str, bytes]:
         assert content is not None
         found[f"files/{month}/{file['path']}"] = content
     return found
+
+
+def difference(found: dict[str, bytes], expected: dict[str, bytes]) -> str:
+    """Which objects of two trees differ; of files of the same month, also in which arrays and attributes, and at which bytes."""
+    said = [f"{name}: not there" for name in sorted(expected.keys() - found.keys())]
+    said += [f"{name}: not expected" for name in sorted(found.keys() - expected.keys())]
+    said += [f"{name}: other bytes" for name in sorted(found.keys() & expected.keys()) if found[name] != expected[name]]
+    # The path of a file has the hash of its content.
+    by_month = [
+        {name.split("/")[1]: content for name, content in one.items() if name.endswith(".nc")} for one in (found, expected)
+    ]
+    for month in sorted(by_month[0].keys() & by_month[1].keys()):
+        ours, theirs = (np.frombuffer(one[month], np.uint8) for one in by_month)
+        if ours.size != theirs.size:
+            said.append(f"{month}: {ours.size} bytes instead of {theirs.size}")
+        elif (places := np.flatnonzero(ours != theirs)).size:
+            said.append(f"{month}: {places.size} bytes differ, the first at {places[:8].tolist()}")
+        with h5py.File(io.BytesIO(by_month[0][month])) as a, h5py.File(io.BytesIO(by_month[1][month])) as b:
+            said += [f"{month}: the attribute {key} differs" for key in a.attrs if str(a.attrs[key]) != str(b.attrs.get(key))]
+            for name in a:
+                if not np.array_equal(a[name][...], b[name][...]):
+                    said.append(f"{month}: {int((a[name][...] != b[name][...]).sum())} values of {name} differ")
+                said += [
+                    f"{month}: {name}: {key} differs"
+                    for key in a[name].attrs
+                    if str(a[name].attrs[key]) != str(b[name].attrs.get(key))
+                ]
+    return "\n".join(said)
