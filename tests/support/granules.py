@@ -123,7 +123,7 @@ def tree(root: str | Path) -> dict[str, bytes]:
 
 
 def difference(found: dict[str, bytes], expected: dict[str, bytes]) -> str:
-    """Which objects of two trees differ; of files of the same month, also in which arrays and attributes, and at which bytes."""
+    """Which objects of two trees differ; of files of the same month, in which arrays and attributes, and at which bytes."""
     said = [f"{name}: not there" for name in sorted(expected.keys() - found.keys())]
     said += [f"{name}: not expected" for name in sorted(found.keys() - expected.keys())]
     said += [f"{name}: other bytes" for name in sorted(found.keys() & expected.keys()) if found[name] != expected[name]]
