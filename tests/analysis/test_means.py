@@ -221,3 +221,16 @@ def test_a_store_is_read_once_for_all_months(opened, monkeypatch):
     read.clear()
     own.deepprofile.area_mean(correlation_length=5e4).deepprofile.std_mean(0.0, 1.0).compute(scheduler="synchronous")
     assert sorted(read) == ["coefficients"] * 2 + ["pattern"] * 2
+
+
+def test_means_of_periods_lie_on_the_grid_that_the_profiles_lie_on(opened):
+    """Down to a single row, whose width nothing but the grid tells."""
+    row = opened.isel(y=slice(3, 4))
+    months = row.deepprofile.time_mean("MS")
+    xr.testing.assert_equal(months.deepprofile.areas(), row.deepprofile.areas())
+    assert months.attrs["grid"] == opened.attrs["grid"]
+    assert "store_layout" not in months.attrs
+    xr.testing.assert_equal(months.deepprofile.polygon(BASIN)["area"], row.deepprofile.polygon(BASIN)["area"])
+    assert not [
+        name for name in row.deepprofile.area_mean().attrs if str(name).startswith(("grid", "proj:", "geospatial_lon_r"))
+    ]

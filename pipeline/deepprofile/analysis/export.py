@@ -82,15 +82,9 @@ def table(found: xr.Dataset) -> pd.DataFrame:
     """Values as a table, a line for each day, place, and layer or depth; columns say their units."""
     computed = found.compute()
     level = float(found.attrs["interval"])
-    flat = computed.reset_coords(drop=True)
-    dims = [dim for dim in ("time", "point", "y", "x", "layer") if dim in flat.dims]
-    frame = (
-        flat.drop_vars([dim for dim in dims if dim in flat.coords], errors="ignore").to_dataframe(dim_order=dims)
-        if dims
-        else None
-    )
-    assert frame is not None
-    places = {dim: frame.index.get_level_values(dim).to_numpy() if len(dims) > 1 else frame.index.to_numpy() for dim in dims}
+    dims = [dim for dim in ("time", "point", "y", "x", "layer") if dim in computed.dims]
+    frame = computed.reset_coords(drop=True).drop_vars(dims, errors="ignore").to_dataframe(dim_order=dims)
+    places = {dim: frame.index.get_level_values(dim).to_numpy() for dim in dims}
     out: dict[str, Any] = {}
     if "time" in computed.coords:
         times = computed["time"].values.astype("datetime64[D]")

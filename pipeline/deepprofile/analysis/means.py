@@ -37,24 +37,15 @@ _PARTS: Final = 32
 # Of the dataset of a mean: what it is of, and how errors were taken to go together.
 AVERAGED: Final = "averaged_over"
 CORRELATION: Final = "correlation_of_errors"
-# On top of the covariances, which count it already: of the variance that the polynomial cannot express.
+# Which share a mean has of the variance that no polynomial expresses; its covariances are those of the mean already.
 REMAINDER: Final = "remainder_factor"
 # What does not depend on time.
 _STILL: Final = ("lower_bound", "upper_bound", "prior_mean")
 # Of shares that should be met exactly.
 _ROUNDING: Final = 1e-9
-# What holds for the grid of the profiles and for each of their days, and not for means.
-_OF_GRID: Final = (
-    "proj:",
-    "spatial:",
-    "zarr_conventions",
-    "multiscales",
-    "grid",
-    "crs",
-    "block_dims",
-    "store_layout",
-    "geospatial_lat_r",
-)
+# What holds for the days of a store, and not for means; and what holds for its grid, and not for means of areas.
+_OF_DAYS: Final = ("block_dims", "store_layout")
+_OF_GRID: Final = ("proj:", "spatial:", "zarr_conventions", "grid", "crs", "geospatial_lat_r", "geospatial_lon_r")
 
 
 def area_mean(
@@ -183,7 +174,8 @@ def _of_totals(
     covariance.attrs = {"units": "m6 m-6", "long_name": "covariance of the errors of the coefficients of the mean"}
     remainder = (totals["remainder"] / weight * factor).rename(REMAINDER)
     remainder.attrs = {"units": "1", "long_name": "share that the mean has of the variance that no polynomial expresses"}
-    attributes = {name: value for name, value in profile.attrs.items() if not str(name).startswith(_OF_GRID)}
+    gone = (*_OF_DAYS, *_OF_GRID) if over == "area" else _OF_DAYS
+    attributes = {name: value for name, value in profile.attrs.items() if not str(name).startswith(gone)}
     before = [str(profile.attrs[name]) for name in (AVERAGED, CORRELATION) if name in profile.attrs]
     attributes[AVERAGED] = ", ".join([*before[:1], over])
     attributes[CORRELATION] = "; ".join([*before[1:], said])

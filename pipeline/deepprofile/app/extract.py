@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -42,7 +42,7 @@ class Asked:
     period: str | None = None
     correlation_length: float | None = None
     correlation_time: float | None = None
-    percentile: bool = field(default=False)
+    percentile: bool = False
 
     def __post_init__(self) -> None:
         places = sum((bool(self.points), self.box is not None, self.polygon is not None))

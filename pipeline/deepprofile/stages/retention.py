@@ -69,7 +69,8 @@ def publications(root: Root) -> list[dict[str, Any]]:
 def _publications(root: Root, last: int = 0) -> list[dict[str, Any]]:
     """The ``last`` publications, or all."""
     folder = join(root.url, PUBLICATIONS)
-    urls = [join(folder, name) for name in sorted(list_children(folder))[-last:] if name.endswith(".json")]
+    names = sorted(name for name in list_children(folder) if name.endswith(".json"))
+    urls = [join(folder, name) for name in names[-last:]]
     contents = zip(urls, read_all(urls), strict=True)
     found = [(url, parse(url, content, _PUBLICATION)) for url, content in contents if content is not None]
     return [{**each, STORES: by_name(each[STORES], url)} for url, each in found]
