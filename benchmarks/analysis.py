@@ -16,57 +16,23 @@ from pathlib import Path
 from typing import Any
 
 import deepprofile as dp
-import numpy as np
 import xarray as xr
 import zarr
 from deepprofile.config import Config
 from deepprofile.stages import covariances, invert
-from deepprofile.stages.profiles import Profiles
 from deepprofile.storage.filesystems import zarr_store
-from deepprofile.storage.roots import Root, part_name
-from deepprofile.storage.stores import create, write_shards
+from deepprofile.storage.roots import Root
 
+from benchmarks import readers
 from benchmarks.peak import PeakMemory
 from benchmarks.results import Measurement, ratio, side_by_side
-from benchmarks.stages import CELLS, DAYS_A_BLOCK, configure
+from benchmarks.stages import CELLS, configure
 
 # Rows and columns of the square, in shards.
 SHARDS = 6
 DAY = 180
 MONTH = slice(152, 182)
 PAIRS = 3
-
-
-def fill(config: Config) -> None:
-    """Publish profiles that nobody has computed."""
-    root, profiles = Root(config.root), Profiles.of(config)
-    (year,) = profiles.domain.years
-    rng = np.random.default_rng(0)
-    names = {
-        part_name(invert.STORE, year.year): invert.template(profiles, year),
-        covariances.STORE: covariances.template(profiles),
-    }
-    season = 0.25 + 0.06 * np.sin(2.0 * np.pi * np.arange(DAYS_A_BLOCK) / 365.25)
-    sizes = np.array([1.0, 0.3, 0.1, 0.05, 0.03, 0.02])[: profiles.degrees, None, None, None]
-    noise = 0.01 * rng.standard_normal((profiles.degrees, DAYS_A_BLOCK, CELLS, CELLS)).cumsum(axis=1) / np.sqrt(DAYS_A_BLOCK)
-    values = (season[None, :, None, None] * sizes + noise).astype(np.float32)
-    flags = rng.integers(0, 2, (DAYS_A_BLOCK, CELLS, CELLS)).astype(np.uint8)
-    for name, template in names.items():
-        url = root.version(name, "made")
-        create(url, template)
-        for array, variable in template.variables.items():
-            if variable.shards is None:
-                continue
-            shape = tuple(
-                min(CELLS, size) if dim in "yx" else size
-                for dim, size in zip(variable.dims, template.shape(array), strict=True)
-            )
-            made = {"coefficients": values, "flags": flags, "pattern": flags}.get(array)
-            made = rng.uniform(0.01, 0.05, shape).astype(np.float32) if made is None else made
-            for y, x in itertools.product(range(0, SHARDS * CELLS, CELLS), repeat=2):
-                write_shards(url, array, tuple({"y": y, "x": x}.get(dim, 0) for dim in variable.dims), made)
-    with root.lease() as lease:
-        root.publish(dict.fromkeys(names, "made"), lease)
 
 
 def _reading(config: Config, days: slice, names: tuple[str, ...]) -> Callable[[], None]:
@@ -100,7 +66,7 @@ def measure() -> dict[str, Measurement]:
     folder = Path(tempfile.mkdtemp(prefix="deepprofile-analysis-"))
     try:
         config = configure(folder / "root", 1, SHARDS * CELLS, memory="none", edge=CELLS)
-        fill(config)
+        readers.fill(config)
         profile = dp.open_profile(config.root)
         month = profile.isel(time=MONTH)
 

@@ -18,6 +18,7 @@ import pandas as pd
 import xarray as xr
 from deepprofile import twin
 from deepprofile.twin.granules import region
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
@@ -95,23 +96,20 @@ def correlations(seed: int) -> pd.DataFrame:
         there, z = error.notnull().values, error.fillna(0.0).values
         square = (z**2).sum() / there.sum()
 
-        def product(a: tuple[slice, ...], b: tuple[slice, ...], z: object = z, there: object = there) -> float:
-            return float((z[a] * z[b]).sum() / (there[a] & there[b]).sum())  # type: ignore[index]
-
-        of_days = [product((slice(None, -gap),), (slice(gap, None),)) / square for gap in GAPS_DAYS]
-        every = slice(None)
-        of_cells = [
-            0.5
-            * (
-                product((every, slice(None, -gap)), (every, slice(gap, None)))
-                + product((every, every, slice(None, -gap)), (every, every, slice(gap, None)))
-            )
-            / square
-            for gap in GAPS_CELLS
-        ]
+        of_days = [_product(z, there, gap, (0,)) / square for gap in GAPS_DAYS]
+        of_cells = [_product(z, there, gap, (1, 2)) / square for gap in GAPS_CELLS]
         names = [f"{gap} d" for gap in GAPS_DAYS] + [f"{gap} cells" for gap in GAPS_CELLS]
         rows[f"{100 * top:g} to {100 * bottom:g} cm"] = dict(zip(names, of_days + of_cells, strict=True))
     return pd.DataFrame(rows).T
+
+
+def _product(z: NDArray[np.float64], there: NDArray[np.bool_], gap: int, axes: Sequence[int]) -> float:
+    """Mean product of errors so far apart along an axis; of several axes, the mean. ``z``: 0 where nothing is there."""
+    found = []
+    for axis in axes:
+        errors, known = z.swapaxes(0, axis), there.swapaxes(0, axis)
+        found.append((errors[:-gap] * errors[gap:]).sum() / (known[:-gap] & known[gap:]).sum())
+    return float(np.mean(found))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -8,6 +8,7 @@ through the emulator of Google Cloud Storage that tests run on, and a proxy that
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import sys
 import tempfile
@@ -44,8 +45,10 @@ def configured(folder: Path) -> Config:
 
 
 def fill(config: Config) -> None:
-    """Publish profiles that nobody has computed."""
+    """Publish profiles that nobody has computed; all shards of a year have the same."""
     root, profiles = Root(config.root), Profiles.of(config)
+    grid = profiles.domain.grid
+    corners = list(itertools.product(range(0, grid.rows, CELLS), range(0, grid.columns, CELLS)))
     rng = np.random.default_rng(0)
     level = rng.normal(0.0, 0.03, (1, 1, CELLS, CELLS))
     sizes = np.array([1.0, 0.3, 0.1, 0.05, 0.03, 0.02])[: profiles.degrees, None, None, None]
@@ -57,9 +60,11 @@ def fill(config: Config) -> None:
         season = 0.25 + 0.06 * np.sin(2.0 * np.pi * np.arange(days) / 365.25)
         noise = 0.01 * rng.standard_normal((profiles.degrees, days, CELLS, CELLS)).cumsum(axis=1) / np.sqrt(days)
         values = ((season[None, :, None, None] + level) * sizes + noise).astype(np.float32)
-        write_shards(url, "coefficients", (0, 0, 0, 0), values)
-        for name in ("flags", "pattern"):
-            write_shards(url, name, (0, 0, 0), rng.integers(0, 2, (days, CELLS, CELLS)).astype(np.uint8))
+        flags = {name: rng.integers(0, 2, (days, CELLS, CELLS)).astype(np.uint8) for name in ("flags", "pattern")}
+        for y, x in corners:
+            write_shards(url, "coefficients", (0, 0, y, x), values)
+            for name, array in flags.items():
+                write_shards(url, name, (0, y, x), array)
     still = covariances.template(profiles)
     create(root.version(covariances.STORE, "made"), still)
     _fill_still(root.version(covariances.STORE, "made"), still, rng)
